@@ -139,20 +139,20 @@ impl Gateway {
                 let name = path.trim_start_matches("/v1/models/");
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 let name = name.replace("%2F", "/").replace("%2f", "/");
-                let message = "there is no such model in the list of models";
+                let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
                 answer_json(reply, &targets::one(&names, &name).ok_or_else(unknown)?);
                 Ok(())
             }
             (method, _) => {
                 if let Some(allowed) = allowed(path) {
-                    let message = format!("{path} does not take {method}");
+                    let message = format!("{path} does not support {method}; use {allowed}");
                     let error = ApiError::new(405, "method_not_allowed", message);
                     return Err(error.with("allow", allowed).into());
                 }
                 let message = format!(
-                    "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
-                     /v1/messages/count_tokens and /v1/models"
+                    "route {path} not found; use /v1/chat/completions, /v1/messages, \
+                     /v1/messages/count_tokens or /v1/models"
                 );
                 Err(ApiError::new(404, "not_found", message).into())
             }
@@ -173,7 +173,7 @@ impl Gateway {
         if let Some(id) = labels.flow_id
             && !self.store.has_flow(id).map_err(|error| internal(&error))?
         {
-            let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
+            let message = format!("flow {id} not found (header `X-Flowledger-Flow`)");
             return Err(ApiError::bad_request("no_such_flow", message).into());
         }
         let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
@@ -246,7 +246,7 @@ impl Gateway {
                 }
                 // An unknown key in our format is a deleted one; never forward it to a provider.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
-                    return Err(invalid_key("there is no such key"));
+                    return Err(invalid_key("unknown key; it may have been deleted"));
                 }
                 KeyLookup::Unknown => {
                     own.get_or_insert(ClientKey { key: offered, is_bearer });
@@ -255,8 +255,8 @@ impl Gateway {
         }
         if self.token.is_some() {
             return Err(invalid_key(
-                "send the server's token or one of its keys as `Authorization: Bearer KEY` or \
-                 `x-api-key: KEY`",
+                "missing or wrong key; send the server's token or a virtual key as \
+                 `Authorization: Bearer KEY` or `x-api-key: KEY`",
             ));
         }
         Ok(Client { own, ..Client::default() })
@@ -349,7 +349,7 @@ fn invalid_key(message: &str) -> ApiError {
 }
 
 fn no_target() -> ApiError {
-    ApiError::bad_request("no_target", "the alias names no model")
+    ApiError::bad_request("no_target", "the alias has no models")
 }
 
 fn internal(error: &Error) -> ApiError {

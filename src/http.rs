@@ -74,7 +74,7 @@ impl RequestHandler for Context {
             .unwrap_or_else(|panic| {
                 let message = panic_message(panic.as_ref());
                 log::error!("{} {}: panic: {message}", head.method, head.target);
-                Err(Error::internal("the request could not be answered").into())
+                Err(Error::internal("the request failed; see the server's log").into())
             })
             .unwrap_or_else(reply::error);
         reply::send(answered, head, response);

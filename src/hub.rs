@@ -143,7 +143,7 @@ struct Audience {
     /// Registered clients. A client counts before the hub adds it and until the hub removes it.
     clients: usize,
     /// The newest logged message that was not sent to the hub, because it had no clients.
-    untold: Seq,
+    undelivered: Seq,
 }
 
 /// Receives published messages.
@@ -203,22 +203,27 @@ impl Hub {
     ) -> Result<()> {
         // From here on messages go through the channel, so that the client misses none.
         lock(&self.shared.audience).clients += 1;
-        let told = self.tell(Command::Register { id, address, outbox: Arc::clone(&outbox), since });
+        let sent = self.send_command(Command::Register {
+            id,
+            address,
+            outbox: Arc::clone(&outbox),
+            since,
+        });
         // The command may have arrived after the hub last read its channel. Then the hub will not
         // close the client.
-        if told.is_err() || self.shared.ended.load(Ordering::SeqCst) {
+        if sent.is_err() || self.shared.ended.load(Ordering::SeqCst) {
             say_goodbye(&outbox);
         }
-        told
+        sent
     }
 
     /// Removes a client and logs the reason. Counts an eviction if the server ended the connection.
     pub fn unregister(&self, id: ClientId, ending: Ending) -> Result<()> {
-        self.tell(Command::Unregister { id, ending })
+        self.send_command(Command::Unregister { id, ending })
     }
 
     pub fn subscribe(&self, id: ClientId, filter: Filter) -> Result<()> {
-        self.tell(Command::Subscribe { id, filter })
+        self.send_command(Command::Subscribe { id, filter })
     }
 
     /// Sends an event that is not logged to every client whose filter passes it.
@@ -227,7 +232,7 @@ impl Hub {
         if !self.has_audience(&messages) {
             return Ok(());
         }
-        self.tell(Command::Broadcast(messages))
+        self.send_command(Command::Broadcast(messages))
     }
 
     /// Returns true if any client is connected. If not, records the newest position in the log.
@@ -237,25 +242,25 @@ impl Hub {
             return true;
         }
         if let Some(seq) = newest(messages) {
-            audience.untold = seq;
+            audience.undelivered = seq;
         }
         false
     }
 
     /// Sends an event that is not logged to one client.
     pub fn send_to_client(&self, id: ClientId, event: &Event) -> Result<()> {
-        self.tell(Command::Send { id, message: Message::new(None, event) })
+        self.send_command(Command::Send { id, message: Message::new(None, event) })
     }
 
     /// Closes every client with [`close::GOING_AWAY`] and ends the hub.
     pub fn shutdown(&self) {
-        let _ = self.tell(Command::Shutdown);
+        let _ = self.send_command(Command::Shutdown);
     }
 
     /// Waits until the outboxes have all messages that were sent to the hub before.
     pub fn flush(&self) {
         let (done, flushed) = bounded(0);
-        if self.tell(Command::Flush(done)).is_ok() {
+        if self.send_command(Command::Flush(done)).is_ok() {
             // The hub drops the sender instead of sending.
             let _: std::result::Result<(), _> = flushed.recv();
         }
@@ -275,7 +280,7 @@ impl Hub {
         &self.shared.encoding
     }
 
-    fn tell(&self, command: Command) -> Result<()> {
+    fn send_command(&self, command: Command) -> Result<()> {
         self.commands.send(command).map_err(|_| Error::Stopping)
     }
 }
@@ -356,7 +361,7 @@ impl State {
         log::info!("client connected id={id} address={address}");
         self.shared.stats.registered.fetch_add(1, Ordering::Relaxed);
         // Messages without an audience were logged before this client came.
-        self.newest = self.newest.max(lock(&self.shared.audience).untold);
+        self.newest = self.newest.max(lock(&self.shared.audience).undelivered);
         let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
         let hello = Event::Hello {
             client_id: id,

@@ -127,7 +127,8 @@ impl Listener {
         sockets: Sockets,
         on_fatal: OnFatal,
     ) -> Result<Self> {
-        let address = listener.local_addr().map_err(Error::io("cannot tell the own address"))?;
+        let address =
+            listener.local_addr().map_err(Error::io("cannot get the listening address"))?;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
             access: rules.access,
@@ -187,7 +188,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             Err(error) => {
                 if logged_at.is_none_or(|at| at.elapsed() > ACCEPT_LOG_INTERVAL) {
                     log::error!(
-                        "cannot accept connections: {error}; if descriptors have run out, raise the limit (ulimit -n, LimitNOFILE)"
+                        "cannot accept connections: {error}; if file descriptors have run out, raise the limit (ulimit -n, LimitNOFILE)"
                     );
                     logged_at = Some(Instant::now());
                 }
@@ -228,7 +229,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
     let thread = shared.threads.spawn(name, STACK_BYTES, move || connection.serve());
     if let Err(error) = thread {
         log::error!("{error}");
-        let denied = ApiError::new(503, "busy", "no free thread; try again in a second");
+        let denied = ApiError::new(503, "busy", "too many threads; try again in a second");
         refuse_at_once(shared, &stream, &denied);
     }
 }
@@ -263,21 +264,21 @@ impl Connection {
     fn serve(mut self: Box<Self>) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        if let Some(upgrade) = self.take_requests() {
-            self.become_socket(upgrade);
+        if let Some(upgrade) = self.serve_requests() {
+            self.serve_websocket(upgrade);
         }
     }
 
     /// Answers requests until the connection ends or becomes a WebSocket. Not inlined, because the
     /// thread of a WebSocket would carry its stack for days.
     #[inline(never)]
-    fn take_requests(&mut self) -> Option<Box<Upgrade>> {
+    fn serve_requests(&mut self) -> Option<Box<Upgrade>> {
         let mut first = true;
         loop {
             let head = match self.read_head(first) {
                 Ok(head) => head?,
                 Err(denied) => {
-                    self.refuse(&denied, RequestHead::begun(&self.buffer).as_ref());
+                    self.refuse(&denied, RequestHead::parse_partial(&self.buffer).as_ref());
                     return None;
                 }
             };
@@ -316,7 +317,8 @@ impl Connection {
     fn exchange(&mut self, head: &RequestHead) -> Next {
         let shared = &self.shared;
         let Some(handler) = shared.handler(head) else {
-            return refuse(404, "not_found", "there is nothing but /ws here");
+            let message = format!("route {} not found; use /ws", head.path());
+            return refuse(404, "not_found", message);
         };
         let is_unread = Cell::new(head.body != Body::Length(0));
         let keep_alive = head.keeps_alive() && self.permit.kind() == Kind::Http;
@@ -345,12 +347,12 @@ impl Connection {
     fn upgrade(&mut self, head: &RequestHead) -> Next {
         let since = match head.query("since").map(str::parse).transpose() {
             Ok(since) => since,
-            Err(_) => return refuse(400, "bad_since", "`since` must be the seq of an event"),
+            Err(_) => return refuse(400, "bad_since", "`since` must be the `seq` of an event"),
         };
         let answer = match websocket::accept(&head.method, head.version, head.fields()) {
             Ok(answer) => answer,
             Err(error) => {
-                let message = format!("/ws takes WebSockets only: {error}");
+                let message = format!("/ws accepts only WebSocket requests: {error}");
                 return refuse(426, "not_a_websocket", message);
             }
         };
@@ -369,7 +371,7 @@ impl Connection {
 
     /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
     /// that an idle client does not keep it.
-    fn become_socket(&self, upgrade: Box<Upgrade>) {
+    fn serve_websocket(&self, upgrade: Box<Upgrade>) {
         let served = self.shared.sockets.serve(upgrade);
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);
@@ -378,8 +380,8 @@ impl Connection {
 
     #[inline(never)]
     fn refuse_for_threads(&self, why: &str) {
-        log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
-        let message = "no free thread; try again later";
+        log::error!("{why}; raise the thread limit (ulimit -u, TasksMax)");
+        let message = "too many threads; try again later";
         self.refuse(&ApiError::new(503, "busy", message), None);
     }
 
@@ -418,7 +420,7 @@ impl Connection {
                     if error.kind() == io::ErrorKind::TimedOut && !self.buffer.is_empty() =>
                 {
                     let seconds = time_max.as_secs();
-                    let message = format!("the request's head took longer than {seconds} s");
+                    let message = format!("request headers timed out after {seconds} s");
                     return Err(ApiError::new(408, "timeout", message));
                 }
                 Err(_) => return Ok(None),

@@ -40,8 +40,11 @@ pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
     proposal.with(name).ok_or_else(|| {
         let others = proposal.alternatives.iter().map(|it| it.name.clone());
         let names: Vec<String> = proposal.name().into_iter().chain(others).collect();
-        let fault = format!("`{name}` is none of its changes: {}", names.join(", "));
-        Error::invalid("there is no such change", "alternative", fault)
+        let fault = match names.is_empty() {
+            true => "this suggestion has no alternatives".to_owned(),
+            false => format!("must be one of {}", names.join(", ")),
+        };
+        Error::invalid(format!("alternative `{name}` not found"), "alternative", fault)
     })
 }
 
@@ -58,11 +61,11 @@ pub fn version(proposal: &Proposal) -> String {
 /// [`Error::Conflict`] for a node or edge that was removed.
 pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
-        .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;
+        .map_err(|error| Error::internal(format!("cannot read a stored edit: {error}")))?;
     edit::apply(document, &edit)
 }
 
 pub fn read_document(document: &str) -> Result<Value> {
     serde_json::from_str(document)
-        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))
+        .map_err(|error| Error::internal(format!("cannot read a stored flow: {error}")))
 }

@@ -318,13 +318,13 @@ impl Providers {
         let Some(provider) = self.providers.get(name) else {
             let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
             return Err(Fault::not_configured(format!(
-                "no provider of that name is configured; there are: {}",
+                "unknown provider; expected one of {}",
                 known.join(", ")
             )));
         };
         match &provider.missing_key_hint {
             Some(hint) if provider.key().is_none() && provider.kind != Kind::Echo => {
-                let message = format!("the provider's API key is missing; {hint}");
+                let message = format!("the API key is missing; {hint}");
                 Err(Fault::not_configured(message))
             }
             _ => Ok(provider),

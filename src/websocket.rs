@@ -85,7 +85,7 @@ fn format_frame(frame: Frame, out: &mut Vec<u8>) {
     // Writing to memory does not fail. If it does, send nothing rather than half a frame.
     let length = out.len();
     if let Err(error) = frame.format(out) {
-        log::error!("a frame could not be encoded: {error}");
+        log::error!("cannot encode a frame: {error}");
         out.truncate(length);
     }
 }
@@ -218,7 +218,7 @@ impl Handler for HubClients {
 
     /// An invalid request is reported to this client alone.
     fn text(&self, client: &Peer, text: &str) -> Result<(), Goodbye> {
-        let told = match read_request(text) {
+        let sent = match read_request(text) {
             Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
             Ok(Request::Subscribe(filter)) => self.hub.subscribe(client.id, filter),
             Err((code, message)) => {
@@ -227,11 +227,11 @@ impl Handler for HubClients {
                 self.hub.send_to_client(client.id, &error)
             }
         };
-        told.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
+        sent.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
     }
 
     fn binary(&self, _: &Peer, _: &[u8]) -> Result<(), Goodbye> {
-        Err(Goodbye::new(close::UNSUPPORTED, "messages are texts, this was a binary one"))
+        Err(Goodbye::new(close::UNSUPPORTED, "binary messages are not supported; send text"))
     }
 
     fn ended(&self, client: &Peer, ending: Ending) {
@@ -262,15 +262,15 @@ pub struct Upgrade {
 }
 
 /// Ends a client cleanly if its reader panics.
-struct EndInPanic<'a> {
+struct PanicGuard<'a> {
     sockets: &'a Sockets,
     client: &'a Peer,
 }
 
-impl Drop for EndInPanic<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let ending = Ending::left("internal error in its reader");
+            let ending = Ending::left("internal error in the reader thread");
             self.sockets.handler.ended(self.client, ending);
             self.client.outbox.reader_done();
         }
@@ -317,7 +317,7 @@ impl Sockets {
         let (client, writer, rest) = self.open(upgrade)?;
         // A client that leaves before the handshake is answered is not an error.
         let mut served = Ok(());
-        let _in_panic = EndInPanic { sockets: self, client: &client };
+        let _in_panic = PanicGuard { sockets: self, client: &client };
         match rest {
             Ok(rest) => {
                 let ending = self.read(&client, self.protocol(&client, &stream, rest));
@@ -355,7 +355,7 @@ impl Sockets {
         // Safe to write here: the outbox is empty until the handler knows it.
         let rest = (&*stream)
             .write_all(&answer)
-            .map_err(Error::io("cannot answer the handshake"))
+            .map_err(Error::io("cannot send the handshake response"))
             .and_then(|()| self.handler.opened(&client))
             .map(|()| rest);
         Ok((client, writer, rest))
@@ -367,7 +367,7 @@ impl Sockets {
     fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> Ending {
         let stream = socket.get_ref().stream();
         if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
-            return Ending::left(format!("cannot set a timeout: {error}"));
+            return Ending::left(format!("cannot set the read timeout: {error}"));
         }
         let outbox = &client.outbox;
         let mut meter = Meter::new(&self.limits);
@@ -375,7 +375,7 @@ impl Sockets {
             let message = socket.read();
             // Pass pending pongs on first, so that replies keep the order of the messages.
             if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
-                socket.get_mut().pass_on();
+                socket.get_mut().flush_replies();
             }
             let counted = message.as_ref().map_or(Ok(()), |message| meter.count(message));
             let done = match (counted, message) {
@@ -426,21 +426,27 @@ impl Sockets {
                 return Err("closed by the client".into());
             }
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return Err("the connection was lost".into());
+                return Err("connection lost".into());
             }
             WsError::Io(error) if is_timeout(error) => {
                 let seconds = self.pings.silence_max().as_secs();
-                Goodbye::new(close::TRY_AGAIN, format!("no sign of life for {seconds} s"))
+                Goodbye::new(
+                    close::TRY_AGAIN,
+                    format!("timed out after {seconds} s without a pong"),
+                )
             }
             WsError::Io(error) => match Excess::within(error) {
                 Some(excess) => (*excess).into(),
-                None => return Err(format!("the connection was lost: {error}")),
+                None => return Err(format!("connection lost: {error}")),
             },
             WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
                 let bytes = self.limits.message_bytes;
-                Goodbye::new(close::TOO_BIG, format!("a message may have {bytes} bytes"))
+                Goodbye::new(
+                    close::TOO_BIG,
+                    format!("message too large; the limit is {bytes} bytes"),
+                )
             }
-            WsError::Utf8(_) => Goodbye::new(close::INVALID_DATA, "a text must be UTF-8"),
+            WsError::Utf8(_) => Goodbye::new(close::INVALID_DATA, "a text message must be UTF-8"),
             other => Goodbye::new(close::PROTOCOL, other.to_string()),
         })
     }
@@ -473,7 +479,7 @@ pub fn read_request(text: &str) -> Result<Request, (&'static str, String)> {
         .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
     let type_name = value.get("type").and_then(serde_json::Value::as_str).unwrap_or_default();
     if !matches!(type_name, "PING" | "SUBSCRIBE") {
-        let message = "the message needs a `type`: PING or SUBSCRIBE".to_owned();
+        let message = "`type` must be PING or SUBSCRIBE".to_owned();
         return Err(("unknown_type", message));
     }
     // A client may send PING with any payload, or none.
@@ -482,11 +488,12 @@ pub fn read_request(text: &str) -> Result<Request, (&'static str, String)> {
     }
     let payload = value.get("payload").cloned().unwrap_or_else(|| serde_json::json!({}));
     let filter: Filter = serde_json::from_value(payload)
-        .map_err(|error| ("invalid_payload", format!("the payload of SUBSCRIBE: {error}")))?;
+        .map_err(|error| ("invalid_payload", format!("invalid payload of SUBSCRIBE: {error}")))?;
     let items =
         filter.flow_ids.as_ref().map_or(0, Vec::len).max(filter.types.as_ref().map_or(0, Vec::len));
     if items > FILTER_ITEMS_MAX {
-        let message = format!("a subscription names at most {FILTER_ITEMS_MAX} flows and types");
+        let message =
+            format!("too many flows or types in a subscription; the limit is {FILTER_ITEMS_MAX}");
         return Err(("too_many", message));
     }
     Ok(Request::Subscribe(filter))
@@ -640,7 +647,7 @@ mod tests {
 
     #[test]
     fn a_close_reason_fits_into_a_control_frame() {
-        for reason in ["too slow; reconnect with since", "the server is shutting down"] {
+        for reason in ["too slow; reconnect with ?since=SEQ", "the server is shutting down"] {
             assert!(Frames.close(close::TRY_AGAIN, reason).len() <= 127);
         }
     }

@@ -148,7 +148,7 @@ fn an_unsupported_protocol_is_refused_with_the_supported_one() {
         let refused = server.post(path, &chat(model, false));
         assert_eq!(refused.status, 400);
         let text = refused.text();
-        assert!(text.contains(&format!("ask for it at {advice}")), "{text}");
+        assert!(text.contains(&format!("use {advice}")), "{text}");
     }
     assert_eq!(upstream.count(), 0);
 }

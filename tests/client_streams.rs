@@ -292,7 +292,7 @@ fn only_complete_events_are_forwarded_and_at_once() {
             let reported = data_of(&rest);
             assert_eq!(reported.len(), 1, "{rest}");
             let message = reported[0]["error"]["message"].as_str().unwrap();
-            assert!(message.contains("before the answer was complete"), "{rest}");
+            assert!(message.contains("before the response was complete"), "{rest}");
             assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
         }
     }
@@ -335,7 +335,7 @@ fn an_unterminated_final_event_is_terminated() {
         // The gateway's own error follows, unless the provider sent one.
         data_of(&text.replace('\r', ""));
         let is_ours = status == "FAILED" && !last.contains("error");
-        assert_eq!(text.contains("before the answer"), is_ours, "{text}");
+        assert_eq!(text.contains("before the response"), is_ours, "{text}");
         assert_eq!(rows(&server, 1)[0]["status"], status, "{text}");
     }
 }
@@ -559,7 +559,7 @@ fn a_long_error_is_forwarded_whole_or_replaced() {
             if status == 400 {
                 assert!(error_message == message);
             } else {
-                assert!(error_message.contains("answered with status 400"), "{error_message}");
+                assert!(error_message.contains("returned status 400"), "{error_message}");
             }
             let row = &rows(&server, 1)[0];
             let message = row["error_message"].as_str().unwrap();

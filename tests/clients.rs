@@ -742,7 +742,7 @@ fn an_abandoned_call_without_output_ends_as_configured() {
     }
     for row in rows(&server, 2) {
         let outcome = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
-        let expected = (&json!("CANCELLED"), &json!("the client has left"), &Value::Null);
+        let expected = (&json!("CANCELLED"), &json!("client disconnected"), &Value::Null);
         assert_eq!(outcome, expected);
     }
 }

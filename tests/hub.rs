@@ -442,7 +442,7 @@ fn a_flooding_client_alone_is_closed_with_1008() {
         let id = format!("id={} ", client.id());
         let reason = client.until_closed_with_reason();
         assert_eq!(reason.0, Some(1008), "{what}");
-        let expected = format!("too many {what}: at most ");
+        let expected = format!("too many {what}; the limit is ");
         assert!(reason.1.starts_with(&expected), "{reason:?}");
         sender.join().unwrap();
         eventually("the log says why", || was_logged(&[&id, &expected, "(close code 1008)"]));

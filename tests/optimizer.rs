@@ -206,7 +206,7 @@ fn an_applied_alternative_keeps_its_own_evidence() {
     assert_eq!(applied.status, 200, "{}", applied.text());
     let kept = server.get(&path).json();
     let model = name.split_once('/').unwrap().1;
-    assert_eq!(kept["title"], format!("Ask {model} instead of gpt-4o"));
+    assert_eq!(kept["title"], format!("Switch from gpt-4o to {model}"));
     assert_eq!(kept["evidence"]["toModel"], model, "{kept}");
     assert_eq!(kept["edit"]["values"]["model"], model);
     let saving = |it: &Value| it["savingPer30Days"].clone();
@@ -771,7 +771,7 @@ fn a_burst_is_projected_over_all_observed_days() {
     let each = 10_000 * 2_500 + 1_000 * 10_000;
     assert_near(interval(&found), interval_of(4, each));
     let is_marked_as_guess =
-        |found: &Value| found["reason"].as_str().unwrap().contains("is a guess");
+        |found: &Value| found["reason"].as_str().unwrap().contains("is a rough estimate");
     assert!(is_marked_as_guess(&found), "{found}");
 
     // The first call was ten days ago. Three of the others repeat within a week, on one day.
@@ -832,7 +832,7 @@ fn repeats_are_projected_from_the_end_of_caching() {
     assert_eq!(found["calls"], 4, "{found}");
     // Within a day, although the node is known for five.
     assert_near(interval(&found), interval_of(4, each));
-    assert!(found["reason"].as_str().unwrap().contains("is a guess"));
+    assert!(found["reason"].as_str().unwrap().contains("is a rough estimate"));
 }
 
 #[test]
@@ -870,7 +870,7 @@ fn overlapping_suggestions_are_marked_and_updated_on_apply() {
     for kind in ["cache", "model_switch"] {
         let found = suggestion(&server, kind);
         let reason = found["reason"].as_str().unwrap();
-        assert!(reason.contains("does not add up"), "{reason}");
+        assert!(reason.contains("savings overlap"), "{reason}");
     }
     let cache = suggestion(&server, "cache");
     apply(&server, &cache);

@@ -47,7 +47,7 @@ fn openai_models_get_the_smallest_step_down_to_a_newer_one() {
     assert_eq!(four_o["evidence"]["toModel"], "gpt-4.1-mini", "{four_o}");
     let saved = 1_000 * (2_500 - 400) + 100 * (10_000 - 1_600);
     assert_near(interval(&four_o), interval_of(10, saved));
-    assert!(four_o["reason"].as_str().unwrap().contains("less than a day"));
+    assert!(four_o["reason"].as_str().unwrap().contains("less than 1 day"));
     // Excludes older models, models for other purposes, reasoning models and duplicates under two
     // names.
     assert_eq!(alternatives(&four_o), ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]);

@@ -375,7 +375,7 @@ fn a_trial_call_over_the_rate_limit_is_not_made() {
     let errors = items.iter().filter_map(|item| item["after"]["error"].as_str());
     let errors: Vec<&str> = errors.collect();
     assert_eq!(errors.len(), 2, "{done}");
-    assert!(errors[0].contains("provider openai allows no more calls"));
+    assert!(errors[0].contains("rate limit of provider openai reached"));
     // A call that was not made has no row.
     assert_eq!(trial_rows(&server).len(), 1);
 }
@@ -419,7 +419,7 @@ fn invalid_trials_are_refused_with_their_fields() {
     }
     let refused = server.post(&path, &json!({"confirm": true}));
     assert_eq!(refused.status, 409, "{}", refused.text());
-    assert!(refused.text().contains("no input is left"), "{}", refused.text());
+    assert!(refused.text().contains("no stored input"), "{}", refused.text());
 
     let gone = server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
     assert_eq!(gone.status, 204);

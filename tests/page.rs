@@ -1004,7 +1004,7 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     types("limit", "much");
     chooses("expiresAt", "2020-02-01");
     person.presses("key-save");
-    person.sees_fault("key", "name", "must have 1 to 100 bytes");
+    person.sees_fault("key", "name", "must be a string of 1 to 100 bytes");
     person.sees_fault("key", "expiresAt", "must be in the future");
     person.sees_fault("key", "limit", "is not an amount of US dollars");
     has_focus("key-name");

@@ -112,7 +112,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.sees_that_it_is("Connected");
     person.sees_badge(0);
     run_times(&server, flow, 5, |_| "again".into());
-    person.sees_toast("saving", "One: Keep its answers: Likely saves ");
+    person.sees_toast("saving", "One: Cache responses of “N”: Likely saves ");
     person.sees_badge(1);
     let id = &cache_of(&server, flow, 4)["id"];
 
@@ -121,7 +121,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.sees_card("saving-open", id, ESTIMATE);
     person.has_the_focus_on("[data-testid=saving] h4");
     person.sees_card("saving-open", id, "One · N");
-    person.sees_text("saving-reason", "4 of 5 calls asked exactly what had been");
+    person.sees_text("saving-reason", "4 of 5 calls repeated a request from");
     assert_eq!(
         browser.eval(&format!("{}.ariaLabel", element("interval"))),
         "Between 0.03 and 2.97 USD in 30 days, most likely 1.50"
@@ -141,7 +141,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.presses("saving-apply");
     person.sees_card("saving-applied", id, ESTIMATE);
     person.sees_text("saving-measured", "not measured yet");
-    person.sees_text("savings", "“Keep its answers” was applied.");
+    person.sees_text("savings", "“Cache responses of “N”” was applied.");
     person.has_the_focus_on("[data-testid=saving-applied] h4");
     person.sees_text("saving-open", "No suggestions yet.");
     person.sees_badge(0);
@@ -158,7 +158,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.has_the_focus_on(&selector("saving-revert"));
     person.presses("saving-revert");
     person.presses("confirm-ok");
-    person.sees_text("savings", "“Keep its answers” was reverted.");
+    person.sees_text("savings", "“Cache responses of “N”” was reverted.");
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     assert_eq!(saved(&server, flow)["data"], before["data"]);
     browser.press("Enter");
@@ -185,7 +185,7 @@ fn concurrent_changes_are_reported_and_kept() {
     let end = format!("/{id}");
     person.is_preceded(&server, flow, "First", "GET", &end);
     person.presses("saving-show");
-    person.sees_text("saving-conflict", "has changed since the suggestion was made");
+    person.sees_text("saving-conflict", "changed after the suggestion was made");
     person.does_not_see("saving-apply");
     can_be_applied(&server, id);
     person.presses("saving-reload");
@@ -202,7 +202,7 @@ fn concurrent_changes_are_reported_and_kept() {
     // Changed after the last check of the page, so the server refuses.
     person.is_preceded(&server, flow, "Third", "POST", "/apply");
     person.presses("saving-apply");
-    person.sees_text("saving-change", &format!("Cannot apply: flow {flow} has changed since"));
+    person.sees_text("saving-change", &format!("Cannot apply: flow {flow} changed after"));
     let other = saved(&server, flow);
     assert_eq!(other["name"], "Third");
     assert!(other["data"]["nodes"][0]["data"]["cache"].is_null());
@@ -273,7 +273,8 @@ fn suggestions_update_in_the_open_dialog_on_a_phone() {
     ));
     // Dismissed in this page.
     browser.click(&of_first("saving-dismiss"));
-    person.sees_text("savings", "“Keep its answers” was dismissed.");
+    let title = format!("Cache responses of “{}”", MARKUP.to_uppercase());
+    person.sees_text("savings", &format!("“{title}” was dismissed."));
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     person.sees_badge(0);
     let status = |id: &Value| server.get(&format!("{PATH}/{id}")).json()["status"].clone();
@@ -383,7 +384,7 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     ));
     person.sees_text("saving-estimate", &format!("Likely saves {expected:.2} USD"));
     let model = name.split_once('/').unwrap().1;
-    person.sees_card("saving-open", &found["id"], &format!("Ask {model} instead"));
+    person.sees_card("saving-open", &found["id"], &format!("Switch from gpt-4o to {model}"));
     person.sees_text("saving-reason", &format!("at {name}."));
     person.presses("saving-show");
     person.sees_text("change-after", model);

@@ -195,7 +195,7 @@ fn refusals_and_broken_streams_of_aimock_are_recorded() {
     let null = || Value::Null;
     let free = || json!(0);
     for (provider, model) in [("openai", "gpt-4o-mini"), ("anthropic", "claude-haiku-4-5")] {
-        let refused = ["status 401", "Incorrect API key provided.", "check the key"];
+        let refused = ["status 401", "Incorrect API key provided.", "check the API key"];
         for (prompt, is_streamed, left) in [
             ("[401]", true, ("FAILED", free(), &refused[..])),
             ("[401]", false, ("FAILED", free(), &refused)),
@@ -210,8 +210,8 @@ fn refusals_and_broken_streams_of_aimock_are_recorded() {
             ("[500]", true, ("FAILED", null(), &["status 500", "The server had an error."])),
             ("[529]", false, ("FAILED", null(), &["status 529", "Overloaded"])),
             ("[garbage]", false, ("FAILED", null(), &["not JSON"])),
-            ("[drop]", true, ("FAILED", null(), &["connection broke"])),
-            ("[drop]", false, ("FAILED", null(), &["connection broke"])),
+            ("[drop]", true, ("FAILED", null(), &["connection lost"])),
+            ("[drop]", false, ("FAILED", null(), &["connection lost"])),
         ] {
             let prompt = format!("say {prompt}");
             fails(&server, &one(provider, model, &prompt, is_streamed), &left);
@@ -229,7 +229,7 @@ fn a_broken_or_stalled_stream_fails() {
     let openai = |prompt: &str, is_streamed| one("openai", "gpt-4o-mini", prompt, is_streamed);
     let anthropic =
         |prompt: &str, is_streamed| one("anthropic", "claude-haiku-4-5", prompt, is_streamed);
-    let cut = ("FAILED", json!(ESTIMATED), &["broke"][..]);
+    let cut = ("FAILED", json!(ESTIMATED), &["connection lost"][..]);
     fails(&server, &openai("say [cut]", true), &cut);
     // Anthropic reports the prompt tokens first, so a part of the cost may be known.
     let (run, _, row) = call(&server, &anthropic("say [cut]", true));
@@ -318,14 +318,14 @@ fn refusals_are_reported_with_provider_and_status() {
                 (
                     "FAILED",
                     json!(0),
-                    &["status 401", "no such key: ***", "check the key of provider"][..],
+                    &["status 401", "no such key: ***", "check the API key of provider"][..],
                 ),
             ),
             ("403", ("FAILED", json!(0), &["status 403", "not for you"])),
             ("429", ("FAILED", json!(0), &["status 429", "slow down"])),
             ("500", ("FAILED", null(), &["status 500", "broken"])),
-            ("502", ("FAILED", null(), &["status 502", "an HTML page, titled “Bad Gateway”"])),
-            ("503", ("FAILED", null(), &["status 503", "an empty body"])),
+            ("502", ("FAILED", null(), &["status 502", "HTML page “Bad Gateway”"])),
+            ("503", ("FAILED", null(), &["status 503", "empty body"])),
             (
                 "307",
                 (
@@ -335,17 +335,17 @@ fn refusals_are_reported_with_provider_and_status() {
                 ),
             ),
             ("long", ("FAILED", json!(0), &["status 400", "ü ü", "…"])),
-            ("page", ("FAILED", null(), &["an HTML page, titled “Bad Gateway”"])),
-            ("empty", ("FAILED", null(), &["an empty body"])),
-            ("nothing", ("FAILED", null(), &["an empty body"])),
+            ("page", ("FAILED", null(), &["HTML page “Bad Gateway”"])),
+            ("empty", ("FAILED", null(), &["empty body"])),
+            ("nothing", ("FAILED", null(), &["empty body"])),
             ("half", ("FAILED", null(), &["not JSON"])),
-            ("list", ("FAILED", null(), &["the answer has no"])),
-            ("null", ("FAILED", null(), &["the answer has no"])),
-            ("none", ("FAILED", null(), &["the answer has no"])),
+            ("list", ("FAILED", null(), &["the response has no"])),
+            ("null", ("FAILED", null(), &["the response has no"])),
+            ("none", ("FAILED", null(), &["the response has no"])),
             ("reported", ("FAILED", null(), &["out of credit"])),
-            ("short", ("FAILED", null(), &["connection broke"])),
-            ("no http", ("FAILED", null(), &["connection broke"])),
-            ("closed", ("FAILED", null(), &["connection broke"])),
+            ("short", ("FAILED", null(), &["connection lost"])),
+            ("no http", ("FAILED", null(), &["connection lost"])),
+            ("closed", ("FAILED", null(), &["connection lost"])),
         ] {
             for is_streamed in [true, false] {
                 fails(&server, &one(provider, "some-model", prompt, is_streamed), &left);
@@ -405,7 +405,7 @@ fn an_unreachable_provider_is_reported_and_costs_nothing() {
         config.timeouts.connect = Duration::from_secs(5);
     });
     let port = format!("127.0.0.1:{}", address.port());
-    let parts = ["could not connect", &port, "check the base_url of provider refused"];
+    let parts = ["cannot connect", &port, "check the base_url of provider refused"];
     for is_streamed in [true, false] {
         fails(&server, &one("refused", "m", "x", is_streamed), &("FAILED", json!(0), &parts));
     }
@@ -473,8 +473,8 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
     ]);
     let server = with_upstream(&upstream, default_timeouts);
     for (prompt, part) in [
-        ("text", "before the answer was complete"),
-        ("half an event", "before the answer was complete"),
+        ("text", "before the response was complete"),
+        ("half an event", "before the response was complete"),
         ("garbage", "not JSON"),
         ("error", "reported an error: overloaded"),
     ] {
@@ -484,7 +484,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
     let flow = one("anthropic", "claude-haiku-4-5", "counted", true);
     let known = nanodollars("anthropic", "claude-haiku-4-5", 1_000, 1);
     let cost: Value = serde_json::from_str(&dollars(known)).unwrap();
-    fails(&server, &flow, &("FAILED", cost, &["before the answer was complete"]));
+    fails(&server, &flow, &("FAILED", cost, &["before the response was complete"]));
     assert_still_serves(&server);
 }
 

@@ -165,7 +165,7 @@ fn a_node_can_override_timeouts() {
     assert_eq!(run["status"], "FAILED");
     assert_eq!(rows(&server)[0]["status"], "TIMEOUT");
     let error = run["error"].as_str().unwrap();
-    assert!(error.contains("not finished within 100ms"), "{error}");
+    assert!(error.contains("timed out after 100ms"), "{error}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Gateway {
         };
         let call = operation.call(target);
         let request = self.call_request(operation, &call, *number + 1);
-        let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.has_left() };
+        let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
@@ -132,14 +132,14 @@ impl Gateway {
                     false => changes,
                 });
                 match forward_error {
-                    Some(_) if guard.has_left() => Attempt::Over,
+                    Some(_) if guard.is_disconnected() => Attempt::Over,
                     Some(error) => self.forward_error(operation, *error, reply),
                     None => self.fail(operation, self.refusal(&failure), reply),
                 }
             }
             CallOutcome::Panicked(_) => {
                 self.calls.settle(changes);
-                let message = "the request could not be answered";
+                let message = "internal error; see the server's log";
                 self.fail(operation, ApiError::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) => {
@@ -149,7 +149,7 @@ impl Gateway {
             }
             CallOutcome::RateLimited(wait) => rate_limited(call, wait),
             CallOutcome::SameCallTimeout => {
-                let message = "waited too long for an identical request of another client";
+                let message = "timed out while waiting for an identical request of another client";
                 refused(ApiError::new(504, "provider_timeout", message))
             }
             CallOutcome::Cancelled => refused(self.ended()),
@@ -173,16 +173,16 @@ impl Gateway {
             && !(own_key && self.providers.knows(provider))
         {
             let message = format!(
-                "{why}. A model is `PROVIDER/NAME`, an alias, or a name of provider {}",
+                "{why} (a model is `PROVIDER/MODEL`, an alias, or a model of provider {})",
                 protocol.name()
             );
             return Err(ApiError::bad_request("provider_not_configured", message));
         }
         match self.providers.kind(provider) {
-            Some(kind) if protocol.reaches(kind) => Ok(kind),
+            Some(kind) if protocol.is_supported_by(kind) => Ok(kind),
             _ => {
                 let message = format!(
-                    "provider {provider} does not speak the protocol of {}; ask for it at {}",
+                    "provider {provider} does not support {}; use {}",
                     protocol.path(),
                     protocol.other().path()
                 );
@@ -203,7 +203,7 @@ impl Gateway {
         if self.in_flight.is_stopping() {
             stopping()
         } else {
-            ApiError::new(499, "cancelled", "the client has left")
+            ApiError::new(499, "cancelled", "client disconnected")
         }
     }
 
@@ -237,8 +237,8 @@ impl Gateway {
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
         forwarded.map_err(|mut error| {
-            if guard.has_left() {
-                "the client has left".clone_into(&mut error.failure.message);
+            if guard.is_disconnected() {
+                "client disconnected".clone_into(&mut error.failure.message);
             }
             error
         })
@@ -247,11 +247,11 @@ impl Gateway {
     pub(super) fn forward_error(
         &self,
         operation: &Operation<'_>,
-        not: ForwardError,
+        error: ForwardError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
-        let ForwardError { failure, refused, begun, told } = not;
-        if begun && told {
+        let ForwardError { failure, refused, is_begun, is_reported_to_client } = error;
+        if is_begun && is_reported_to_client {
             reply.end();
             return Attempt::Over;
         }
@@ -344,7 +344,7 @@ fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
 /// The provider's rate limit has no permit soon enough.
 fn rate_limited(call: &Call, wait: Duration) -> Attempt {
     let seconds = wait.as_secs() + 1;
-    let message = format!("provider {} allows no more calls for {seconds} seconds", call.provider);
+    let message = format!("rate limit of provider {} reached; retry in {seconds} s", call.provider);
     let refusal = ApiError::new(429, "rate_limit", message);
     failed(refusal.with("retry-after", seconds.to_string()))
 }
@@ -367,9 +367,8 @@ fn not_committed(error: Error) -> Attempt {
         Error::Busy(why) => failed(ApiError::new(429, "busy", why)),
         Error::Stopping => refused(stopping()),
         error => {
-            let message = format!(
-                "the call was not made, because its ledger row could not be written: {error}"
-            );
+            let message =
+                format!("the call was not sent, because it was not written to the ledger: {error}");
             refused(ApiError::new(503, "ledger", message))
         }
     }

@@ -22,7 +22,7 @@ const AGE_HEADER: &str = "x-flowledger-cache";
 /// The response header that reports whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
 /// Forwarded headers that do not affect the answer.
-const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
+const IRRELEVANT_HEADERS: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
 
 /// Returns the maximum age of a cached answer, if one may be used.
 pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> {
@@ -39,7 +39,7 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> 
         .map(Some)
         .ok_or_else(|| {
             let message = format!(
-                "`X-Flowledger-Cache` must be how many seconds old an answer may be, 1 to {}",
+                "`X-Flowledger-Cache` must be the maximum age of a cached response in seconds, 1 to {}",
                 CACHE_AGE_MAX.as_secs()
             );
             ApiError::bad_request("bad_cache", message)
@@ -52,7 +52,7 @@ impl Gateway {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
         let mut effective = operation.headers.clone();
-        effective.retain(|(name, _)| !WITHOUT_EFFECT.contains(name));
+        effective.retain(|(name, _)| !IRRELEVANT_HEADERS.contains(name));
         let own = self.own_key(operation, &call.provider);
         let all = serde_json::json!([
             "v1",

@@ -19,7 +19,7 @@ use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 /// Limits the name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 /// The known fields; each may occur once.
-const UNDERSTOOD: [&str; 9] = [
+const KNOWN_FIELDS: [&str; 9] = [
     "model",
     "stream",
     "stream_options",
@@ -67,25 +67,25 @@ impl<'a> Fields<'a> {
     fn read(
         body: &str,
         text: &'a str,
-        understood: &'static [&'static str],
+        known_fields: &'static [&'static str],
     ) -> Result<Self, ApiError> {
         let mut fields = Self { found: Vec::new(), end: 0 };
         let mut ambiguous = None;
         each_field(text, |name, value| {
-            fields.end = place(body, value).end;
-            let mut known = understood.iter().copied();
+            fields.end = range_of(body, value).end;
+            let mut known = known_fields.iter().copied();
             let Some(known) = known.find(|known| known.eq_ignore_ascii_case(name)) else {
                 return;
             };
             if name != known {
-                ambiguous.get_or_insert(format!("`{name}` must be written `{known}`"));
+                ambiguous.get_or_insert(format!("unknown field `{name}`; use `{known}`"));
             } else if fields.get(known).is_some() {
-                ambiguous.get_or_insert(format!("`{known}` is there twice"));
+                ambiguous.get_or_insert(format!("duplicate field `{known}`"));
             } else {
                 fields.found.push((known, value));
             }
         })
-        .map_err(unreadable)?;
+        .map_err(invalid_json)?;
         match ambiguous {
             Some(message) => Err(ApiError::bad_request("ambiguous", message)),
             None => Ok(fields),
@@ -126,14 +126,14 @@ fn saturating(number: f64) -> u32 {
     number as u32
 }
 
-fn unreadable(error: impl fmt::Display) -> ApiError {
-    ApiError::bad_request("invalid_json", format!("the body cannot be read: {error}"))
+fn invalid_json(error: impl fmt::Display) -> ApiError {
+    ApiError::bad_request("invalid_json", format!("cannot read the request body: {error}"))
 }
 
 impl<'a> ChatRequest<'a> {
     pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
-        let body = std::str::from_utf8(body).map_err(unreadable)?;
-        let fields = Fields::read(body, body, &UNDERSTOOD)?;
+        let body = std::str::from_utf8(body).map_err(invalid_json)?;
+        let fields = Fields::read(body, body, &KNOWN_FIELDS)?;
         let model_value = fields
             .get("model")
             .ok_or_else(|| ApiError::bad_request("missing_model", "`model` is missing"))?;
@@ -141,7 +141,7 @@ impl<'a> ChatRequest<'a> {
             .ok()
             .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
             .ok_or_else(|| {
-                let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
+                let message = format!("`model` must be a string of 1 to {MODEL_BYTES_MAX} bytes");
                 ApiError::bad_request("bad_model", message)
             })?;
         let is_streamed = match fields.get("stream").map(RawValue::get) {
@@ -166,7 +166,7 @@ impl<'a> ChatRequest<'a> {
             protocol,
             body,
             model,
-            model_at: place(body, model_value),
+            model_at: range_of(body, model_value),
             is_streamed,
             wants_usage,
             usage_edit,
@@ -298,20 +298,20 @@ fn usage_option(
         return Ok((false, (fields.end..fields.end, option)));
     };
     if !options.get().starts_with('{') {
-        return Ok((false, (place(body, options), r#"{"include_usage":true}"#)));
+        return Ok((false, (range_of(body, options), r#"{"include_usage":true}"#)));
     }
     let inner = Fields::read(body, options.get(), &[INCLUDE_USAGE])?;
     let edit = match inner.get(INCLUDE_USAGE) {
-        Some(value) => return Ok((value.get() == "true", (place(body, value), "true"))),
+        Some(value) => return Ok((value.get() == "true", (range_of(body, value), "true"))),
         None if inner.end == 0 => r#""include_usage":true"#,
         None => r#""include_usage":true,"#,
     };
-    let start = place(body, options).start + 1;
+    let start = range_of(body, options).start + 1;
     Ok((false, (start..start, edit)))
 }
 
 /// Returns the range in `body` of a value that was parsed from it.
-fn place(body: &str, value: &RawValue) -> Range<usize> {
+fn range_of(body: &str, value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - body.as_ptr().addr();
     start..start + value.get().len()
 }

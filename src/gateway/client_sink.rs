@@ -36,8 +36,8 @@ impl<'a, 'b> ClientSink<'a, 'b> {
     }
 
     /// If the recording stops, callers that wait for it make the call themselves.
-    fn record(&mut self, see: impl FnOnce(&mut Recording) -> bool) {
-        if self.recording.as_mut().is_some_and(|kept| !see(kept)) {
+    fn record(&mut self, visit: impl FnOnce(&mut Recording) -> bool) {
+        if self.recording.as_mut().is_some_and(|kept| !visit(kept)) {
             self.recording = None;
         }
     }

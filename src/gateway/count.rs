@@ -19,7 +19,7 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let target = self.counting_target(operation)?;
-        let Some(entered) = self.in_flight.enter(None) else {
+        let Some(guard) = self.in_flight.enter(None) else {
             return Err(stopping().into());
         };
         let call = Call { stream: false, max_tokens: None, ..operation.call(&target) };
@@ -35,11 +35,11 @@ impl Gateway {
             drain_max: None,
         };
         let mut client = ClientSink::new(operation, None, reply);
-        let forwarded = self.providers.forward(&forward, &entered.cancel, &mut client);
-        let Err(not) = forwarded else {
+        let forwarded = self.providers.forward(&forward, &guard.cancel, &mut client);
+        let Err(error) = forwarded else {
             return Ok(());
         };
-        match self.forward_error(operation, *not, reply) {
+        match self.forward_error(operation, *error, reply) {
             Attempt::Over => Ok(()),
             Attempt::Failed(why) | Attempt::Unusable(why) | Attempt::Refused(why) => Err(why),
         }
@@ -48,10 +48,10 @@ impl Gateway {
     fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, ApiError> {
         let target = self.targets(operation).into_iter().next().ok_or_else(no_target)?;
         let kind = self.usable(operation, &target)?;
-        if ApiFormat::TokenCount.reaches(kind) {
+        if ApiFormat::TokenCount.is_supported_by(kind) {
             return Ok(target);
         }
-        let message = format!("provider {} does not count tokens", target.provider);
+        let message = format!("provider {} does not support token counting", target.provider);
         Err(ApiError::bad_request("wrong_protocol", message))
     }
 }

@@ -20,14 +20,14 @@ pub(super) struct InFlight {
 struct Calls {
     is_stopping: bool,
     next: u64,
-    calls: HashMap<u64, One>,
+    calls: HashMap<u64, Entry>,
 }
 
-struct One {
+struct Entry {
     cancel: Cancel,
     /// Set for a call that ends when its client disconnects.
     presence: Option<Presence>,
-    has_left: bool,
+    is_disconnected: bool,
 }
 
 pub(super) struct InFlightGuard<'a> {
@@ -50,8 +50,8 @@ impl InFlight {
         }
         let (number, cancel) = (state.next, Cancel::new());
         state.next += 1;
-        let one = One { cancel: cancel.clone(), presence, has_left: false };
-        state.calls.insert(number, one);
+        let entry = Entry { cancel: cancel.clone(), presence, is_disconnected: false };
+        state.calls.insert(number, entry);
         Some(InFlightGuard { in_flight: self, number, cancel })
     }
 
@@ -63,7 +63,7 @@ impl InFlight {
     pub(super) fn stop(&self, deadline: Instant) -> usize {
         let mut state = self.state();
         state.is_stopping = true;
-        let cancels: Vec<Cancel> = state.calls.values().map(|one| one.cancel.clone()).collect();
+        let cancels: Vec<Cancel> = state.calls.values().map(|entry| entry.cancel.clone()).collect();
         drop(state);
         self.changed.notify_all();
         cancels.iter().for_each(Cancel::cancel);
@@ -86,11 +86,11 @@ impl InFlight {
                 return;
             }
             let mut gone = Vec::new();
-            for one in state.calls.values_mut().filter(|one| !one.has_left) {
+            for entry in state.calls.values_mut().filter(|entry| !entry.is_disconnected) {
                 // A system call that does not block.
-                if one.presence.as_ref().is_some_and(Presence::has_left) {
-                    one.has_left = true;
-                    gone.push(one.cancel.clone());
+                if entry.presence.as_ref().is_some_and(Presence::is_disconnected) {
+                    entry.is_disconnected = true;
+                    gone.push(entry.cancel.clone());
                 }
             }
             drop(state);
@@ -101,9 +101,9 @@ impl InFlight {
 
 impl InFlightGuard<'_> {
     /// Returns whether the call was ended because its client disconnected.
-    pub(super) fn has_left(&self) -> bool {
+    pub(super) fn is_disconnected(&self) -> bool {
         let state = self.in_flight.state();
-        state.calls.get(&self.number).is_some_and(|one| one.has_left)
+        state.calls.get(&self.number).is_some_and(|entry| entry.is_disconnected)
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// Visits the fields of an object, in order, up to the first syntax error.
 pub fn each_field<'a>(
     text: &'a str,
-    see: impl FnMut(&str, &'a RawValue),
+    visit: impl FnMut(&str, &'a RawValue),
 ) -> serde_json::Result<()> {
     struct Fields<F>(F);
     impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Fields<F> {
@@ -29,18 +29,18 @@ pub fn each_field<'a>(
         }
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_map(Fields(see))?;
+    json.deserialize_map(Fields(visit))?;
     json.end()
 }
 
 /// Visits the elements of a list, in order, up to the first syntax error.
-pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+pub fn each_element<'a>(text: &'a str, visit: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
     struct Elements<F>(F);
     impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Elements<F> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
+            f.write_str("an array")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
@@ -51,7 +51,7 @@ pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_j
         }
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_seq(Elements(see))?;
+    json.deserialize_seq(Elements(visit))?;
     json.end()
 }
 

@@ -24,17 +24,17 @@ const TOUCH_INTERVAL_MS: i64 = 60_000;
 pub struct Keys {
     journal: Journal,
     /// Keyed by hash, so that the time of a lookup reveals nothing about a key.
-    known: RwLock<HashMap<String, Known>>,
+    known: RwLock<HashMap<String, KeyEntry>>,
 }
 
-struct Known {
+struct KeyEntry {
     id: i64,
     name: Arc<str>,
     expires_at: Option<Timestamp>,
     touched_ms: AtomicI64,
 }
 
-impl Known {
+impl KeyEntry {
     fn new(record: &KeyRecord) -> Self {
         Self {
             id: record.id,
@@ -71,7 +71,7 @@ pub enum KeyLookup {
 impl Keys {
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
         let keys = store.keys()?;
-        let known = keys.iter().map(|record| (record.hash.clone(), Known::new(record)));
+        let known = keys.iter().map(|record| (record.hash.clone(), KeyEntry::new(record)));
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
@@ -87,8 +87,8 @@ impl Keys {
         let mut faults = Vec::new();
         if !is_name(name) {
             let fault = format!(
-                "must have 1 to {NAME_BYTES_MAX} bytes, without control characters and without \
-                 spaces around it"
+                "must be a string of 1 to {NAME_BYTES_MAX} bytes, without control characters or \
+                 surrounding spaces"
             );
             faults.push(Fault::new("name", fault));
         }
@@ -97,11 +97,11 @@ impl Keys {
         }
         let budget = budget.and_then(|document| own_budget(document, name, &mut faults));
         if !faults.is_empty() {
-            let message = "the key cannot be made".to_owned();
+            let message = "cannot create the key".to_owned();
             return Err(Error::Invalid { message, faults });
         }
         if self.known().len() >= KEYS_MAX {
-            return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
+            return Err(Error::Busy(format!("too many keys; the limit is {KEYS_MAX}")));
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
         let (name, hash) = (name.to_owned(), key.hash());
@@ -110,10 +110,10 @@ impl Keys {
         changes.extend(budget.map(Change::AddBudget));
         let receipts = self.journal.commit(changes)?;
         let Some(&Receipt::Key(id)) = receipts.first() else {
-            return Err(Error::internal("a key got no number"));
+            return Err(Error::internal("the journal returned no id for the key"));
         };
         let record = KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at };
-        self.known_to_change().insert(record.hash.clone(), Known::new(&record));
+        self.known_to_change().insert(record.hash.clone(), KeyEntry::new(&record));
         Ok((record, key))
     }
 
@@ -151,7 +151,7 @@ impl Keys {
     fn write_touch(&self, id: i64, at: Timestamp) {
         let done = Box::new(|result: Result<_>| {
             if let Err(error) = result {
-                log::warn!("when a key was used cannot be written: {error}");
+                log::warn!("cannot save the last use of a key: {error}");
             }
         });
         // If the server is ending, the time of use may be lost.
@@ -159,11 +159,11 @@ impl Keys {
         let _ = self.journal.submit(vec![change], done);
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, KeyEntry>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, Known>> {
+    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, KeyEntry>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,7 +188,7 @@ fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option
     found.retain(|fault| has_name || fault.field != "budget.name");
     faults.extend(found);
     if budget.as_ref()?.key.as_deref() != Some(key) {
-        let fault = "is the name of the new key; leave it out";
+        let fault = "must be the name of the new key; leave it out";
         faults.push(Fault::new("budget.key", fault));
     }
     budget

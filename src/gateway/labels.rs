@@ -31,7 +31,7 @@ impl Labels {
             }
             _ => {
                 let message = format!(
-                    "`X-Flowledger-Role` must have at most {ROLE_BYTES_MAX} visible characters"
+                    "`X-Flowledger-Role` must have up to {ROLE_BYTES_MAX} printable ASCII characters"
                 );
                 return Err(ApiError::bad_request("bad_role", message));
             }
@@ -39,7 +39,7 @@ impl Labels {
         let flow_id = match head.header("x-flowledger-flow").unwrap_or_default() {
             "" => None,
             id => Some(id.parse().map_err(|_| {
-                let message = "`X-Flowledger-Flow` must be the number of a flow";
+                let message = "`X-Flowledger-Flow` must be the id of a flow, a whole number";
                 ApiError::bad_request("bad_flow", message)
             })?),
         };
@@ -55,8 +55,8 @@ fn tags(head: &RequestHead) -> Result<Option<String>, ApiError> {
     };
     if tags.len() > TAGS_MAX || !tags.iter().all(is_tag) {
         let message = format!(
-            "`X-Flowledger-Tags` must be at most {TAGS_MAX} tags with commas between them, each of \
-             at most {TAG_BYTES_MAX} letters, digits and . _ : / = @ -"
+            "`X-Flowledger-Tags` must be up to {TAGS_MAX} comma-separated tags, each with up to \
+             {TAG_BYTES_MAX} letters, digits or . _ : / = @ -"
         );
         return Err(ApiError::bad_request("bad_tags", message));
     }

@@ -45,11 +45,11 @@ impl Prompt {
 
     /// Returns an upper bound of the tokens, because a token has at least one byte.
     pub fn bytes_at_most(&self, protocol: Protocol) -> u64 {
-        let of_an_image = match protocol {
+        let tokens_per_image = match protocol {
             Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
             Protocol::Anthropic => MESSAGE_IMAGE_TOKENS_MAX,
         };
-        let tokens = self.images * of_an_image + self.references * REFERENCE_TOKENS_MAX;
+        let tokens = self.images * tokens_per_image + self.references * REFERENCE_TOKENS_MAX;
         self.text_bytes + tokens
     }
 
@@ -68,7 +68,7 @@ impl Prompt {
     /// Duplicate keys are ambiguous, so both count, and nothing is subtracted.
     fn part(&mut self, part: &RawValue, depth: usize) {
         let (mut kind, mut source) = (Once::default(), Once::default());
-        each_given(part, |name, value| match name {
+        each_non_null(part, |name, value| match name {
             "type" => drop(kind.take(value)),
             "source" => {
                 if let Some(another) = source.take(value) {
@@ -82,7 +82,7 @@ impl Prompt {
             _ => {}
         });
         if let Some(first) = source.first {
-            self.source(first, kind.is("\"image\"") && !source.is_twice, depth);
+            self.source(first, kind.is("\"image\"") && !source.is_duplicate, depth);
         }
     }
 
@@ -90,7 +90,7 @@ impl Prompt {
         self.images += 1;
         let mut url = Once::default();
         if value.get().starts_with('{') {
-            each_given(value, |name, value| {
+            each_non_null(value, |name, value| {
                 if name == "url" {
                     url.take(value);
                 }
@@ -108,7 +108,7 @@ impl Prompt {
         if !value.get().starts_with('{') {
             return self.reference(value);
         }
-        each_given(value, |name, value| {
+        each_non_null(value, |name, value| {
             if name == "url" {
                 self.reference(value);
             }
@@ -125,7 +125,7 @@ impl Prompt {
     }
 
     fn file(&mut self, file: &RawValue) {
-        each_given(file, |name, _| match name {
+        each_non_null(file, |name, _| match name {
             "file_data" => self.images += 1,
             "file_id" => self.references += 1,
             _ => {}
@@ -137,7 +137,7 @@ impl Prompt {
         let (mut kind, mut media_type) = (Once::default(), Once::default());
         let mut data = Once::default();
         let mut refers = false;
-        each_given(source, |name, value| match name {
+        each_non_null(source, |name, value| match name {
             "type" => drop(kind.take(value)),
             "media_type" => drop(media_type.take(value)),
             "data" => self.images += u64::from(data.take(value).is_some()),
@@ -163,11 +163,11 @@ impl Prompt {
 }
 
 /// Visits the non-null fields of an object.
-fn each_given<'a>(object: &'a RawValue, mut see: impl FnMut(&str, &'a RawValue)) {
+fn each_non_null<'a>(object: &'a RawValue, mut visit: impl FnMut(&str, &'a RawValue)) {
     // Fails if it is not an object; then there are no fields to visit.
     let _ = each_field(object.get(), |name, value| {
         if value.get() != "null" {
-            see(name, value);
+            visit(name, value);
         }
     });
 }
@@ -192,14 +192,14 @@ fn begins(text: &RawValue, with: &str) -> bool {
 #[derive(Default)]
 struct Once<'a> {
     first: Option<&'a RawValue>,
-    is_twice: bool,
+    is_duplicate: bool,
 }
 
 impl<'a> Once<'a> {
     /// Stores the first value, and returns any further one.
     fn take(&mut self, value: &'a RawValue) -> Option<&'a RawValue> {
-        self.is_twice = self.first.is_some();
-        if self.is_twice {
+        self.is_duplicate = self.first.is_some();
+        if self.is_duplicate {
             return Some(value);
         }
         self.first = Some(value);
@@ -207,7 +207,7 @@ impl<'a> Once<'a> {
     }
 
     fn only(&self) -> Option<&'a RawValue> {
-        self.first.filter(|_| !self.is_twice)
+        self.first.filter(|_| !self.is_duplicate)
     }
 
     fn is(&self, text: &str) -> bool {

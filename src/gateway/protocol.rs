@@ -55,8 +55,8 @@ impl Protocol {
     }
 
     /// Returns whether a provider of this kind accepts its requests.
-    pub fn reaches(self, kind: Kind) -> bool {
-        kind == Kind::Echo || self.api_format().reaches(kind)
+    pub fn is_supported_by(self, kind: Kind) -> bool {
+        kind == Kind::Echo || self.api_format().is_supported_by(kind)
     }
 
     pub fn error(self, refusal: &ApiError) -> Vec<u8> {

@@ -49,7 +49,7 @@ pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
             names.extend(ECHO_MODELS.map(|model| format!("{name}/{model}")));
         } else if [Protocol::OpenAi, Protocol::Anthropic]
             .iter()
-            .any(|protocol| protocol.reaches(provider.kind))
+            .any(|protocol| protocol.is_supported_by(provider.kind))
         {
             let models = providers.priced_models(name);
             names.extend(models.iter().map(|model| format!("{name}/{model}")));

@@ -29,8 +29,8 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         None => None,
         Some(Value::String(version)) => Some(version),
         Some(_) => {
-            let message = "the budgets cannot be set";
-            let fault = "must be the text that `GET` tells";
+            let message = "cannot set the budgets";
+            let fault = "must be the string that `GET` returned";
             return Err(Error::invalid(message, "version", fault).into());
         }
     };
@@ -45,17 +45,17 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         // edited.
         if !present.contains(budget) {
             let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
-            faults.extend(names_faults(context, &at, model, budget.flow_id)?);
+            faults.extend(reference_faults(context, &at, model, budget.flow_id)?);
         }
     }
     if !faults.is_empty() {
-        let message = "the budgets cannot be set".to_owned();
+        let message = "cannot set the budgets".to_owned();
         return Err(Error::Invalid { message, faults }.into());
     }
     let change = Change::SetBudgets { all, version: version.or(tag) };
     match context.journal.commit_one(change) {
         Ok(_) => {
-            context.optimizer.look_at_all();
+            context.optimizer.request_full_review();
             get(context)
         }
         Err(Error::Conflict(why)) if if_match.is_some() => {
@@ -66,7 +66,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
 }
 
 /// Reports budgets that no call can match. A key may be created later.
-pub(super) fn names_faults(
+pub(super) fn reference_faults(
     context: &Context,
     at: &str,
     model: Option<&str>,
@@ -80,7 +80,7 @@ pub(super) fn names_faults(
     if let Some(flow_id) = flow_id
         && !context.store.has_flow(flow_id)?
     {
-        faults.push(Fault::new(format!("{at}.flowId"), format!("there is no flow {flow_id}")));
+        faults.push(Fault::new(format!("{at}.flowId"), format!("flow {flow_id} not found")));
     }
     Ok(faults)
 }

@@ -29,7 +29,7 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
     let change = Change::CreateFlow(NewFlow { name, document, origin: None, at: Timestamp::now() });
     let Receipt::Flow(id) = context.journal.commit_one(change)? else {
-        return Err(Error::internal("a flow got no number").into());
+        return Err(Error::internal("the journal returned no id for the flow").into());
     };
     let location = format!("/api/flows/{id}");
     Ok(reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
@@ -44,14 +44,14 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let flow = NewFlow { name, document, origin: None, at: Timestamp::now() };
     let change = Change::UpdateFlow { id, flow };
     context.journal.commit_one(change)?;
-    context.optimizer.look(id);
+    context.optimizer.request_review(id);
     get(context, id)
 }
 
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
     context.scheduler.look();
-    context.optimizer.look(id);
+    context.optimizer.request_review(id);
     Ok(reply::empty())
 }
 
@@ -64,7 +64,7 @@ pub fn check_document(
     body: Value,
     check_graph: &dyn Fn(&Value) -> Result<()>,
 ) -> Result<(String, String)> {
-    let message = "the flow cannot be saved";
+    let message = "cannot save the flow";
     let Value::Object(mut document) = body else {
         return Err(Error::invalid(message, "", "must be an object with `name` and `data`"));
     };
@@ -75,7 +75,7 @@ pub fn check_document(
             name.trim().to_owned()
         }
         _ => {
-            let fault = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+            let fault = format!("must be a string of 1 to {NAME_BYTES_MAX} bytes");
             faults.push(Fault::new("name", fault));
             String::new()
         }
@@ -97,9 +97,8 @@ pub fn check_document(
 /// Returns the graph; some editors send it as a JSON string.
 fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
     let data = match document.remove("data") {
-        Some(Value::String(text)) => {
-            serde_json::from_str(&text).map_err(|error| format!("is a text, but not JSON: {error}"))
-        }
+        Some(Value::String(text)) => serde_json::from_str(&text)
+            .map_err(|error| format!("is a string, but not valid JSON: {error}")),
         data => Ok(data.unwrap_or_default()),
     };
     let fault = match data {

@@ -14,7 +14,7 @@ use crate::store::Store;
 const AT_ONCE_MAX: usize = 4;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Interval of checks for a disconnected client.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Limits the heavy reads of all requests together.
 pub struct HeavyReads {
@@ -39,24 +39,24 @@ impl HeavyReads {
     ) -> Result<T, ApiError> {
         let deadline = Instant::now() + WAIT_MAX;
         let (running, done) = &self.running;
-        while let Err(SendTimeoutError::Timeout(())) = running.send_timeout((), LOOK_INTERVAL) {
+        while let Err(SendTimeoutError::Timeout(())) = running.send_timeout((), CHECK_INTERVAL) {
             if client.is_server_stopping() {
                 return Err(Error::Stopping.into());
             }
-            if client.has_left() {
-                return Err(reply::client_left());
+            if client.is_disconnected() {
+                return Err(reply::client_disconnected());
             }
             if Instant::now() >= deadline {
-                let why = "too many sums and pages of the ledger are asked for; try again later";
+                let why = "too many ledger queries at once; try again later";
                 return Err(Error::Busy(why.into()).into());
             }
         }
-        let _turn = Turn(done);
+        let _slot = Slot(done);
         let presence = client.clone();
-        let is_unwanted = move || presence.has_left() || presence.is_server_stopping();
+        let is_unwanted = move || presence.is_disconnected() || presence.is_server_stopping();
         let store = store.interrupted_by(Arc::new(is_unwanted));
         read(&store).map_err(|error| match error {
-            Error::Store(_) if client.has_left() => reply::client_left(),
+            Error::Store(_) if client.is_disconnected() => reply::client_disconnected(),
             Error::Store(_) if client.is_server_stopping() => Error::Stopping.into(),
             error => error.into(),
         })
@@ -64,9 +64,9 @@ impl HeavyReads {
 }
 
 /// Frees the slot of a read on drop.
-struct Turn<'a>(&'a Receiver<()>);
+struct Slot<'a>(&'a Receiver<()>);
 
-impl Drop for Turn<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let _ = self.0.try_recv();
     }

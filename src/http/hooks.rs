@@ -29,7 +29,7 @@ pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
         at: Timestamp::now(),
     }))?;
     let Receipt::Hook(slug) = receipt else {
-        return Err(Error::internal("a webhook got no name").into());
+        return Err(Error::internal("the journal returned no name for the webhook").into());
     };
     let url = url(head, &slug);
     let secret = secret.expose();
@@ -63,7 +63,7 @@ fn url(head: &RequestHead, slug: &str) -> String {
 
 /// Returns whether a request has the webhook's secret. Also compares if there is no such webhook,
 /// so that the response time reveals nothing.
-fn opens(head: &RequestHead, hook: Option<&HookRecord>) -> bool {
+fn has_secret(head: &RequestHead, hook: Option<&HookRecord>) -> bool {
     let expected = hook.map_or("", |hook| &hook.secret_hash);
     let expected = Secret::new(format!("{expected:64}"));
     let secrets = head.header("x-flowledger-secret").into_iter().chain(head.bearer());
@@ -82,7 +82,7 @@ fn idempotency_key(head: &RequestHead) -> Result<Option<&str>, ApiError> {
         _ => Err(ApiError::bad_request(
             "bad_idempotency_key",
             format!(
-                "`Idempotency-Key` must be there once, with 1 to {KEY_CHARS_MAX} visible ASCII characters"
+                "`Idempotency-Key` must occur once and have 1 to {KEY_CHARS_MAX} ASCII characters without spaces"
             ),
         )),
     }
@@ -92,14 +92,14 @@ fn idempotency_key(head: &RequestHead) -> Result<Option<&str>, ApiError> {
 pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
     let (slug, head) = (request.name, request.head);
     let hook = context.store.hook_by_slug(slug)?;
-    let is_open = opens(head, hook.as_ref());
-    let hook = hook.filter(|_| is_open).ok_or_else(unknown)?;
+    let is_authorized = has_secret(head, hook.as_ref());
+    let hook = hook.filter(|_| is_authorized).ok_or_else(unknown)?;
     let key = idempotency_key(head)?;
     let input = input(&request.body()?)?;
     if let Some(run_id) = delivered(context, slug, key)? {
         return Ok(reply::run(200, &run_id));
     }
-    let flow = context.store.flow(hook.flow_id).map_err(gone)?;
+    let flow = context.store.flow(hook.flow_id).map_err(unknown_if_deleted)?;
     let taken = |run_id: &RunId| {
         vec![Change::TakeDelivery(Delivery {
             slug: slug.to_owned(),
@@ -116,7 +116,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
             Some(run_id) => Ok(reply::run(200, &run_id)),
             None => Err(error.into()),
         },
-        Err(error) => Err(gone(error)),
+        Err(error) => Err(unknown_if_deleted(error)),
     }
 }
 
@@ -134,18 +134,18 @@ fn input(body: &[u8]) -> Result<Value, ApiError> {
     }
     match read_json(body)? {
         input @ Value::Object(_) => Ok(input),
-        _ => Err(Error::invalid("the body cannot be read", "", "must be an object").into()),
+        _ => Err(Error::invalid("cannot read the request body", "", "must be an object").into()),
     }
 }
 
 /// The same error for a wrong name and a wrong secret, so that it reveals neither.
 fn unknown() -> ApiError {
-    let message = "there is no webhook of this name with this secret (X-Flowledger-Secret)";
+    let message = "unknown webhook or wrong secret; send the secret as `X-Flowledger-Secret`";
     ApiError::new(401, "unauthorized", message)
 }
 
 /// The webhook was deleted, or its secret replaced, since the lookup.
-fn gone(error: Error) -> ApiError {
+fn unknown_if_deleted(error: Error) -> ApiError {
     match error {
         Error::NotFound(_) => unknown(),
         error => error.into(),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::budget::names_faults;
+use super::budget::reference_faults;
 use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::budget::Budget;
@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct New {
+struct CreateRequest {
     name: String,
     expires_at: Option<Timestamp>,
     budget: Option<Value>,
@@ -24,29 +24,29 @@ struct New {
 pub fn list(context: &Context) -> Answer {
     let budgets = context.store.bare_budgets()?;
     let keys = context.store.keys()?;
-    let keys: Vec<Value> = keys.iter().map(|key| shown(key, &budgets)).collect();
+    let keys: Vec<Value> = keys.iter().map(|key| view(key, &budgets)).collect();
     Ok(reply::list(&keys, None::<i64>))
 }
 
 /// `POST /api/keys`: creates a key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
-    let new: New = read_json(body)?;
+    let new: CreateRequest = read_json(body)?;
     if let Some(budget) = &new.budget {
         let model = budget.get("model").and_then(Value::as_str);
         let flow_id = budget.get("flowId").and_then(Value::as_i64);
         let model = model.filter(|it| it.contains('/'));
-        let faults = names_faults(context, "budget", model, flow_id)?;
+        let faults = reference_faults(context, "budget", model, flow_id)?;
         if !faults.is_empty() {
-            let message = "the key cannot be made".to_owned();
+            let message = "cannot create the key".to_owned();
             return Err(Error::Invalid { message, faults }.into());
         }
     }
     let (record, key) = context.keys.create(&new.name, new.expires_at, new.budget)?;
     // The key is returned even if the budgets cannot be read, because it is shown only once.
     let budgets = context.store.bare_budgets().unwrap_or_default();
-    let mut shown = shown(&record, &budgets);
-    shown["key"] = key.expose().into();
-    Ok(reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
+    let mut view = view(&record, &budgets);
+    view["key"] = key.expose().into();
+    Ok(reply::json(201, &view).with("location", format!("/api/keys/{}", record.id)))
 }
 
 pub fn delete(context: &Context, id: i64, mut query: Query) -> Answer {
@@ -56,7 +56,7 @@ pub fn delete(context: &Context, id: i64, mut query: Query) -> Answer {
     Ok(reply::empty())
 }
 
-fn shown(key: &KeyRecord, budgets: &[Budget]) -> Value {
+fn view(key: &KeyRecord, budgets: &[Budget]) -> Value {
     let own = budgets.iter().filter(|budget| budget.key.as_deref() == Some(&key.name));
     let own: Vec<&str> = own.map(|budget| budget.name.as_str()).collect();
     json!({

@@ -72,7 +72,7 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
 /// Returns the rows as CSV, newest first, read page by page.
 pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
     let header = encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter());
-    let header = header.map_err(Error::io("the names of the columns cannot be encoded"))?;
+    let header = header.map_err(Error::io("cannot encode the column names"))?;
     Ok(CsvRows { store, filter, before: None, ended: false, ready: io::Cursor::new(header) })
 }
 

@@ -21,29 +21,29 @@ pub fn text(context: &Context) -> ResponseBox {
     let mut text = Text::default();
     #[rustfmt::skip] // One line for each.
     let counts = [
-        ("clients", "gauge", "WebSocket clients that are connected.", hub.clients.load(Relaxed) as u64),
-        ("clients_total", "counter", "WebSocket clients that ever connected.", hub.registered.load(Relaxed)),
-        ("deliveries_total", "counter", "Messages handed to clients, without those that they catch up with.", hub.deliveries.load(Relaxed)),
-        ("delivered_bytes_total", "counter", "Bytes of the messages handed to clients.", hub.delivered_bytes.load(Relaxed)),
-        ("merged_messages_total", "counter", "Messages handed to a client together with one before them.", hub.merged.load(Relaxed)),
-        ("hub_queue_depth", "gauge", "Commands that wait for the hub.", context.hub.queue_depth() as u64),
+        ("clients", "gauge", "Connected WebSocket clients.", hub.clients.load(Relaxed) as u64),
+        ("clients_total", "counter", "WebSocket clients that have connected.", hub.registered.load(Relaxed)),
+        ("deliveries_total", "counter", "Messages queued for clients, excluding replayed events.", hub.deliveries.load(Relaxed)),
+        ("delivered_bytes_total", "counter", "Bytes of messages queued for clients, excluding replayed events.", hub.delivered_bytes.load(Relaxed)),
+        ("merged_messages_total", "counter", "Messages queued for a client together with an earlier one.", hub.merged.load(Relaxed)),
+        ("hub_queue_depth", "gauge", "Commands waiting for the hub.", context.hub.queue_depth() as u64),
     ];
     for (name, kind, help, value) in counts {
         text.head(name, kind, help);
         text.line(name, value);
     }
-    let help = "Clients whose connection the server ended.";
+    let help = "Clients disconnected by the server, by reason.";
     text.head("clients_evicted_total", "counter", help);
     for eviction in Eviction::ALL {
         let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.as_str());
         text.line(&name, hub.evicted(eviction));
     }
-    let help = "How long rounds of the hub over its clients took.";
+    let help = "Time to queue a batch of messages for all clients.";
     text.histogram("hub_fan_out_seconds", help, &hub.fan_out_ns, 1e9);
-    let help = "Events that clients had missed when they came back.";
+    let help = "Missed events of each reconnecting client.";
     text.histogram("replay_events", help, &hub.replay_events, 1.0);
     calls(context, &mut text);
-    let help = "Requests of clients to /v1, by protocol and status of the answer.";
+    let help = "Requests to /v1, by protocol and response status.";
     text.head("gateway_requests_total", "counter", help);
     for (protocol, status, count) in context.gateway.read() {
         let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
@@ -60,7 +60,7 @@ fn calls(context: &Context, text: &mut Text) {
         });
     };
     let tokens = "gen_ai_client_token_usage";
-    text.head_of(tokens, "histogram", "Tokens of calls whose tokens are known.");
+    text.head_of(tokens, "histogram", "Tokens of calls with known usage, by type.");
     each(&mut |labels, of| {
         for (kind, histogram) in [("input", &of.input_tokens), ("output", &of.output_tokens)] {
             let labels = format!("{labels},gen_ai_token_type=\"{kind}\"");
@@ -68,7 +68,7 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     let duration = "gen_ai_client_operation_duration_seconds";
-    let help = "How long calls took; of those that were not answered, error_type says why.";
+    let help = "Duration of calls; failed calls have an error_type.";
     text.head_of(duration, "histogram", help);
     each(&mut |labels, of| {
         text.buckets(duration, labels, &of.succeeded_ms, 1e3);
@@ -78,10 +78,10 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     let first = "gen_ai_client_operation_time_to_first_chunk_seconds";
-    let help = "How long the first piece of a streamed answer took.";
+    let help = "Time to the first token of streamed calls.";
     text.head_of(first, "histogram", help);
     each(&mut |labels, of| text.buckets(first, labels, &of.first_token_ms, 1e3));
-    let help = "Calls, by what became of them; refused are those that a budget did not let leave.";
+    let help = "Calls by status; refused calls were stopped by a budget.";
     text.head("calls_total", "counter", help);
     each(&mut |labels, of| {
         for (status, count) in &of.calls {
@@ -91,13 +91,13 @@ fn calls(context: &Context, text: &mut Text) {
     });
     #[rustfmt::skip] // One line for each.
     let counts: [Counter; 7] = [
-        ("cost_usd_total", "The known costs of calls, US dollars.", |of| of.cost_nanousd as f64 / 1e9),
+        ("cost_usd_total", "Known cost of calls in US dollars.", |of| of.cost_nanousd as f64 / 1e9),
         ("unpriced_calls_total", "Calls with known tokens but an unknown price.", |of| of.unpriced as f64),
         ("unknown_cost_calls_total", "Failed calls with unknown tokens and an unknown cost.", |of| of.unknown_cost as f64),
-        ("compared_provider_cost_usd_total", "Costs in US dollars that providers stated, of calls that also have a price.", |of| of.provider_cost_nanousd as f64 / 1e9),
-        ("compared_price_cost_usd_total", "Costs of the same calls in US dollars by the price table.", |of| of.price_cost_nanousd as f64 / 1e9),
-        ("cached_calls_total", "Calls that were not made, because the answer was bought before.", |of| of.cached as f64),
-        ("saved_usd_total", "What those would have cost, US dollars.", |of| of.saved_nanousd as f64 / 1e9),
+        ("compared_provider_cost_usd_total", "Cost in US dollars that providers stated, for calls that also have a price.", |of| of.provider_cost_nanousd as f64 / 1e9),
+        ("compared_price_cost_usd_total", "Cost of the same calls in US dollars by the price table.", |of| of.price_cost_nanousd as f64 / 1e9),
+        ("cached_calls_total", "Calls served from the response cache.", |of| of.cached as f64),
+        ("saved_usd_total", "Cost saved by the response cache in US dollars.", |of| of.saved_nanousd as f64 / 1e9),
     ];
     for (name, help, count) in counts {
         text.head(name, "counter", help);

@@ -91,7 +91,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     let edited = edited(context, &suggestion, &proposal)?;
     if (choice.version).is_some_and(|seen| seen != version(&proposal)) {
         return Err(Error::Conflict(format!(
-            "suggestion {id} would not change the flow as it was shown any more: look at it again"
+            "suggestion {id} changed after it was shown; review it again"
         ))
         .into());
     }
@@ -102,27 +102,27 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         after: edited.after.to_string(),
         at: Timestamp::now(),
     })?;
-    context.optimizer.look(suggestion.flow_id);
+    context.optimizer.request_review(suggestion.flow_id);
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct WantedTrial {
+struct TrialRequest {
     count: usize,
     alternative: Option<String>,
     confirm: bool,
 }
 
-impl Default for WantedTrial {
+impl Default for TrialRequest {
     fn default() -> Self {
         Self { count: TRIAL_COUNT_DEFAULT, alternative: None, confirm: false }
     }
 }
 
-impl WantedTrial {
+impl TrialRequest {
     fn read(body: &[u8]) -> Result<Self, ApiError> {
-        const MESSAGE: &str = "the trial cannot be made so";
+        const MESSAGE: &str = "cannot run the trial";
         if body.is_empty() {
             return Ok(Self::default());
         }
@@ -130,25 +130,25 @@ impl WantedTrial {
         if !value.is_object() {
             return Err(Error::invalid(MESSAGE, "body", "must be an object").into());
         }
-        let wanted: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
+        let request: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
             let field = error.path().to_string();
             Error::invalid(MESSAGE, &field, error.inner().to_string())
         })?;
-        if !(1..=TRIAL_COUNT_MAX).contains(&wanted.count) {
-            let fault = format!("must be between 1 and {TRIAL_COUNT_MAX}");
+        if !(1..=TRIAL_COUNT_MAX).contains(&request.count) {
+            let fault = format!("must be a whole number from 1 to {TRIAL_COUNT_MAX}");
             return Err(Error::invalid(MESSAGE, "count", fault).into());
         }
-        Ok(wanted)
+        Ok(request)
     }
 }
 
 /// `POST /api/ledger/optimizations/{id}/trial`: sends the node's stored inputs to the other model.
 /// Without `"confirm": true` it only estimates the cost.
 pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
-    let wanted = WantedTrial::read(body)?;
+    let request = TrialRequest::read(body)?;
     let trials = &context.trials;
-    let plan = trials.plan(id, wanted.count, wanted.alternative.as_deref())?;
-    if !wanted.confirm {
+    let plan = trials.plan(id, request.count, request.alternative.as_deref())?;
+    if !request.confirm {
         return Ok(reply::json(200, &trials.estimate(&plan)));
     }
     trials.make(&plan)?;
@@ -159,7 +159,7 @@ pub fn revert(context: &Context, id: i64) -> Answer {
     let suggestion = context.store.suggestion(id)?;
     let at = Timestamp::now();
     context.journal.commit_one(Change::RevertSuggestion { id, at })?;
-    context.optimizer.look(suggestion.flow_id);
+    context.optimizer.request_review(suggestion.flow_id);
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 
@@ -183,7 +183,7 @@ struct Edited {
 /// [`Error::Conflict`] for a flow that was deleted, or changed since the suggestion was made.
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
-        let gone = format!("flow {} is gone", suggestion.flow_id);
+        let gone = format!("flow {} was deleted", suggestion.flow_id);
         match error {
             Error::NotFound(_) => Error::Conflict(gone),
             other => other,
@@ -191,7 +191,7 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
     })?;
     if document_hash(&flow.document) != proposal.document {
         return Err(Error::Conflict(format!(
-            "flow {} has changed since the suggestion was made; it is looked at again a moment later",
+            "flow {} changed after the suggestion was made; wait for an updated suggestion",
             flow.id
         )));
     }

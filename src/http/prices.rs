@@ -60,8 +60,8 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
         let missing = [("provider", &provider), ("model", &model)];
         let missing = missing.iter().filter(|(_, value)| value.is_none());
         return Err(Error::Invalid {
-            message: "the query cannot be read".into(),
-            faults: missing.map(|(name, _)| Fault::new(*name, "is required")).collect(),
+            message: "cannot read the query".into(),
+            faults: missing.map(|(name, _)| Fault::new(*name, "is missing")).collect(),
         }
         .into());
     };
@@ -93,7 +93,7 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
 
 fn view(id: Option<i64>, text: &str) -> Answer {
     let stored = StoredPrice::from_json(text)
-        .map_err(|error| Error::internal(format!("a stored price cannot be read: {error}")))?;
+        .map_err(|error| Error::internal(format!("cannot read a stored price: {error}")))?;
     let tiers = stored.tiers.iter().map(|tier| {
         Ok(Tier { above: tier.above, usd_per_mtok: per_mtok(&tier.picousd_per_token)? })
     });

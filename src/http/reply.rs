@@ -33,7 +33,7 @@ pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
     match serde_json::to_vec(value) {
         Ok(bytes) => finite(status, "application/json", bytes),
         Err(error) => {
-            let why = format!("a response cannot be written: {error}");
+            let why = format!("cannot encode a response: {error}");
             self::error(Error::internal(why).into())
         }
     }
@@ -146,7 +146,7 @@ fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseW
             Ok(_) => return,
             Err(error) => {
                 // The missing end marker shows the client that the response is incomplete.
-                log::error!("a response breaks off: {error}");
+                log::error!("cannot complete a response: {error}");
                 return;
             }
         }
@@ -159,8 +159,8 @@ pub fn error(error: ApiError) -> ResponseBox {
 }
 
 /// Returns the error for a disconnected client, which will not read it.
-pub fn client_left() -> ApiError {
-    ApiError::new(499, "cancelled", "the client has left")
+pub fn client_disconnected() -> ApiError {
+    ApiError::new(499, "cancelled", "client disconnected")
 }
 
 impl From<Error> for ApiError {

@@ -71,19 +71,20 @@ impl Query {
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            self.faults.push(Fault::new("limit", format!("must be between 1 and {LIMIT_MAX}")));
+            self.faults
+                .push(Fault::new("limit", format!("must be a whole number from 1 to {LIMIT_MAX}")));
         }
         limit.unwrap_or(LIMIT_DEFAULT)
     }
 
     pub fn finish(mut self) -> Result<()> {
         for (name, _) in self.pairs {
-            self.faults.push(Fault::new(name, "is not a parameter of this route"));
+            self.faults.push(Fault::new(name, "unknown parameter"));
         }
         if self.faults.is_empty() {
             return Ok(());
         }
-        Err(Error::Invalid { message: "the query cannot be read".into(), faults: self.faults })
+        Err(Error::Invalid { message: "cannot read the query".into(), faults: self.faults })
     }
 }
 
@@ -94,6 +95,6 @@ impl Query {
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
-        ApiError::new(status, code, format!("the body cannot be read: {error}"))
+        ApiError::new(status, code, format!("cannot read the request body: {error}"))
     })
 }

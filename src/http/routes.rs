@@ -89,7 +89,7 @@ pub fn answer(
     }
     let allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
     let (method, allowed) = (&head.method, allowed.join(", "));
-    let message = format!("{path} does not take {method}; it takes {allowed}");
+    let message = format!("{path} does not support {method}; use {allowed}");
     Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
 }
 

@@ -21,7 +21,7 @@ use crate::time::Timestamp;
 /// Limits the calls in a run's response; the ledger contains all of them.
 const CALLS_MAX: usize = 10_000;
 /// Interval of checks for a disconnected client.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn execute(
     context: &Context,
@@ -36,9 +36,9 @@ pub fn execute(
     let input = read_input(body)?;
     let accepted = context.engine.execute(&flow, input, "api")?;
     if wait {
-        while !accepted.wait_for(LOOK_INTERVAL)? {
-            if client.has_left() {
-                return Err(reply::client_left());
+        while !accepted.wait_for(CHECK_INTERVAL)? {
+            if client.is_disconnected() {
+                return Err(reply::client_disconnected());
             }
         }
         return get(context, &accepted.run_id);
@@ -63,12 +63,12 @@ fn read_input(body: &[u8]) -> Result<Value, ApiError> {
 
 /// Returns the value of `{"input": …}`; other keys are errors.
 fn input_of(body: Value) -> Result<Value> {
-    let message = "the body cannot be read";
+    let message = "cannot read the request body";
     let Value::Object(mut body) = body else {
         return Err(Error::invalid(message, "", "must be an object with `input`"));
     };
     let input = body.remove("input").unwrap_or_default();
-    let unknown = "is not known here; there is `input`";
+    let unknown = "unknown field; expected `input`";
     let faults: Vec<Fault> = body.keys().map(|key| Fault::new(key, unknown)).collect();
     match faults.is_empty() {
         true => Ok(input),
@@ -274,7 +274,7 @@ fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a>
 /// Returns the outputs of the output nodes; null if there are none yet.
 fn output(graph: &Value, records: &[NodeRecord]) -> Value {
     let nodes = graph["nodes"].as_array().map(Vec::as_slice);
-    let given: Map<String, Value> = nodes
+    let outputs: Map<String, Value> = nodes
         .unwrap_or_default()
         .iter()
         .filter(|node| node["type"] == "output")
@@ -284,10 +284,10 @@ fn output(graph: &Value, records: &[NodeRecord]) -> Value {
             Some((record.node_id.clone(), json!(record.output.as_ref()?)))
         })
         .collect();
-    match given.len() {
+    match outputs.len() {
         0 => Value::Null,
-        1 => given.into_values().next().unwrap_or_default(),
-        _ => Value::Object(given),
+        1 => outputs.into_values().next().unwrap_or_default(),
+        _ => Value::Object(outputs),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 const ZONE_DEFAULT: &str = "UTC";
 /// Number of upcoming times in a response.
 const UPCOMING: usize = 5;
-const KEYS: &str = "`cron`, `timezone`, `missed`, `input` and `enabled`";
+const KEYS: &str = "`cron`, `timezone`, `missed`, `input`, `enabled`";
 
 /// `PUT /api/flows/{id}/schedule`: sets the schedule; times before now are not due.
 pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
@@ -67,10 +67,9 @@ fn view(record: &ScheduleRecord) -> Value {
 
 /// Returns the posted schedule, or all its faults.
 fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
-    let message = "the schedule cannot be set";
+    let message = "cannot set the schedule";
     let Value::Object(mut body) = body else {
-        let fault = format!("must be an object of {KEYS}");
-        return Err(Error::invalid(message, "", fault));
+        return Err(Error::invalid(message, "", "must be an object with `cron`"));
     };
     let mut faults = Vec::new();
     let mut text = |key: &str, default: Option<&str>, faults: &mut Vec<Fault>| {
@@ -78,7 +77,7 @@ fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
             (Some(Value::String(text)), _) => return Some(text.trim().to_owned()),
             (None, Some(default)) => return Some(default.to_owned()),
             (None, None) => "is missing",
-            (Some(_), _) => "must be a text",
+            (Some(_), _) => "must be a string",
         };
         faults.push(Fault::new(key, fault));
         None
@@ -112,7 +111,7 @@ fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
             true
         }
     };
-    let unknown = format!("is not known here; there are {KEYS}");
+    let unknown = format!("unknown field; expected one of {KEYS}");
     faults.extend(body.keys().map(|key| Fault::new(key, unknown.as_str())));
     match (cron, timezone, missed) {
         (Some(cron), Some(timezone), Some(missed)) if faults.is_empty() => Ok(NewSchedule {

@@ -195,7 +195,7 @@ impl Outbox {
 
     /// Runs the writer thread.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
-        let _in_panic = EndInPanic(self);
+        let _in_panic = PanicGuard(self);
         let mut next_ping = Instant::now() + ping_interval;
         loop {
             let done = match self.next_work(next_ping) {
@@ -251,9 +251,9 @@ impl Outbox {
     fn evict(&self, state: &mut State) {
         state.queue.retain(|chunk| chunk.sent > 0);
         state.queued_bytes = state.queue.iter().map(|chunk| chunk.bytes.len() - chunk.sent).sum();
-        let reason = format!("too slow, over {} bytes were waiting", self.queue_bytes_max);
+        let reason = format!("too slow: over {} bytes queued", self.queue_bytes_max);
         state.ending = Some(Ending::evicted(Eviction::OutboxFull, reason));
-        self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with since");
+        self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with ?since=SEQ");
     }
 
     fn start_closing(&self, state: &mut State, code: u16, reason: &str) {
@@ -327,14 +327,14 @@ impl Outbox {
         let reached = match replay.page(after, upto, filter, &mut frames) {
             Ok(reached) => reached,
             Err(error) => {
-                log::error!("a client cannot catch up: {error}");
+                log::error!("cannot replay events to a client: {error}");
                 let mut state = self.lock();
                 state.replayed = None;
                 if state.phase == Phase::Open {
-                    let reason = format!("it cannot catch up: {error}");
+                    let reason = format!("cannot replay events: {error}");
                     state.ending = Some(Ending::evicted(Eviction::LogUnreadable, reason));
                 }
-                self.start_closing(&mut state, close::INTERNAL, "the log cannot be read");
+                self.start_closing(&mut state, close::INTERNAL, "cannot read the event log");
                 return Ok(());
             }
         };
@@ -378,12 +378,12 @@ fn has_close(mut frames: &[u8]) -> bool {
 }
 
 /// Ends a client and wakes its reader if the writer panics.
-struct EndInPanic<'a>(&'a Outbox);
+struct PanicGuard<'a>(&'a Outbox);
 
-impl Drop for EndInPanic<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let ending = Ending::left("internal error in its writer");
+            let ending = Ending::left("internal error in the writer thread");
             self.0.end(&mut self.0.lock(), Some(ending));
         }
     }

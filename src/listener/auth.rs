@@ -41,7 +41,7 @@ impl Auth {
     fn check_host(&self, head: &RequestHead) -> Result<(), ApiError> {
         let hosts: Vec<&str> = head.all("host").collect();
         let [host] = hosts.as_slice() else {
-            return Err(ApiError::bad_request("bad_host", "exactly one Host field is needed"));
+            return Err(ApiError::bad_request("bad_host", "send exactly one Host header"));
         };
         let name = without_port(host);
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -52,7 +52,7 @@ impl Auth {
             return Ok(());
         }
         let message = format!(
-            "this server does not answer to the name `{name}`; start it with --allow-host {name} if it should"
+            "unknown host name `{name}`; start the server with --allow-host {name} to allow it"
         );
         Err(ApiError::new(421, "unknown_host", message))
     }
@@ -74,7 +74,7 @@ impl Auth {
             return Ok(());
         }
         let message = format!(
-            "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
+            "requests from pages of `{origin}` are blocked; start the server with --allow-origin {origin} to allow them"
         );
         Err(ApiError::new(403, "foreign_origin", message))
     }
@@ -88,7 +88,7 @@ impl Auth {
         if !is_cross_site || !is_api || is_public(head) || self.allowed_origin(head).is_some() {
             return Ok(());
         }
-        let message = "pages of other sites cannot read this; start the server with \
+        let message = "requests from pages of other sites are blocked; start the server with \
                        --allow-origin ORIGIN to allow one";
         Err(ApiError::new(403, "foreign_origin", message))
     }
@@ -96,7 +96,7 @@ impl Auth {
     /// Checks the token, and rejects headers that are not ASCII.
     pub fn check_token(&self, head: &RequestHead) -> Result<(), ApiError> {
         if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
-            let message = format!("the request cannot be read: field {name} is not ASCII");
+            let message = format!("cannot read the request: header {name} is not ASCII");
             return Err(ApiError::bad_request("bad_request", message));
         }
         let Some(token) = &self.token else {
@@ -105,7 +105,8 @@ impl Auth {
         if is_public(head) || is_delivery(head) || head.carries(token) {
             return Ok(());
         }
-        let message = "send the server's token as `Authorization: Bearer TOKEN`";
+        let message =
+            "missing or wrong token; send the server's token as `Authorization: Bearer TOKEN`";
         Err(ApiError::new(401, "unauthorized", message))
     }
 }

@@ -59,7 +59,7 @@ struct Table {
 pub enum Full {
     #[error("too many connections")]
     All,
-    #[error("too many connections from your address, at most {0}")]
+    #[error("too many connections from your address; the limit is {0}")]
     Address(usize),
 }
 

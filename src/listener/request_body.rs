@@ -113,7 +113,7 @@ impl<'a> RequestBody<'a> {
                 self.fill(deadline)?;
             }
             if !self.buffer.starts_with(b"\r\n") {
-                return Err(bad_request("a chunk is longer than its size says"));
+                return Err(bad_request("a body chunk is longer than its declared size"));
             }
             self.buffer.drain(..2);
         }
@@ -134,7 +134,7 @@ impl<'a> RequestBody<'a> {
                 _ => break,
             }
         }
-        Err(bad_request("the chunks of the body cannot be read"))
+        Err(bad_request("cannot read the chunked request body"))
     }
 
     /// Skips the trailers; no route uses them.
@@ -143,7 +143,8 @@ impl<'a> RequestBody<'a> {
         loop {
             let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
                 if skipped + self.buffer.len() > HEAD_BYTES_MAX {
-                    let message = "the trailers are too long";
+                    let message =
+                        format!("trailers too large; the limit is {HEAD_BYTES_MAX} bytes");
                     return Err(ApiError::new(431, "head_too_large", message));
                 }
                 self.fill(deadline)?;
@@ -170,7 +171,7 @@ impl<'a> RequestBody<'a> {
         let before = self.body_bytes.0.fetch_add(more, Ordering::SeqCst);
         self.counted += more;
         if before.saturating_add(more) > BODIES_BYTES_MAX {
-            let message = "too many large requests at a time; try again in a second";
+            let message = "too many large requests at once; try again in a second";
             return Err(ApiError::new(503, "busy", message));
         }
         Ok(())
@@ -193,13 +194,13 @@ fn receive(
     match read_some(client, into, bytes_max, deadline) {
         Ok(count) if count > 0 => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            let message = "the request's body took too long";
+            let message = "timed out while reading the request body";
             Err(ApiError::new(408, "timeout", message))
         }
         _ => {
             // The client receives no response to half a request.
             let _ = client.shutdown(Shutdown::Write);
-            Err(bad_request("the body is incomplete"))
+            Err(bad_request("the request body is incomplete"))
         }
     }
 }
@@ -209,6 +210,6 @@ fn bad_request(message: &str) -> ApiError {
 }
 
 fn too_large(bytes_max: u64) -> ApiError {
-    let message = format!("a request's body may have {bytes_max} bytes");
+    let message = format!("request body too large; the limit is {bytes_max} bytes");
     ApiError::new(413, "body_too_large", message)
 }

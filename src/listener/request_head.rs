@@ -47,10 +47,12 @@ pub struct RequestHead {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequestHead {
     /// Over [`HEAD_BYTES_MAX`] or too many headers: 431.
-    #[error("the request's head is over {HEAD_BYTES_MAX} bytes or has over {HEADERS_MAX} fields")]
+    #[error(
+        "request headers too large; the limits are {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} headers"
+    )]
     TooLarge,
     /// Not HTTP, or ambiguous: 400.
-    #[error("the request cannot be read: {0}")]
+    #[error("cannot read the request: {0}")]
     Malformed(String),
 }
 
@@ -67,7 +69,7 @@ impl RequestHead {
         };
         let target = request.path.unwrap_or_default();
         if !target.starts_with('/') || !target.is_ascii() {
-            return Err(malformed("the target must be a path"));
+            return Err(malformed("the request target must be a path"));
         }
         let mut headers = Vec::with_capacity(request.headers.len());
         for field in request.headers.iter() {
@@ -75,7 +77,7 @@ impl RequestHead {
             let is_understood =
                 UNDERSTOOD.contains(&name.as_str()) || name.starts_with("x-flowledger-");
             if is_understood && !field.value.is_ascii() {
-                return Err(malformed(format!("field {name} is not ASCII")));
+                return Err(malformed(format!("header {name} is not ASCII")));
             }
             // Trim only ASCII white space: other parsers treat any other as a part of the value.
             headers.push((name, text_of(field.value.trim_ascii())));
@@ -93,7 +95,7 @@ impl RequestHead {
 
     /// Returns the method and the target of an invalid or incomplete head; the target may be cut
     /// off.
-    pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse_partial(bytes: &[u8]) -> Option<Self> {
         let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
         let (method, target) = (word()?, word()?);
@@ -172,12 +174,12 @@ impl RequestHead {
             ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => length
                 .parse()
                 .map(Body::Length)
-                .map_err(|_| malformed("content-length is no length")),
-            ([], _) => Err(malformed("content-length must be there once, as a number")),
+                .map_err(|_| malformed("content-length is not a valid length")),
+            ([], _) => Err(malformed("content-length must occur once and be a whole number")),
             ([coding], []) if coding.eq_ignore_ascii_case("chunked") && self.version == 1 => {
                 Ok(Body::Chunked)
             }
-            _ => Err(malformed("transfer-encoding must be `chunked`, and without content-length")),
+            _ => Err(malformed("transfer-encoding must be `chunked`, without content-length")),
         }
     }
 }
@@ -253,8 +255,9 @@ mod tests {
 
     #[test]
     fn a_refused_head_still_yields_its_path() {
-        let path =
-            |text: &str| RequestHead::begun(text.as_bytes()).map(|head| head.path().to_owned());
+        let path = |text: &str| {
+            RequestHead::parse_partial(text.as_bytes()).map(|head| head.path().to_owned())
+        };
         for (text, expected) in [
             ("\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx", Some("/v1/messages")),
             ("POST /v1/mes", Some("/v1/mes")),

@@ -35,7 +35,7 @@ impl Presence {
     /// Returns true if the client has closed its connection. A half-closed connection counts as
     /// closed: the two look the same, and HTTP clients rarely half-close while they wait. A client
     /// that has sent more, such as another request, does not.
-    pub fn has_left(&self) -> bool {
+    pub fn is_disconnected(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         let is_over = match SockRef::from(&*self.client).recv_with_flags(&mut byte, flags) {
@@ -278,7 +278,8 @@ impl Write for Printer<'_, '_> {
             None => self.complete_head(before.saturating_sub(3)),
         };
         if let (Some(count), Some(left)) = (of_body, self.body_bytes_left) {
-            let too_long = || io::Error::other("the body is longer than declared");
+            let too_long =
+                || io::Error::other("the response body is longer than its content-length");
             self.body_bytes_left = Some(left.checked_sub(count).ok_or_else(too_long)?);
         }
         if self.buffer.len() >= PRINT_BYTES {

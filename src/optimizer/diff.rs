@@ -50,8 +50,10 @@ fn compare(
         all.map(|value| (name(value), value.clone())).collect()
     };
     let (before, after) = (named(before), named(after));
-    let old: BTreeMap<&String, &Value> = before.iter().map(|(name, was)| (name, was)).collect();
-    let new: BTreeMap<&String, &Value> = after.iter().map(|(name, is)| (name, is)).collect();
+    let old: BTreeMap<&String, &Value> =
+        before.iter().map(|(name, old_value)| (name, old_value)).collect();
+    let new: BTreeMap<&String, &Value> =
+        after.iter().map(|(name, new_value)| (name, new_value)).collect();
     let mut add = |what: &str, key: Option<&str>, before: &Value, after: &Value| {
         lines.push(Line {
             what: what.to_owned(),
@@ -60,20 +62,29 @@ fn compare(
             after: after.clone(),
         });
     };
-    for (what, was) in &before {
+    for (what, old_value) in &before {
         match new.get(what) {
-            None => add(what, None, was, &Value::Null),
-            Some(is) => changes("", was, is, &mut |key, was, is| add(what, Some(key), was, is)),
+            None => add(what, None, old_value, &Value::Null),
+            Some(new_value) => {
+                changes("", old_value, new_value, &mut |key, old_value, new_value| {
+                    add(what, Some(key), old_value, new_value)
+                })
+            }
         }
     }
-    for (what, is) in after.iter().filter(|(what, _)| !old.contains_key(what)) {
-        add(what, None, &Value::Null, is);
+    for (what, new_value) in after.iter().filter(|(what, _)| !old.contains_key(what)) {
+        add(what, None, &Value::Null, new_value);
     }
 }
 
-/// Calls `found` for each key whose value differs, also in nested objects. The keys of a node's
+/// Calls `report` for each key whose value differs, also in nested objects. The keys of a node's
 /// `data` get no prefix.
-fn changes(path: &str, before: &Value, after: &Value, found: &mut dyn FnMut(&str, &Value, &Value)) {
+fn changes(
+    path: &str,
+    before: &Value,
+    after: &Value,
+    report: &mut dyn FnMut(&str, &Value, &Value),
+) {
     let keys: Vec<&String> = match (before, after) {
         _ if before == after => return,
         (Value::Object(old), Value::Object(new)) => {
@@ -85,7 +96,7 @@ fn changes(path: &str, before: &Value, after: &Value, found: &mut dyn FnMut(&str
         {
             all.keys().collect()
         }
-        _ => return found(path, before, after),
+        _ => return report(path, before, after),
     };
     for key in keys {
         let within = match (path, key.as_str()) {
@@ -93,6 +104,6 @@ fn changes(path: &str, before: &Value, after: &Value, found: &mut dyn FnMut(&str
             ("", key) => key.to_owned(),
             (path, key) => format!("{path}.{key}"),
         };
-        changes(&within, &before[key], &after[key], found);
+        changes(&within, &before[key], &after[key], report);
     }
 }

@@ -33,7 +33,7 @@ pub enum Edit {
 pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
     let mut document = document.clone();
     let Some(data) = document.get_mut("data") else {
-        return Err(Error::Conflict("the flow has no graph".into()));
+        return Err(Error::Conflict("the flow has no `data`".into()));
     };
     match edit {
         Edit::SetNode { node_id, values } => {
@@ -64,7 +64,7 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
             });
             let Some(between) = gone.first() else {
                 return Err(Error::Conflict(format!(
-                    "there is no edge from node `{first}` to node `{second}` any more"
+                    "edge from node `{first}` to node `{second}` not found"
                 )));
             };
             let mut edges = Edges::of(kept.clone());
@@ -81,7 +81,7 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
 }
 
 fn no_node(id: &str) -> Error {
-    Error::Conflict(format!("there is no node `{id}` any more"))
+    Error::Conflict(format!("node `{id}` not found"))
 }
 
 /// Returns the id under a key of a node or an edge, or an empty text.
@@ -92,7 +92,7 @@ pub(super) fn id_at(value: &Value, key: &str) -> String {
 fn list_of<'a>(data: &'a mut Value, key: &str) -> Result<&'a mut Vec<Value>> {
     data.get_mut(key)
         .and_then(Value::as_array_mut)
-        .ok_or_else(|| Error::Conflict(format!("the flow has no {key}")))
+        .ok_or_else(|| Error::Conflict(format!("the flow has no `{key}`")))
 }
 
 /// Returns the edges; a flow of one node may have no list of them.
@@ -113,7 +113,7 @@ fn merge(target: &mut Value, values: &Map<String, Value>) {
         return;
     };
     for (key, value) in values {
-        let key = spelled(target, key);
+        let key = existing_key(target, key);
         match value {
             Value::Null => drop(target.shift_remove(key)),
             Value::Object(values) => merge(target.entry(key).or_insert(Value::Null), values),
@@ -123,7 +123,7 @@ fn merge(target: &mut Value, values: &Map<String, Value>) {
 }
 
 /// Returns the spelling in the object, because using both is an error.
-fn spelled<'a>(target: &Map<String, Value>, key: &'a str) -> &'a str {
+fn existing_key<'a>(target: &Map<String, Value>, key: &'a str) -> &'a str {
     let pairs = ALIASES.iter().flat_map(|&(a, b)| [(a, b), (b, a)]);
     let mut used = pairs.filter(|(name, other)| *name == key && target.contains_key(*other));
     used.next().map_or(key, |(_, other)| other)

@@ -43,7 +43,7 @@ impl ModelCatalog {
             let (models, age_max_ms) = match ask(provider) {
                 Ok(models) => (models, LIST_AGE_MS),
                 Err(error) => {
-                    log::debug!("it is not known which models there are: {error}");
+                    log::debug!("cannot list models: {error}");
                     (self.of(provider).to_vec(), PAUSE_MS)
                 }
             };

@@ -23,11 +23,11 @@ const OTHER_MODELS: &str = "audio babbage batch codex computer dall davinci embe
     extended free guard image imagen live moderation ocr realtime rerank reranker research robotics \
     safeguard search sora transcribe tts veo whisper";
 /// Name prefixes of such models.
-const OTHER_BEGINNINGS: &[&str] = &["~", "chatgpt-", "gpt-3.5-turbo-instruct"];
+const OTHER_PREFIXES: &[&str] = &["~", "chatgpt-", "gpt-3.5-turbo-instruct"];
 /// Name parts of models that always reason before they answer.
-const THINKING_PARTS: &str = "magistral o1 o3 o4 qwq r1 reasoner reasoning thinking";
+const REASONING_PARTS: &str = "magistral o1 o3 o4 qwq r1 reasoner reasoning thinking";
 /// Name prefixes of such models, after the maker.
-const THINKING_BEGINNINGS: &[&str] = &["gpt-5", "gpt-6", "gpt-oss", "gemini-2.5", "gemini-3"];
+const REASONING_PREFIXES: &[&str] = &["gpt-5", "gpt-6", "gpt-oss", "gemini-2.5", "gemini-3"];
 /// Limits the newest models of a list that are considered; the largest routers list some hundreds.
 const LISTED_MAX: usize = 1_000;
 /// A number with at least this many digits in a name is a date, or a part of one.
@@ -45,12 +45,12 @@ pub struct Candidate {
     is_listed: bool,
 }
 
-pub struct Needs {
+pub struct Requirements {
     /// The minimum of answered calls of an unlisted model.
     pub used_min: u64,
     /// The longest prompt with its answer, in tokens.
     pub tokens_max: u64,
-    pub has_thought: bool,
+    pub has_reasoning: bool,
 }
 
 pub struct Models<'a> {
@@ -146,8 +146,12 @@ impl<'a> Models<'a> {
 
     /// Returns possible replacements of `present`: models that flows use, and listed models of the
     /// same provider and maker that are not older.
-    pub fn instead_of(&self, present: &Target, needs: Needs) -> impl Iterator<Item = &Candidate> {
-        let has_thought = needs.has_thought || thinks(&present.model);
+    pub fn instead_of(
+        &self,
+        present: &Target,
+        requirements: Requirements,
+    ) -> impl Iterator<Item = &Candidate> {
+        let has_reasoning = requirements.has_reasoning || is_reasoning_model(&present.model);
         let present_created_at = self.created_at(present);
         self.candidates.iter().filter(move |it| {
             let dates = it.created_at.zip(present_created_at);
@@ -156,10 +160,10 @@ impl<'a> Models<'a> {
                 && maker(&it.target.model) == maker(&present.model)
                 && dates.is_some_and(|(its, present)| its >= present);
             it.target != *present
-                && (it.answered >= needs.used_min || is_next)
-                && it.context_tokens.is_none_or(|most| most >= needs.tokens_max)
+                && (it.answered >= requirements.used_min || is_next)
+                && it.context_tokens.is_none_or(|most| most >= requirements.tokens_max)
                 // A reasoning model would write longer answers than the observed ones.
-                && (has_thought || !thinks(&it.target.model))
+                && (has_reasoning || !is_reasoning_model(&it.target.model))
         })
     }
 }
@@ -187,16 +191,16 @@ fn has_part(name: &str, list: &str) -> bool {
 /// Returns whether the name suggests no other purpose.
 fn answers_with_text(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    !has_part(&name, OTHER_MODELS) && !OTHER_BEGINNINGS.iter().any(|start| name.starts_with(start))
+    !has_part(&name, OTHER_MODELS) && !OTHER_PREFIXES.iter().any(|start| name.starts_with(start))
 }
 
-fn thinks(name: &str) -> bool {
+fn is_reasoning_model(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let own = name.rsplit('/').next().unwrap_or(&name);
     // OpenAI's `-chat` models do not reason.
     let may_think = !has_part(own, "chat");
-    has_part(own, THINKING_PARTS)
-        || (may_think && THINKING_BEGINNINGS.iter().any(|start| own.starts_with(start)))
+    has_part(own, REASONING_PARTS)
+        || (may_think && REASONING_PREFIXES.iter().any(|start| own.starts_with(start)))
 }
 
 fn is_dated(name: &str) -> bool {
@@ -283,12 +287,12 @@ mod tests {
     fn reasoning_models_are_recognized_by_name() {
         for name in ["o3", "openai/o4-mini", "gpt-5-mini", "gemini-2.5-flash", "deepseek-reasoner"]
         {
-            assert!(thinks(name), "{name}");
+            assert!(is_reasoning_model(name), "{name}");
         }
         for name in
             ["gpt-4o", "gpt-5-chat-latest", "gpt-4.1-mini", "claude-opus-4-5", "deepseek-chat"]
         {
-            assert!(!thinks(name), "{name}");
+            assert!(!is_reasoning_model(name), "{name}");
         }
     }
 

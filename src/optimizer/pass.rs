@@ -99,9 +99,9 @@ impl Pass {
     ///
     /// # Errors
     /// Read errors of the database, and errors of `write`.
-    pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
-        self.left.extend(wanted.flows);
-        if wanted.all {
+    pub fn run(&mut self, requested: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
+        self.left.extend(requested.flows);
+        if requested.all {
             self.reviewed_at = None;
         }
         // Sums with other length classes do not match these prices.
@@ -151,7 +151,7 @@ impl Pass {
             if self.is_stopping() {
                 return Ok(());
             }
-            let changes = caught(flow_id, || self.changes(flow_id, calls, &models, now));
+            let changes = catch_panic(flow_id, || self.changes(flow_id, calls, &models, now));
             let changes = changes.unwrap_or_else(|| Ok(Vec::new()));
             match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
                 Ok(()) => drop(self.left.remove(&flow_id)),
@@ -295,14 +295,14 @@ fn withdrawn(
     gone.map(move |it| Change::CloseSuggestion { id: it.id, status: Status::Withdrawn, at })
 }
 
-/// Returns the result of `look`, or none if it panics: a flow that breaks a rule does not affect
-/// the others.
-fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
-    let looked = catch_unwind(AssertUnwindSafe(look));
-    looked
+/// Returns the result of `review_flow`, or none if it panics: a flow that breaks a rule does not
+/// affect the others.
+fn catch_panic<T>(flow_id: FlowId, review_flow: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(review_flow));
+    result
         .inspect_err(|panic| {
             let message = panic_message(panic.as_ref());
-            log::error!("flow {flow_id} was not looked at for savings: {message}");
+            log::error!("cannot review flow {flow_id} for savings: {message}");
         })
         .ok()
 }
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_skipped_if_a_rule_panics() {
-        assert_eq!(caught(7, || 1), Some(1));
-        assert_eq!(caught::<u8>(7, || panic!("a rule went wrong")), None);
+        assert_eq!(catch_panic(7, || 1), Some(1));
+        assert_eq!(catch_panic::<u8>(7, || panic!("a rule went wrong")), None);
     }
 }

@@ -37,7 +37,7 @@ const SAVING_MIN: Usd = Usd::from_nanousd(100_000_000);
 /// come and go near the threshold.
 const KEPT_PART: u64 = 70;
 /// A saving from a shorter observation is called a guess.
-const DAYS_SURE: f64 = 3.0;
+const RELIABLE_DAYS: f64 = 3.0;
 /// Number of a flow's newest runs that the rules use.
 const RUNS_MAX: usize = 20;
 
@@ -100,9 +100,9 @@ fn mention_overlaps(proposals: &mut [Proposal]) {
     }
     for proposal in proposals.iter_mut().filter(|it| saves(it)) {
         if counts.get(&proposal.node_id) > Some(&1) {
-            proposal.reason.push_str(
-                " There are other suggestions about the same calls: what they save does not add up.",
-            );
+            proposal
+                .reason
+                .push_str(" Other suggestions cover the same calls, so their savings overlap.");
         }
     }
 }
@@ -118,7 +118,7 @@ pub fn agent(node: &Node) -> Option<&Agent> {
 
 /// The expected saving of 30 days.
 #[derive(Clone, Copy)]
-struct Promise {
+struct Projection {
     saving: Saving,
     observed_days: f64,
 }
@@ -167,27 +167,27 @@ impl RuleContext<'_> {
         self.calls.changed_at(self.flow_id, &node.id, concern)
     }
 
-    fn promise(&self, node: &Node, calls: &NodeCalls<'_>, saved: &DailySpend) -> Promise {
-        self.promise_since(self.since(node, calls), saved)
+    fn projection(&self, node: &Node, calls: &NodeCalls<'_>, saved: &DailySpend) -> Projection {
+        self.projection_since(self.since(node, calls), saved)
     }
 
     /// Returns the promise if only calls since the last change of this concern count, and the start
     /// of these calls.
-    fn promise_about(
+    fn projection_about(
         &self,
         node: &Node,
         calls: &NodeCalls<'_>,
         saved: &DailySpend,
         concern: Concern,
-    ) -> (Promise, Timestamp) {
+    ) -> (Projection, Timestamp) {
         let changed_at = self.changed_at(node, concern);
         let later = |at: Timestamp| changed_at.map_or(at, |changed| changed.max(at));
-        let promise = self.promise_since(later(self.since(node, calls)), saved);
-        (promise, later(calls.since))
+        let projection = self.projection_since(later(self.since(node, calls)), saved);
+        (projection, later(calls.since))
     }
 
-    fn promise_since(&self, since: Timestamp, saved: &DailySpend) -> Promise {
-        Promise {
+    fn projection_since(&self, since: Timestamp, saved: &DailySpend) -> Projection {
+        Projection {
             saving: per_30_days(saved, since, self.now),
             observed_days: days_between(since, self.now),
         }
@@ -209,10 +209,10 @@ impl RuleContext<'_> {
     }
 
     /// Returns whether the saving justifies a new proposal, or keeping an open one.
-    fn is_worth(&self, kind: Kind, node: &Node, promise: &Promise) -> bool {
+    fn is_worthwhile(&self, kind: Kind, node: &Node, projection: &Projection) -> bool {
         let usual = SAVING_MIN.nanousd.unsigned_abs();
         let least = self.least(kind, node, usual);
-        u64::try_from(promise.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= least)
+        u64::try_from(projection.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= least)
     }
 
     /// Returns a proposal for a rule to complete. Its reason warns of a short observation; its
@@ -222,16 +222,16 @@ impl RuleContext<'_> {
         kind: Kind,
         node: &Node,
         since: Option<Timestamp>,
-        promise: Option<&Promise>,
+        projection: Option<&Projection>,
     ) -> Proposal {
-        let days = promise.map(|promise| promise.observed_days);
-        let reason = days.filter(|days| *days < DAYS_SURE).map(|days| {
+        let days = projection.map(|projection| projection.observed_days);
+        let reason = days.filter(|days| *days < RELIABLE_DAYS).map(|days| {
             let days = match days.floor() as i64 + 1 {
-                1 => "a day".to_owned(),
+                1 => "1 day".to_owned(),
                 days => format!("{days} days"),
             };
             format!(
-                " That was seen in less than {days}: what 30 days save is a guess until more is known."
+                " Based on less than {days} of calls, so the 30-day saving is a rough estimate."
             )
         });
         let seen_ms = since.map_or(0, |since| self.now.0.saturating_sub(since.0));
@@ -242,7 +242,7 @@ impl RuleContext<'_> {
             title: String::new(),
             reason: reason.unwrap_or_default(),
             calls: 0,
-            saving_per_30_days: promise.map(|promise| promise.saving),
+            saving_per_30_days: projection.map(|projection| projection.saving),
             saving_ms: None,
             evidence: Value::Null,
             edit: Value::Null,
@@ -259,7 +259,7 @@ impl RuleContext<'_> {
         let nodes = self.document["data"]["nodes"].as_array();
         let is_it = |node: &&Value| name_of(&node["id"]).as_deref() == Some(node_id);
         let node = nodes.and_then(|nodes| nodes.iter().find(is_it));
-        let data = node.map(|node| canonical_json(&node["data"], ground_of(kind)));
+        let data = node.map(|node| canonical_json(&node["data"], relevant_keys(kind)));
         hex(&Sha256::digest(data.unwrap_or_default()))
     }
 }
@@ -267,21 +267,22 @@ impl RuleContext<'_> {
 /// Returns the value that was read for a node, or the default on an error.
 fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
     read.unwrap_or_else(|error| {
-        log::warn!("what node {} did cannot be read: {error}", node.id);
+        log::warn!("cannot read the history of node {}: {error}", node.id);
         T::default()
     })
 }
 
 /// Returns the keys of a node's data that a kind depends on; a dismissal holds while they stay the
 /// same.
-fn ground_of(kind: Kind) -> &'static [&'static str] {
-    const QUESTION: &[&str] = &["provider", "model", "prompt", "system", "items"];
-    const LIMITED: &[&str] = &["provider", "model", "prompt", "system", "items", "maxTokens"];
+fn relevant_keys(kind: Kind) -> &'static [&'static str] {
+    const CALL_KEYS: &[&str] = &["provider", "model", "prompt", "system", "items"];
+    const LIMITED_CALL_KEYS: &[&str] =
+        &["provider", "model", "prompt", "system", "items", "maxTokens"];
     match kind {
         Kind::RetryWaste => &["provider", "model", "retry", "timeouts", "fallback"],
-        Kind::MaxTokens => LIMITED,
+        Kind::MaxTokens => LIMITED_CALL_KEYS,
         Kind::ModelSwitch | Kind::Cache | Kind::PromptCache | Kind::DeadNode | Kind::Parallel => {
-            QUESTION
+            CALL_KEYS
         }
     }
 }

@@ -74,7 +74,7 @@ impl SavingsTracker {
         for id in ids {
             self.applied.entry(id).or_insert_with(|| {
                 Tracked::new(store, id, now).unwrap_or_else(|error| {
-                    log::warn!("the savings of suggestion {id} cannot be measured: {error}");
+                    log::warn!("cannot measure the savings of suggestion {id}: {error}");
                     None
                 })
             });

@@ -47,7 +47,7 @@ impl Links {
     /// Returns whether `node` would run or be skipped as before if it followed the predecessors of
     /// `other` instead of `other`. Without predecessors, the edge from `other` may have been the
     /// only one that is live in every run.
-    fn can_do_without(&self, node: usize, other: usize) -> bool {
+    fn can_bypass(&self, node: usize, other: usize) -> bool {
         let mut others = self.from[node].iter().filter(|(from, _)| *from != other);
         !self.from[other].is_empty()
             || self.from[node].len() == 1
@@ -55,7 +55,7 @@ impl Links {
     }
 
     /// Removes a node and connects its predecessors with its successors.
-    fn take_out(&mut self, node: usize) {
+    fn remove(&mut self, node: usize) {
         let from = std::mem::take(&mut self.from[node]);
         let to = std::mem::take(&mut self.to[node]);
         for &(source, branch) in &from {
@@ -93,10 +93,10 @@ pub fn unused(graph: &Graph) -> Vec<String> {
         let is_unused = is_bought(node)
             && !results.contains(&at)
             && !named.contains(node.id.as_str())
-            && next.all(|&(next, _)| links.can_do_without(next, at))
+            && next.all(|&(next, _)| links.can_bypass(next, at))
             && links.count() + edges <= EDGES_MAX;
         if is_unused {
-            links.take_out(at);
+            links.remove(at);
             unused.push(node.id.clone());
             continue;
         }
@@ -135,7 +135,7 @@ pub fn independent(graph: &Graph) -> Vec<(String, String)> {
         is_bought(&nodes[second])
             && !waits_anyway
             && stays_no_result
-            && links.can_do_without(second, first)
+            && links.can_bypass(second, first)
             && links.count() + edges <= EDGES_MAX
             && !uses_it()
     };

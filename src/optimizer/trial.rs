@@ -116,7 +116,7 @@ impl Trials {
         let proposal = chosen(&suggestion.proposal, alternative)?;
         if proposal.kind != Kind::ModelSwitch {
             return Err(Error::Conflict(format!(
-                "suggestion {id} is a {}: only a {} can be tried",
+                "suggestion {id} is of kind {}; only {} supports trials",
                 proposal.kind,
                 Kind::ModelSwitch
             )));
@@ -124,20 +124,20 @@ impl Trials {
         // Only these can still be applied.
         if !matches!(suggestion.status, Status::Open | Status::Dismissed) {
             return Err(Error::Conflict(format!(
-                "suggestion {id} is {}: it is too late to try it",
+                "suggestion {id} is {}; only open and dismissed suggestions support trials",
                 suggestion.status
             )));
         }
         let targets = target_in(&proposal.evidence).zip(target_in(&proposal.edit["values"]));
         let (present, target) =
-            targets.ok_or_else(|| Error::internal(format!("suggestion {id} names no models")))?;
+            targets.ok_or_else(|| Error::internal(format!("suggestion {id} has no models")))?;
         let agent = self.agent(suggestion.flow_id, &proposal)?;
         self.calls.providers().check(&target.provider).map_err(Error::Conflict)?;
         let (flow_id, node_id) = (suggestion.flow_id, &proposal.node_id);
         let inputs = self.store.newest_inputs(flow_id, node_id, &present, count)?;
         if inputs.is_empty() {
             return Err(Error::Conflict(format!(
-                "no input is left that {} has answered: runs that went well have been deleted, or are too long ago",
+                "no stored input of a successful call to {}: the runs were deleted or are too old; run the flow and retry",
                 name(&present)
             )));
         }
@@ -158,17 +158,18 @@ impl Trials {
     /// Returns the LLM call of the node in the current flow.
     fn agent(&self, flow_id: FlowId, proposal: &Proposal) -> Result<Agent> {
         let flow = self.store.flow(flow_id).map_err(|error| match error {
-            Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} is gone")),
+            Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} was deleted")),
             other => other,
         })?;
         let document = read_document(&flow.document)?;
         let knows = |provider: &str| self.calls.providers().knows(provider);
-        let graph = Graph::parse(&document["data"], &knows)
-            .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
+        let graph = Graph::parse(&document["data"], &knows).map_err(|_| {
+            Error::Conflict(format!("flow {flow_id} is not valid; fix it and retry"))
+        })?;
         let node_id = &proposal.node_id;
         let node = graph.nodes().iter().find(|node| node.id == *node_id);
         node.and_then(agent).cloned().ok_or_else(|| {
-            Error::Conflict(format!("node `{node_id}` of flow {flow_id} asks no model any more"))
+            Error::Conflict(format!("node `{node_id}` of flow {flow_id} no longer calls a model"))
         })
     }
 
@@ -209,11 +210,11 @@ impl Trials {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
         let trial_id = Uuid::now_v7();
-        let ask = |number: usize, (_, call): &(StoredInput, Call)| {
+        let make_call = |number: usize, (_, call): &(StoredInput, Call)| {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
-            self.ask(plan.flow_id, call, operation_id, &self.stopping)
+            self.make_call(plan.flow_id, call, operation_id, &self.stopping)
         };
-        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, ask);
+        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, make_call);
         let both = plan.calls.iter().zip(outcomes);
         let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
         // An empty trial does not replace an earlier one.
@@ -232,7 +233,7 @@ impl Trials {
     }
 
     /// Makes one call of a trial.
-    fn ask(
+    fn make_call(
         &self,
         flow_id: FlowId,
         call: &Call,
@@ -276,7 +277,7 @@ impl Trials {
         if !changes.is_empty()
             && let Err(error) = self.calls.settle_and_wait(changes)
         {
-            log::error!("a call of a trial is not settled: {error}");
+            log::error!("cannot settle a call of a trial: {error}");
         }
         outcome
     }
@@ -291,11 +292,13 @@ impl Trials {
             return Err(Error::Stopping);
         }
         if in_flight.contains(&suggestion_id) {
-            return Err(Error::Conflict(format!("suggestion {suggestion_id} is being tried")));
+            return Err(Error::Conflict(format!(
+                "a trial of suggestion {suggestion_id} is already running"
+            )));
         }
         if in_flight.len() >= TRIALS_MAX {
             return Err(Error::Busy(format!(
-                "{TRIALS_MAX} trials are under way, which is as many as may be"
+                "too many trials at once; the limit is {TRIALS_MAX}; try again later"
             )));
         }
         in_flight.insert(suggestion_id);
@@ -338,7 +341,7 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
             let reason = answer.finish_reason.unwrap_or_default();
             TrialOutcome::Answered(TrialAnswer {
                 model: answer.model,
-                output: kept(&answer.text),
+                output: truncated(&answer.text),
                 input_tokens: answer.usage.input_tokens,
                 output_tokens: answer.usage.output_tokens,
                 cost_usd,
@@ -354,18 +357,18 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
         CallOutcome::Failed(failure) => failed(failure.message),
         CallOutcome::Cancelled => failed(Error::Stopping.to_string()),
         CallOutcome::RateLimited(wait) => failed(format!(
-            "provider {} allows no more calls for {} seconds",
+            "rate limit of provider {} reached; retry in {} s",
             call.provider,
             wait.as_secs()
         )),
         CallOutcome::NotCommitted(error) => failed(format!(
-            "the call was not made, because its ledger row could not be written: {error}"
+            "the call was not sent, because it was not written to the ledger: {error}"
         )),
         CallOutcome::OverBudget(error)
         | CallOutcome::NotConfigured(error)
         | CallOutcome::Panicked(error) => failed(error),
         // Trials use no cache.
-        CallOutcome::Cached(_) | CallOutcome::SameCallTimeout => failed("the call was not made"),
+        CallOutcome::Cached(_) | CallOutcome::SameCallTimeout => failed("the call was not sent"),
     };
     (outcome, changes)
 }
@@ -409,10 +412,10 @@ fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
     TrialItem {
         run_id: input.run_id.clone(),
         item: input.item,
-        prompt: kept(&input.prompt.prompt),
+        prompt: truncated(&input.prompt.prompt),
         before: TrialAnswer {
             model: input.model.clone(),
-            output: kept(&input.output),
+            output: truncated(&input.output),
             input_tokens: input.usage.input_tokens,
             output_tokens: input.usage.output_tokens,
             cost_usd: input.cost,
@@ -431,7 +434,7 @@ fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAn
     })
 }
 
-fn kept(text: &str) -> String {
+fn truncated(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();
     }
@@ -453,8 +456,8 @@ mod tests {
     #[test]
     fn a_long_text_is_truncated_at_a_character_boundary() {
         let text = "ä".repeat(TEXT_BYTES_MAX);
-        let kept = kept(&text);
-        assert!(kept.ends_with("ä…") && kept.len() <= TEXT_BYTES_MAX + "…".len());
-        assert_eq!(super::kept("short"), "short");
+        let truncated = truncated(&text);
+        assert!(truncated.ends_with("ä…") && truncated.len() <= TEXT_BYTES_MAX + "…".len());
+        assert_eq!(super::truncated("short"), "short");
     }
 }

@@ -29,7 +29,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Optimizer {
     signal: WakeSignal,
-    wanted: Arc<Mutex<Wanted>>,
+    requested: Arc<Mutex<Wanted>>,
     stopping: Cancel,
 }
 
@@ -107,11 +107,11 @@ impl Optimizer {
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let optimizer =
-            Self { signal: signal.clone(), wanted: Arc::default(), stopping: Cancel::new() };
+            Self { signal: signal.clone(), requested: Arc::default(), stopping: Cancel::new() };
         let worker = Worker {
             pass: Pass::new(store, providers, optimizer.stopping.clone()),
             journal,
-            wanted: Arc::clone(&optimizer.wanted),
+            requested: Arc::clone(&optimizer.requested),
             signal: signal.clone(),
         };
         let thread = vital("optimizer", on_fatal, move || worker.run())?;
@@ -119,17 +119,17 @@ impl Optimizer {
     }
 
     /// Requests a review of a changed or deleted flow, without waiting for it.
-    pub fn look(&self, flow_id: FlowId) {
-        self.want(|wanted| wanted.flows.extend([flow_id]));
+    pub fn request_review(&self, flow_id: FlowId) {
+        self.request(|requested| requested.flows.extend([flow_id]));
     }
 
     /// Requests a review of all flows, without waiting for it.
-    pub fn look_at_all(&self) {
-        self.want(|wanted| wanted.all = true);
+    pub fn request_full_review(&self) {
+        self.request(|requested| requested.all = true);
     }
 
-    fn want(&self, add: impl FnOnce(&mut Wanted)) {
-        add(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+    fn request(&self, add: impl FnOnce(&mut Wanted)) {
+        add(&mut self.requested.lock().unwrap_or_else(PoisonError::into_inner));
         self.signal.wake();
     }
 
@@ -142,7 +142,7 @@ impl Optimizer {
 struct Worker {
     pass: Pass,
     journal: Journal,
-    wanted: Arc<Mutex<Wanted>>,
+    requested: Arc<Mutex<Wanted>>,
     signal: WakeSignal,
 }
 
@@ -153,10 +153,10 @@ impl Worker {
         while !self.pass.is_stopping() {
             let seen = self.signal.activity.seen();
             let now = Timestamp::now();
-            let pause = match self.look(now) {
+            let pause = match self.run_pass(now) {
                 Ok(()) => self.pass.rest(now),
                 Err(error) => {
-                    log::warn!("suggestions could not be brought up to date: {error}");
+                    log::warn!("cannot update the suggestions: {error}");
                     RETRY_PAUSE
                 }
             };
@@ -187,15 +187,15 @@ impl Worker {
         }
     }
 
-    fn look(&mut self, now: Timestamp) -> Result<()> {
-        let wanted =
-            std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+    fn run_pass(&mut self, now: Timestamp) -> Result<()> {
+        let requested =
+            std::mem::take(&mut *self.requested.lock().unwrap_or_else(PoisonError::into_inner));
         let journal = &self.journal;
         let mut write = |change| match journal.commit_one(change) {
             // Another change came first, and has requested a review.
             Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         };
-        self.pass.run(wanted, now, &mut write)
+        self.pass.run(requested, now, &mut write)
     }
 }

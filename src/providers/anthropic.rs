@@ -123,7 +123,7 @@ impl Reader for MessageReader {
             return Err(fault_of(body));
         }
         let Some(blocks) = body["content"].as_array() else {
-            return Err(Fault::bad_answer("the answer has no `content`"));
+            return Err(Fault::bad_answer("the response has no `content`"));
         };
         for block in blocks {
             note_block(block, partial)?;
@@ -167,12 +167,12 @@ pub(super) struct CountReader;
 
 impl Reader for CountReader {
     fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        Err(Fault::bad_answer("a number of tokens came as a stream"))
+        Err(Fault::bad_answer("expected a token count, received a stream"))
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         if !body["input_tokens"].is_u64() {
-            return Err(Fault::bad_answer("the answer has no `input_tokens`"));
+            return Err(Fault::bad_answer("the response has no `input_tokens`"));
         }
         partial.is_complete = true;
         Ok(())
@@ -186,20 +186,20 @@ fn note_block(block: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fa
         Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default())?,
         Some("thinking" | "thinking_delta") => partial.note_thinking(&block["thinking"]),
         Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
-            partial.note_beside(&block["name"]);
+            partial.note_other_output(&block["name"]);
             // In a stream the input is empty here, and follows in pieces.
             if block["input"].as_object().is_some_and(|it| !it.is_empty()) {
-                partial.note_beside(&block["input"]);
+                partial.note_other_output(&block["input"]);
             }
         }
-        Some("input_json_delta") => partial.note_beside(&block["partial_json"]),
+        Some("input_json_delta") => partial.note_other_output(&block["partial_json"]),
         _ => {}
     }
     Ok(())
 }
 
 fn fault_of(document: &Value) -> Fault {
-    let unknown = "reported an error without saying which";
+    let unknown = "reported an unknown error";
     let reported = check_reported(document).err();
     reported.unwrap_or_else(|| Fault::new(FailureKind::Status, unknown))
 }

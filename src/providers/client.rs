@@ -163,10 +163,10 @@ impl Client {
         body: impl AsSendBody,
         exchange: &Exchange<'_>,
     ) -> Result<Response<Body>, Fault> {
-        let unsendable = || {
+        let invalid_key = || {
             Fault::not_configured(format!(
-                "the key of provider {} holds characters that cannot be sent, such as a line break \
-                 or a letter that is not ASCII",
+                "the API key of provider {} contains invalid characters, such as a line break or a \
+                 non-ASCII letter",
                 exchange.provider
             ))
         };
@@ -175,11 +175,11 @@ impl Client {
             builder = builder.header(CONTENT_TYPE, "application/json");
         }
         for (name, value) in headers {
-            let value = header_value(value).ok_or_else(unsendable)?;
+            let value = header_value(value).ok_or_else(invalid_key)?;
             builder = builder.header(HeaderName::from_static(name), value);
         }
         let request = builder.method(method).body(body);
-        let request = request.map_err(|_| unsendable())?;
+        let request = request.map_err(|_| invalid_key())?;
         let Timeouts { connect, first_byte, total } = exchange.timeouts;
         let request = self
             .agent
@@ -206,7 +206,7 @@ struct Stream<'a, 'e> {
     fault: Option<Fault>,
     end_by: Option<Instant>,
     /// The time when the client disconnected, and the bytes received since.
-    left_at: Option<Instant>,
+    disconnected_at: Option<Instant>,
     drained_bytes: usize,
 }
 
@@ -220,7 +220,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             opening: Vec::new(),
             fault: None,
             end_by: None,
-            left_at: None,
+            disconnected_at: None,
             drained_bytes: 0,
         }
     }
@@ -234,11 +234,11 @@ impl<'a, 'e> Stream<'a, 'e> {
                 // The provider's error is more useful than the end of the stream. Or the whole
                 // answer has arrived, and is paid for; only its usage may be missing.
                 Err(_) if self.fault.is_some() || self.exchange.is_complete() => (0, false),
-                Err(_) if self.left_at.is_some() => return Err(self.client_left()),
+                Err(_) if self.disconnected_at.is_some() => return Err(self.client_disconnected()),
                 Err(error) => return Err(self.exchange.broken(error.into())),
             };
             let flow = self.take(&buffer[..length])?;
-            if flow == Flow::More && length > 0 && self.goes_on()? {
+            if flow == Flow::More && length > 0 && self.should_continue()? {
                 continue;
             }
             if let Some(fault) = self.fault {
@@ -260,16 +260,16 @@ impl<'a, 'e> Stream<'a, 'e> {
     /// Returns the deadline of the next bytes.
     fn read_by(&self) -> Option<Instant> {
         let drain_max = self.exchange.rules.drain_max.unwrap_or_default();
-        let drained_by = self.left_at.map(|left_at| left_at + drain_max);
+        let drained_by = self.disconnected_at.map(|disconnected_at| disconnected_at + drain_max);
         let all = [self.begin_by, self.end_by, drained_by];
         all.into_iter().flatten().min()
     }
 
     /// Processes the next bytes; none at the end of the stream.
     fn take(&mut self, bytes: &[u8]) -> Result<Flow, Fault> {
-        let room = OPENING_BYTES.saturating_sub(self.opening.len());
-        self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if self.left_at.is_some() {
+        let remaining = OPENING_BYTES.saturating_sub(self.opening.len());
+        self.opening.extend_from_slice(&bytes[..bytes.len().min(remaining)]);
+        if self.disconnected_at.is_some() {
             self.drained_bytes += bytes.len();
         }
         if self.exchange.rules.is_forwarded {
@@ -296,7 +296,7 @@ impl<'a, 'e> Stream<'a, 'e> {
         }
         // Checked after the frames: their usage counts even if the client disconnected.
         if !self.exchange.receiver.flush() {
-            self.left_at.get_or_insert_with(Instant::now);
+            self.disconnected_at.get_or_insert_with(Instant::now);
         }
         match framed {
             Err(_) if flow == Flow::More => {
@@ -342,24 +342,24 @@ impl<'a, 'e> Stream<'a, 'e> {
     }
 
     /// Returns whether to continue reading a stream that has not ended.
-    fn goes_on(&self) -> Result<bool, Fault> {
+    fn should_continue(&self) -> Result<bool, Fault> {
         if self.exchange.scope.cancel.is_cancelled() {
             return Err(Fault::cancelled());
         }
         let is_drained =
             self.exchange.rules.drain_max.is_none() || self.drained_bytes > DRAINED_BYTES_MAX;
-        if self.left_at.is_some() && is_drained {
-            return Err(self.client_left());
+        if self.disconnected_at.is_some() && is_drained {
+            return Err(self.client_disconnected());
         }
         Ok(self.end_by.is_none_or(|end_by| Instant::now() < end_by))
     }
 
-    fn client_left(&self) -> Fault {
+    fn client_disconnected(&self) -> Fault {
         let message = match self.exchange.rules.drain_max {
-            None => "the client left in the middle of the answer".to_owned(),
+            None => "client disconnected during the response".to_owned(),
             Some(limit) => format!(
-                "the client left in the middle of the answer, which did not end within {limit:?} \
-                 and {DRAINED_BYTES_MAX} bytes after"
+                "client disconnected during the response, which did not end within {limit:?} and \
+                 {DRAINED_BYTES_MAX} bytes"
             ),
         };
         Fault::new(FailureKind::Cancelled, message)
@@ -390,13 +390,13 @@ impl Exchange<'_> {
         let bytes_max = self.rules.document_bytes_max;
         let bytes = read_at_most(body, bytes_max)
             .map_err(|error| self.broken(error.into()))?
-            .ok_or_else(|| Fault::too_large("the answer", bytes_max))?;
+            .ok_or_else(|| Fault::too_large("the response", bytes_max))?;
         let document = json::read(&bytes).map_err(|error| {
             let text = self.redact(&String::from_utf8_lossy(&bytes));
             let excerpt = describe(&text);
             Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
-                true => format!("answered with {excerpt}"),
-                false => format!("the answer is not JSON ({error}): {excerpt}"),
+                true => format!("unexpected response: {excerpt}"),
+                false => format!("the response is not JSON ({error}): {excerpt}"),
             })
         })?;
         let read = self.reader.document(&document, self.partial);
@@ -423,12 +423,12 @@ impl Exchange<'_> {
         let opening = self.redact(&String::from_utf8_lossy(opening));
         let has_any = !self.partial.text.is_empty() || self.partial.model.is_some();
         Err(Fault::bad_answer(if opening.trim().is_empty() || is_html(&opening) {
-            format!("answered with {}", describe(&opening))
+            format!("unexpected response: {}", describe(&opening))
         } else if has_any {
-            "the stream ended before the answer was complete".into()
+            "the stream ended before the response was complete".into()
         } else {
             let excerpt = describe(&opening);
-            format!("the stream ended without an answer; it was: {excerpt}")
+            format!("the stream ended without a response: {excerpt}")
         }))
     }
 
@@ -441,10 +441,9 @@ impl Exchange<'_> {
         let host = uri.host().unwrap_or_default();
         let port = uri.port().map(|port| format!(":{port}"));
         let message = format!(
-            "could not connect to {host}{}: {}; check the base_url of provider {}, and whether it is \
-             running",
+            "cannot connect to {host}{}: {}; check the base_url of provider {} and that it is running",
             port.unwrap_or_default(),
-            in_words(error),
+            describe_error(error),
             self.provider
         );
         Fault::new(FailureKind::Connect, message)
@@ -457,17 +456,17 @@ impl Exchange<'_> {
         }
         let Timeouts { connect, first_byte, total } = self.timeouts;
         let ureq::Error::Timeout(timeout) = error else {
-            let message = "the connection broke before the answer was complete";
-            return Fault::bad_answer(format!("{message}: {}", in_words(error)));
+            let message = "connection lost before the response was complete";
+            return Fault::bad_answer(format!("{message}: {}", describe_error(error)));
         };
         let message = match timeout {
             Timeout::Resolve | Timeout::Connect => {
-                format!("no connection within {connect:?} (connect timeout)")
+                format!("timed out after {connect:?} (connect timeout)")
             }
             Timeout::RecvResponse => {
-                format!("no answer began within {first_byte:?} (first byte timeout)")
+                format!("timed out after {first_byte:?} (first byte timeout)")
             }
-            _ => format!("not finished within {total:?} (total timeout)"),
+            _ => format!("timed out after {total:?} (total timeout)"),
         };
         Fault::new(FailureKind::Timeout, message)
     }
@@ -487,7 +486,7 @@ pub(super) fn redacted<'b>(bytes: &'b [u8], key: Option<&Secret>) -> Cow<'b, [u8
     }
 }
 
-fn in_words(error: ureq::Error) -> String {
+fn describe_error(error: ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
@@ -512,7 +511,7 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     // The URL itself is not shown: it may contain a password.
     uri.ok_or_else(|| {
         Fault::not_configured(format!(
-            "the base_url of provider {provider} is no http or https URL"
+            "the base_url of provider {provider} must be an http or https URL"
         ))
     })
 }

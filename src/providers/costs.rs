@@ -124,7 +124,7 @@ impl Providers {
             let name = (call.provider.clone(), model.to_owned());
             if logged.len() < LOGGED_UNPRICED_MAX && logged.insert(name) {
                 log::warn!(
-                    "no price is known for {}/{model}; its calls are kept without a cost",
+                    "unknown price of {}/{model}; its calls have no cost in the ledger until you set one",
                     call.provider
                 );
             }

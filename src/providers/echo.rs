@@ -57,7 +57,7 @@ fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
         return Err(Fault::cancelled());
     }
     if Instant::now() >= deadline {
-        let message = "not finished in time (total timeout)";
+        let message = "timed out (total timeout)";
         return Err(Fault::new(FailureKind::Timeout, message));
     }
     Ok(())

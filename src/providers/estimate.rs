@@ -31,7 +31,8 @@ const BLOCK_BYTES_MAX: usize = 4 * 1024;
 /// - Text that was not kept is assumed to have as many tokens per byte as the kept text.
 pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: bool) -> Usage {
     let reported = partial.usage;
-    let (text, thinking, beside) = (&*partial.text, &*partial.thinking, &*partial.beside);
+    let (text, thinking, other_output) =
+        (&*partial.text, &*partial.thinking, &*partial.other_output);
     if !is_answered && !partial.has_any() {
         return reported;
     }
@@ -42,12 +43,12 @@ pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: boo
     let from = counted.unwrap_or_default();
     let text_after = text.get(from.text..).unwrap_or_default();
     let thinking_after = thinking.get(from.thinking..).unwrap_or_default();
-    let beside_after = beside.get(from.beside..).unwrap_or_default();
+    let other_after = other_output.get(from.other_output..).unwrap_or_default();
     let beyond = partial.beyond.unwrap_or_default();
     let beyond_after = (text.len() + beyond).saturating_sub(from.text).min(beyond);
     let is_uncounted = is_answered && partial.counted.is_none();
     let is_output_missing =
-        is_uncounted || beyond_after > 0 || [text_after, thinking_after, beside_after] != [""; 3];
+        is_uncounted || beyond_after > 0 || [text_after, thinking_after, other_after] != [""; 3];
     if is_reported && !is_input_missing && !is_output_missing {
         return reported;
     }
@@ -58,7 +59,7 @@ pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: boo
     if is_output_missing {
         let thought = tokens(thinking_after);
         let text_tokens = tokens(text_after) + tokens_beyond(text, beyond_after);
-        let output = text_tokens + tokens(beside_after) + thought;
+        let output = text_tokens + tokens(other_after) + thought;
         if counted.is_some() {
             usage.output_tokens += output;
             usage.reasoning_tokens += thought;

@@ -7,12 +7,12 @@ pub(super) const EXCERPT_CHARS_MAX: usize = 300;
 pub(super) fn describe(body: &str) -> String {
     let body = body.trim();
     if body.is_empty() {
-        return "an empty body".into();
+        return "empty body".into();
     }
     if is_html(body) {
         return match title(body) {
-            Some(title) => format!("an HTML page, titled “{title}”"),
-            None => format!("an HTML page: {}", one_line(body, EXCERPT_CHARS_MAX)),
+            Some(title) => format!("HTML page “{title}”"),
+            None => format!("HTML page: {}", one_line(body, EXCERPT_CHARS_MAX)),
         };
     }
     one_line(body, EXCERPT_CHARS_MAX)
@@ -57,9 +57,9 @@ mod tests {
     fn an_html_page_is_described_by_its_title() {
         assert_eq!(
             describe("\n<!DOCTYPE html><html><head><TITLE lang=en>502 Bad\nGateway</TITLE>"),
-            "an HTML page, titled “502 Bad Gateway”"
+            "HTML page “502 Bad Gateway”"
         );
-        assert_eq!(describe("<html><body>Hi"), "an HTML page: <html><body>Hi");
+        assert_eq!(describe("<html><body>Hi"), "HTML page: <html><body>Hi");
         assert!(!is_html("<ht"));
     }
 }

@@ -152,8 +152,8 @@ impl Fault {
         Self::new(FailureKind::BadAnswer, message)
     }
 
-    pub(super) fn too_large(what: &str, bytes_max: usize) -> Self {
-        let message = format!("{what} is longer than {bytes_max} bytes");
+    pub(super) fn too_large(item: &str, bytes_max: usize) -> Self {
+        let message = format!("{item} is longer than {bytes_max} bytes");
         Self::new(FailureKind::TooLarge, message)
     }
 

@@ -99,7 +99,7 @@ impl Fetcher {
     pub(super) fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
         let uri = self.checked(&fetch.url)?;
         let host = uri.host().unwrap_or_default().to_owned();
-        let failure = |what: String| FetchFailure::new(format!("{host}: {what}"));
+        let failure = |message: String| FetchFailure::new(format!("{host}: {message}"));
         let request = request(fetch, uri).map_err(failure)?;
         let entered = Scope::enter(cancel);
         if entered.scope.cancel.is_cancelled() {
@@ -115,12 +115,12 @@ impl Fetcher {
         if !response.status().is_success() {
             return Err(refused(&host, response));
         }
-        let too_long = || failure(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes"));
+        let too_long = || failure(format!("the response is longer than {ANSWER_BYTES_MAX} bytes"));
         let bytes = read_at_most(response.into_body().into_reader(), ANSWER_BYTES_MAX)
             .map_err(|error| io(error.into()))?
             .ok_or_else(too_long)?;
-        let body =
-            String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
+        let body = String::from_utf8(bytes)
+            .map_err(|_| failure("the response is not UTF-8 text".into()))?;
         Ok(Fetched { body, latency_ms: entered.scope.elapsed_ms() })
     }
 
@@ -131,25 +131,24 @@ impl Fetcher {
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
-            FetchFailure::new(format!("`{shown}` is no URL, such as https://example.org/x"))
+            FetchFailure::new(format!("`{shown}` is not a URL, such as https://example.org/x"))
         })?;
         let host = match (uri.scheme_str(), uri.host()) {
             (Some("http" | "https"), Some(host)) if !host.is_empty() => host,
             _ => {
-                let message = format!("`{shown}` is no http or https URL");
+                let message = format!("`{shown}` is not an http or https URL");
                 return Err(FetchFailure::new(message));
             }
         };
         // The host of `https://allowed.example@other.example/` is other.example.
         let authority = uri.authority();
         if authority.is_some_and(|whole| whole.as_str().contains('@')) {
-            let message = "a URL must not hold a user name; send an authorization header";
+            let message = "a URL must not contain a user name; use an authorization header";
             return Err(FetchFailure::new(message));
         }
         let hosts = &self.rules.hosts;
         if !hosts.is_empty() && !hosts.iter().any(|it| it.eq_ignore_ascii_case(host)) {
-            let message =
-                format!("{host} is not among the hosts that http nodes may ask (http.hosts)");
+            let message = format!("host {host} is not allowed; add it to `hosts` under [http]");
             return Err(FetchFailure::new(message));
         }
         Ok(uri)
@@ -166,14 +165,14 @@ impl Fetcher {
             return stopped();
         }
         if let Error::Io(error) = error
-            && let Some(Forbidden(address)) = error.get_ref().and_then(|e| e.downcast_ref())
+            && let Some(ForbiddenAddress(address)) = error.get_ref().and_then(|e| e.downcast_ref())
         {
             return FetchFailure::new(format!(
-                "{host}: {address} is not a public address; allow such with `private = true` under [http]"
+                "{host}: {address} is not a public address; set `private = true` under [http] to allow it"
             ));
         }
         let message = match error {
-            Error::Timeout(_) => format!("{host}: not finished within {timeout:?}"),
+            Error::Timeout(_) => format!("{host}: timed out after {timeout:?}"),
             error => format!("{host}: {error}"),
         };
         FetchFailure {
@@ -188,7 +187,7 @@ fn refused(host: &str, response: Response<Body>) -> FetchFailure {
     let refusal = Refusal::read(response, REFUSAL_BYTES_MAX);
     let excerpt = match &refusal.location {
         Some(location) if is_redirect => format!(
-            "redirects are not followed, this one leads to {}",
+            "redirect to {}; redirects are not followed",
             one_line(location, EXCERPT_CHARS_MAX)
         ),
         _ => describe(&refusal.body),
@@ -197,7 +196,7 @@ fn refused(host: &str, response: Response<Body>) -> FetchFailure {
     FetchFailure {
         is_transient: is_transient_status(status),
         retry_after: refusal.retry_after,
-        ..FetchFailure::new(format!("{host}: answered with status {status}: {excerpt}"))
+        ..FetchFailure::new(format!("{host}: returned status {status}: {excerpt}"))
     }
 }
 
@@ -207,20 +206,18 @@ fn stopped() -> FetchFailure {
 
 fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
     let method = Method::from_bytes(fetch.method.as_bytes())
-        .map_err(|_| format!("`{}` is no method", fetch.method))?;
+        .map_err(|_| format!("invalid method `{}`", fetch.method))?;
     let mut builder = Request::builder().method(method).uri(uri);
     for (name, value) in &fetch.headers {
         builder = builder.header(name, value);
     }
     let body = fetch.body.clone().unwrap_or_default().into_bytes();
-    builder
-        .body(body)
-        .map_err(|_| "a header field cannot be sent: its name or value is none".into())
+    builder.body(body).map_err(|_| "invalid header name or value".into())
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not a public address")]
-struct Forbidden(IpAddr);
+struct ForbiddenAddress(IpAddr);
 
 #[derive(Debug)]
 struct CheckedLookup {
@@ -234,14 +231,14 @@ impl Resolver for CheckedLookup {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let found = Lookup.resolve(uri, config, timeout)?;
-        let forbidden = found
+        let addresses = Lookup.resolve(uri, config, timeout)?;
+        let forbidden = addresses
             .iter()
             .map(|address| address.ip())
             .find(|address| !self.private && !is_public(*address));
         match forbidden {
-            None => Ok(found),
-            Some(address) => Err(Error::Io(io::Error::other(Forbidden(address)))),
+            None => Ok(addresses),
+            Some(address) => Err(Error::Io(io::Error::other(ForbiddenAddress(address)))),
         }
     }
 }
@@ -388,7 +385,7 @@ mod tests {
     fn only_listed_hosts_are_allowed_and_no_user_names() {
         let rules = FetchRules { hosts: vec!["api.example.org".into()], private: false };
         let message = refusal(rules.clone(), "https://example.com/");
-        assert!(message.contains("not among the hosts"), "{message}");
+        assert!(message.contains("host example.com is not allowed"), "{message}");
         let message = refusal(rules, "https://api.example.org@127.0.0.1/");
         assert!(message.contains("user name"), "{message}");
     }

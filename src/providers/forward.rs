@@ -80,7 +80,7 @@ type Route = fn(&ProviderConfig) -> (String, Box<dyn Reader>);
 
 impl ApiFormat {
     /// Returns whether a provider of this kind understands the format.
-    pub fn reaches(self, kind: Kind) -> bool {
+    pub fn is_supported_by(self, kind: Kind) -> bool {
         self.route(kind).is_some()
     }
 
@@ -160,9 +160,9 @@ pub struct ForwardError {
     /// The provider's error response, with its key redacted; not forwarded yet.
     pub refused: Option<(AnswerHead, Vec<u8>)>,
     /// True if the client got a part of the answer.
-    pub begun: bool,
+    pub is_begun: bool,
     /// True if that part ends with the provider's own error.
-    pub told: bool,
+    pub is_reported_to_client: bool,
 }
 
 impl Providers {
@@ -188,8 +188,8 @@ impl Providers {
             head: AnswerHead::default(),
             refused: None,
             ready: Vec::new(),
-            begun: false,
-            told: false,
+            is_begun: false,
+            is_reported_to_client: false,
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
@@ -211,8 +211,8 @@ impl Providers {
                 Box::new(ForwardError {
                     failure,
                     refused: receiver.refused,
-                    begun: receiver.begun,
-                    told: receiver.told,
+                    is_begun: receiver.is_begun,
+                    is_reported_to_client: receiver.is_reported_to_client,
                 })
             },
         )
@@ -232,7 +232,7 @@ impl Providers {
             (usable, _) => usable?,
         };
         let Some(route) = forward.api_format.route(provider.kind) else {
-            let message = "cannot be passed requests of this protocol";
+            let message = "does not support this protocol";
             return Err(Fault::not_configured(message));
         };
         let (url, mut reader) = route(provider);
@@ -302,8 +302,8 @@ struct ClientReceiver<'a> {
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
     ready: Vec<u8>,
-    begun: bool,
-    told: bool,
+    is_begun: bool,
+    is_reported_to_client: bool,
 }
 
 impl Receiver for ClientReceiver<'_> {
@@ -316,7 +316,7 @@ impl Receiver for ClientReceiver<'_> {
     }
 
     fn document(&mut self, bytes: &[u8], _: &ResponseAccumulator) {
-        self.begun = true;
+        self.is_begun = true;
         // The cost stays the same if the client disconnected.
         self.sink.whole(&self.head, bytes);
     }
@@ -343,7 +343,8 @@ impl Receiver for ClientReceiver<'_> {
             // An answer does not contain the key; other events may, so it is redacted.
             (_, read) => {
                 let is_reported = |fault: &Fault| fault.kind == FailureKind::Status;
-                self.told |= read.is_some_and(|read| read.as_ref().is_err_and(is_reported));
+                self.is_reported_to_client |=
+                    read.is_some_and(|read| read.as_ref().is_err_and(is_reported));
                 self.ready.extend_from_slice(&redacted(frame.raw, self.key));
             }
         }
@@ -356,7 +357,7 @@ impl Receiver for ClientReceiver<'_> {
         if self.ready.is_empty() {
             return true;
         }
-        let is_new = !std::mem::replace(&mut self.begun, true);
+        let is_new = !std::mem::replace(&mut self.is_begun, true);
         let has_begun = !is_new || self.sink.begin(&self.head);
         let is_taken = self.sink.piece(&self.ready);
         self.ready.clear();
@@ -437,7 +438,7 @@ mod tests {
             (ApiFormat::TokenCount, &[Kind::Anthropic]),
         ] {
             let kinds = [Kind::OpenAi, Kind::Anthropic, Kind::Gemini, Kind::Ollama, Kind::Echo];
-            let reached = kinds.into_iter().filter(|kind| format.reaches(*kind));
+            let reached = kinds.into_iter().filter(|kind| format.is_supported_by(*kind));
             assert_eq!(reached.collect::<Vec<_>>(), expected, "{format:?}");
         }
     }

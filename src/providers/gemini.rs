@@ -118,14 +118,14 @@ pub(super) struct ContentReader {
 
 impl Reader for ContentReader {
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        self.take_in(&event_json(event)?, partial)?;
+        self.read_part(&event_json(event)?, partial)?;
         Ok(Flow::More)
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
-        self.take_in(body, partial)?;
+        self.read_part(body, partial)?;
         if !body["candidates"][0].is_object() {
-            return Err(Fault::bad_answer("the answer has no `candidates[0]`"));
+            return Err(Fault::bad_answer("the response has no `candidates[0]`"));
         }
         // Complete even if a compatible server sends no finish reason.
         partial.is_complete = true;
@@ -134,7 +134,7 @@ impl Reader for ContentReader {
 }
 
 impl ContentReader {
-    fn take_in(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+    fn read_part(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         partial.note_model(&body["modelVersion"]);
         let taken = take_candidate(&body["candidates"][0], partial);
         // Noted after the text, because the totals include this piece.
@@ -144,9 +144,7 @@ impl ContentReader {
         // Set for a blocked prompt; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
         if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
-            return Err(Fault::bad_answer(format!(
-                "the prompt was blocked by the provider: {reason}"
-            )));
+            return Err(Fault::bad_answer(format!("the provider blocked the prompt: {reason}")));
         }
         check_finish(partial)
     }
@@ -202,7 +200,7 @@ fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
         None | Some("STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") => Ok(()),
         Some(reason) if partial.text.is_empty() => {
-            Err(Fault::bad_answer(format!("the provider gave no text, because: {reason}")))
+            Err(Fault::bad_answer(format!("the provider returned no text: {reason}")))
         }
         Some(_) => Ok(()),
     }

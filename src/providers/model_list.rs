@@ -81,7 +81,7 @@ impl Providers {
     fn exchange_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
         let provider = self.usable_provider(name)?;
         let Some((url, headers)) = request(provider) else {
-            return Err(Fault::not_configured("has no list of models"));
+            return Err(Fault::not_configured("does not list models"));
         };
         let request = HttpRequest { url: &url, headers: &headers, body: None };
         let mut reader = ListReader { kind: provider.kind, models: Vec::new() };
@@ -108,12 +108,13 @@ struct ListReader {
 
 impl Reader for ListReader {
     fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        Err(Fault::bad_answer("its list of models is a stream"))
+        Err(Fault::bad_answer("expected a list of models, received a stream"))
     }
 
     fn document(&mut self, body: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
         let models = models(self.kind, body);
-        self.models = models.ok_or_else(|| Fault::bad_answer("its list of models is none"))?;
+        self.models =
+            models.ok_or_else(|| Fault::bad_answer("the response has no list of models"))?;
         Ok(())
     }
 }

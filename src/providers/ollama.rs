@@ -70,20 +70,20 @@ impl Reader for ChatReader {
     }
 
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        take_in(&event_json(event)?, partial)
+        read_part(&event_json(event)?, partial)
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
-        take_in(body, partial)?;
+        read_part(body, partial)?;
         if !body["message"].is_object() {
-            return Err(Fault::bad_answer("the answer has no `message`"));
+            return Err(Fault::bad_answer("the response has no `message`"));
         }
         partial.is_complete = true;
         Ok(())
     }
 }
 
-fn take_in(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+fn read_part(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
     partial.note_model(&document["model"]);
     let message = &document["message"];
     partial.note_thinking(&message["thinking"]);

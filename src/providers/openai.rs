@@ -146,7 +146,7 @@ impl Reader for ChatReader {
         for choice in choices {
             partial.note_finish(&choice["finish_reason"]);
             partial.push(&text_of(&choice["delta"]))?;
-            note_beside(&choice["delta"], partial);
+            note_other_output(&choice["delta"], partial);
             self.note_end(choice);
         }
         // Cumulative counts include this chunk's text.
@@ -164,15 +164,15 @@ impl Reader for ChatReader {
         check_reported(body)?;
         let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
-            return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
+            return Err(Fault::bad_answer("the response has no `choices[0].message`"));
         };
         partial.note_finish(&first["finish_reason"]);
         partial.push(&text_of(&first["message"]))?;
         for choice in choices {
-            note_beside(&choice["message"], partial);
+            note_other_output(&choice["message"], partial);
         }
         for other in &choices[1..] {
-            partial.note_beside(&text_of(&other["message"]).into());
+            partial.note_other_output(&text_of(&other["message"]).into());
         }
         self.note_usage(body, partial);
         partial.is_complete = true;
@@ -187,18 +187,18 @@ fn note(document: &Value, partial: &mut ResponseAccumulator) {
 
 /// Notes output other than text in a message or a delta: thinking, and names and arguments of tool
 /// calls.
-fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
+fn note_other_output(message: &Value, partial: &mut ResponseAccumulator) {
     note_thinking(message, partial);
     let calls = message["tool_calls"].as_array();
     for call in calls.into_iter().flatten() {
         let (function, custom) = (&call["function"], &call["custom"]);
         for part in [&function["name"], &function["arguments"], &custom["name"], &custom["input"]] {
-            partial.note_beside(part);
+            partial.note_other_output(part);
         }
     }
     // The predecessor of `tool_calls`.
     for name in ["name", "arguments"] {
-        partial.note_beside(&message["function_call"][name]);
+        partial.note_other_output(&message["function_call"][name]);
     }
 }
 

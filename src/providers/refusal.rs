@@ -53,16 +53,18 @@ impl Refusal {
         let advice = match status {
             // Following the redirect would send the key there.
             300..=399 => {
-                format!("; redirects are not followed, correct the base_url of provider {provider}")
+                format!(
+                    "; redirects are not followed, so correct the base_url of provider {provider}"
+                )
             }
-            401 | 403 => format!("; check the key of provider {provider}"),
+            401 | 403 => format!("; check the API key of provider {provider}"),
             404 => format!("; check the model and the base_url of provider {provider}"),
             _ => String::new(),
         };
         let excerpt = self.excerpt();
         Fault {
             kind: FailureKind::Status,
-            message: format!("answered with status {status}: {excerpt}{advice}"),
+            message: format!("returned status {status}: {excerpt}{advice}"),
             status: Some(status),
             retry_after: self.retry_after,
         }
@@ -70,7 +72,7 @@ impl Refusal {
 
     fn excerpt(&self) -> String {
         if let (300..=399, Some(location)) = (self.status, &self.location) {
-            return format!("go to {}", one_line(location, EXCERPT_CHARS_MAX));
+            return format!("redirect to {}", one_line(location, EXCERPT_CHARS_MAX));
         }
         let document = serde_json::from_str::<Value>(&self.body).ok();
         match document.as_ref().and_then(provider_message) {
@@ -117,26 +119,26 @@ mod tests {
     fn provider_message_is_kept_with_advice() {
         assert_eq!(
             refusal(401, r#"{"error":{"message":"Incorrect API key","type":"invalid"}}"#),
-            "answered with status 401: Incorrect API key (invalid); check the key of provider p"
+            "returned status 401: Incorrect API key (invalid); check the API key of provider p"
         );
         assert_eq!(
             refusal(
                 529,
                 r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#
             ),
-            "answered with status 529: Overloaded (overloaded_error)"
+            "returned status 529: Overloaded (overloaded_error)"
         );
         assert_eq!(
             refusal(307, ""),
-            "answered with status 307: go to http://elsewhere/; redirects are not followed, \
-             correct the base_url of provider p"
+            "returned status 307: redirect to http://elsewhere/; redirects are not followed, \
+             so correct the base_url of provider p"
         );
-        assert_eq!(refusal(500, ""), "answered with status 500: an empty body");
+        assert_eq!(refusal(500, ""), "returned status 500: empty body");
     }
 
     #[test]
     fn a_long_body_is_truncated_to_one_line() {
-        assert_eq!(refusal(500, "oh\n\x1b[31mno"), "answered with status 500: oh [31mno");
+        assert_eq!(refusal(500, "oh\n\x1b[31mno"), "returned status 500: oh [31mno");
         let message = refusal(500, &"ä".repeat(500));
         assert!(message.ends_with(&format!("{}…", "ä".repeat(300))), "{message}");
     }

@@ -255,8 +255,8 @@ fn a_refused_key_is_reported_without_its_value() {
     assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(401)));
     assert_eq!(
         failure.message,
-        "p/m: answered with status 401: Incorrect API key provided: ***.; \
-         check the key of provider p"
+        "p/m: returned status 401: Incorrect API key provided: ***.; \
+         check the API key of provider p"
     );
     assert!(failure.sent && !failure.may_have_been_billed());
 }
@@ -292,14 +292,14 @@ fn a_rate_limit_error_has_its_retry_delay() {
     let failure = Server::answering(answer).failure(&call(true));
     assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(429)));
     assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
-    assert_eq!(failure.message, "p/m: answered with status 429: Rate limit reached");
+    assert_eq!(failure.message, "p/m: returned status 429: Rate limit reached");
 }
 
 #[test]
 fn server_error_may_have_been_billed() {
     let failure = Server::answering(response("500 Oops", "", "oh no")).failure(&call(true));
     assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(500)));
-    assert_eq!(failure.message, "p/m: answered with status 500: oh no");
+    assert_eq!(failure.message, "p/m: returned status 500: oh no");
     assert!(failure.may_have_been_billed());
 }
 
@@ -311,7 +311,7 @@ fn html_with_status_200_is_a_bad_response() {
             let server = Server::answering(response("200 OK", content_type, page));
             let failure = server.failure(&call(is_streamed));
             assert_eq!((failure.kind, failure.status), (FailureKind::BadAnswer, None));
-            assert_eq!(failure.message, "p/m: answered with an HTML page, titled “Welcome”");
+            assert_eq!(failure.message, "p/m: unexpected response: HTML page “Welcome”");
         }
     }
 }
@@ -321,7 +321,7 @@ fn an_empty_body_is_a_bad_response() {
     for is_streamed in [true, false] {
         let failure = Server::answering(response("200 OK", "", "")).failure(&call(is_streamed));
         assert_eq!(failure.kind, FailureKind::BadAnswer);
-        assert_eq!(failure.message, "p/m: answered with an empty body");
+        assert_eq!(failure.message, "p/m: unexpected response: empty body");
     }
 }
 
@@ -330,7 +330,7 @@ fn a_body_that_is_not_json_is_a_bad_response() {
     let failure =
         Server::answering(response("200 OK", JSON, "{\"choices\":")).failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer);
-    assert!(failure.message.contains("the answer is not JSON"), "{failure}");
+    assert!(failure.message.contains("the response is not JSON"), "{failure}");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_truncated_stream_keeps_its_usage() {
         let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{cut}"));
         let failure = server.failure(&call(true));
         assert_eq!(failure.kind, FailureKind::BadAnswer);
-        assert_eq!(failure.message, "p/m: the stream ended before the answer was complete");
+        assert_eq!(failure.message, "p/m: the stream ended before the response was complete");
         assert_eq!((failure.usage, failure.model.as_str()), (usage(2, 1), "m-1"));
         assert!(failure.may_have_been_billed());
     }
@@ -358,7 +358,7 @@ fn broken_chunked_stream_keeps_its_usage() {
     let server = Server::answering(format!("{head}{length:x}\r\n{FIRST_CHUNK}\r\n"));
     let failure = server.failure(&call(true));
     assert_eq!((failure.kind, failure.usage), (FailureKind::BadAnswer, usage(2, 1)));
-    assert!(failure.message.contains("the connection broke"), "{failure}");
+    assert!(failure.message.contains("connection lost"), "{failure}");
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn refused_connection_is_a_connect_failure() {
     let providers = providers(Kind::OpenAi, &format!("http://{address}"), Timeouts::default());
     let failure = stream(&providers, &Cancel::new()).0.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Connect);
-    assert!(failure.message.contains(&format!("could not connect to {address}")), "{failure}");
+    assert!(failure.message.contains(&format!("cannot connect to {address}")), "{failure}");
     assert!(!failure.sent && !failure.may_have_been_billed());
 }
 
@@ -442,12 +442,12 @@ fn a_silent_server_hits_the_timeout_named_in_the_error() {
     });
     let first_byte = short(|timeouts| timeouts.first_byte = SHORT);
     let failure = timeout_of(&server.base_url, first_byte, true);
-    assert_eq!(failure.message, "p/m: no answer began within 100ms (first byte timeout)");
+    assert_eq!(failure.message, "p/m: timed out after 100ms (first byte timeout)");
     assert!(failure.may_have_been_billed());
     let server = Server::start(|peer| peer.hang());
     let total = short(|timeouts| timeouts.total = SHORT);
     let failure = timeout_of(&server.base_url, total, false);
-    assert_eq!(failure.message, "p/m: not finished within 100ms (total timeout)");
+    assert_eq!(failure.message, "p/m: timed out after 100ms (total timeout)");
 }
 
 #[test]
@@ -721,17 +721,14 @@ fn call_to_an_unusable_provider_is_not_sent() {
         assert!(!failure.sent && !failure.may_have_been_billed());
         failure.message
     };
-    assert_eq!(message_of("no-key"), "no-key/m: the provider's API key is missing; set THE_KEY");
-    assert_eq!(
-        message_of("empty-key"),
-        "empty-key/m: the provider's API key is missing; set THE_KEY"
-    );
-    assert!(message_of("odd-key").contains("cannot be sent"));
-    assert!(message_of("no-url").contains("no http or https URL"));
-    assert!(message_of("odd-url").contains("no http or https URL"));
+    assert_eq!(message_of("no-key"), "no-key/m: the API key is missing; set THE_KEY");
+    assert_eq!(message_of("empty-key"), "empty-key/m: the API key is missing; set THE_KEY");
+    assert!(message_of("odd-key").contains("invalid characters"));
+    assert!(message_of("no-url").contains("must be an http or https URL"));
+    assert!(message_of("odd-url").contains("must be an http or https URL"));
     assert_eq!(
         message_of("nobody"),
-        "nobody/m: no provider of that name is configured; there are: empty-key, no-key, no-url, \
+        "nobody/m: unknown provider; expected one of empty-key, no-key, no-url, \
          odd-key, odd-url"
     );
     assert!(server.requests.is_empty());

@@ -34,7 +34,7 @@ const HELPER_STACK_BYTES: usize = 512 * 1024;
 
 /// Limits the request bytes that are held back until the rest follows or the response is awaited:
 /// most requests are then sent in one write, head and body together.
-const HELD_BYTES_MAX: usize = 16 * 1024;
+const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 thread_local! {
     static SCOPE: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
@@ -173,7 +173,12 @@ impl Connector for Connect {
             let socket = socket.as_ref().and_then(Weak::upgrade);
             socket.inspect(|socket| socket.shutdown());
         }
-        Ok(connected?.map(|inner| Connection { inner, socket, attachment: None, held: Vec::new() }))
+        Ok(connected?.map(|inner| Connection {
+            inner,
+            socket,
+            attachment: None,
+            unsent: Vec::new(),
+        }))
     }
 }
 
@@ -224,8 +229,8 @@ pub(super) struct Connection {
     socket: Option<Weak<dyn ShutdownHandle>>,
     /// None while the connection is in the pool.
     attachment: Option<Attachment>,
-    /// Output that was not sent yet, at most [`HELD_BYTES_MAX`].
-    held: Vec<u8>,
+    /// Output that was not sent yet, at most [`UNSENT_BYTES_MAX`].
+    unsent: Vec<u8>,
 }
 
 impl Connection {
@@ -246,13 +251,13 @@ impl Connection {
     }
 
     fn flush(&mut self, scope: Option<&Scope>, timeout: NextTimeout) -> Result<(), Error> {
-        let held = std::mem::take(&mut self.held);
-        if let Some(scope) = scope.filter(|_| !held.is_empty()) {
+        let unsent = std::mem::take(&mut self.unsent);
+        if let Some(scope) = scope.filter(|_| !unsent.is_empty()) {
             // TLS and proxy handshakes are complete at this point, so these are bytes of the
             // request.
             scope.sent.set(true);
         }
-        let mut rest = held.as_slice();
+        let mut rest = unsent.as_slice();
         while !rest.is_empty() {
             let output = self.inner.buffers().output();
             let (piece, after) = rest.split_at(rest.len().min(output.len()));
@@ -272,8 +277,8 @@ impl Transport for Connection {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let scope = self.follow()?;
         let piece = &self.inner.buffers().output()[..amount];
-        self.held.extend_from_slice(piece);
-        if self.held.len() <= HELD_BYTES_MAX {
+        self.unsent.extend_from_slice(piece);
+        if self.unsent.len() <= UNSENT_BYTES_MAX {
             return Ok(());
         }
         self.flush(scope.as_deref(), timeout)
@@ -291,7 +296,7 @@ impl Transport for Connection {
         // attachment is released first, so that a concurrent shutdown is noticed.
         let goes_in = self.attachment.take().is_some();
         // The state matters on leaving, so it is not checked on entering.
-        self.held.is_empty() && (goes_in || self.inner.is_open())
+        self.unsent.is_empty() && (goes_in || self.inner.is_open())
     }
 
     fn is_tls(&self) -> bool {

@@ -56,7 +56,7 @@ impl std::fmt::Debug for Header {
 pub(super) struct Extent {
     pub(super) text: usize,
     pub(super) thinking: usize,
-    pub(super) beside: usize,
+    pub(super) other_output: usize,
 }
 
 /// The part of an answer that has arrived.
@@ -69,7 +69,7 @@ pub(super) struct ResponseAccumulator {
     /// The visible thinking; only counted.
     pub(super) thinking: String,
     /// Output other than text, such as tool calls; only counted.
-    pub(super) beside: String,
+    pub(super) other_output: String,
     pub(super) usage: Usage,
     /// The received length when the provider last counted the answer; `usage` excludes later
     /// output. Zero if the provider counted the prompt, but not the answer. None if it counted
@@ -85,21 +85,21 @@ pub(super) struct ResponseAccumulator {
 impl ResponseAccumulator {
     /// Returns whether any part of the answer has arrived.
     pub(super) fn has_any(&self) -> bool {
-        [&self.text, &self.thinking, &self.beside].iter().any(|it| !it.is_empty())
+        [&self.text, &self.thinking, &self.other_output].iter().any(|it| !it.is_empty())
     }
 
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
-        let room = match self.beyond {
+        let remaining = match self.beyond {
             Some(1..) => 0,
             _ => ANSWER_BYTES_MAX - self.text.len(),
         };
-        let (piece, rest) = piece.split_at(piece.floor_char_boundary(room));
+        let (piece, rest) = piece.split_at(piece.floor_char_boundary(remaining));
         match &mut self.beyond {
             Some(beyond) => *beyond += rest.len(),
             None if rest.is_empty() => {}
             None => {
                 let message =
-                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+                    format!("the response is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
                 return Err(Fault::new(FailureKind::TooLarge, message));
             }
         }
@@ -114,11 +114,11 @@ impl ResponseAccumulator {
 
     /// Adds to the output other than text, with the same limit. A value that is not a text counts
     /// as the JSON that the model wrote.
-    pub(super) fn note_beside(&mut self, piece: &Value) {
+    pub(super) fn note_other_output(&mut self, piece: &Value) {
         match piece {
             Value::Null => {}
-            Value::String(piece) => extend(&mut self.beside, piece),
-            piece => extend(&mut self.beside, &piece.to_string()),
+            Value::String(piece) => extend(&mut self.other_output, piece),
+            piece => extend(&mut self.other_output, &piece.to_string()),
         }
     }
 
@@ -131,7 +131,7 @@ impl ResponseAccumulator {
             *counted = Extent {
                 text: self.text.len() + self.beyond.unwrap_or_default(),
                 thinking: self.thinking.len(),
-                beside: self.beside.len(),
+                other_output: self.other_output.len(),
             };
         }
     }
@@ -166,8 +166,8 @@ impl ResponseAccumulator {
 }
 
 fn extend(text: &mut String, piece: &str) {
-    let room = ANSWER_BYTES_MAX.saturating_sub(text.len());
-    text.push_str(&piece[..piece.floor_char_boundary(room)]);
+    let remaining = ANSWER_BYTES_MAX.saturating_sub(text.len());
+    text.push_str(&piece[..piece.floor_char_boundary(remaining)]);
 }
 
 /// The decision to continue a stream or stop.
@@ -194,7 +194,7 @@ pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
         return Ok(Value::Null);
     }
     json::read(event.data.as_bytes())
-        .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
+        .map_err(|error| Fault::bad_answer(format!("a stream event is not JSON: {error}")))
 }
 
 /// Fails if an answer with status 200 reports an error: within a stream, a provider has no other
@@ -239,7 +239,7 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
         Some(tokens) => Ok(Some(tokens)),
         None => {
             // The value is not logged, because it may have any length.
-            log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
+            log::warn!("ignored a provider's usage: `{name}` is not a valid token count");
             Err(BadCount)
         }
     }
@@ -397,10 +397,10 @@ mod tests {
         assert_eq!(partial.push(&piece), Ok(()));
         assert_eq!(partial.push("x").unwrap_err().kind, FailureKind::TooLarge);
         for _ in 0..2 {
-            partial.note_beside(&json!(piece));
+            partial.note_other_output(&json!(piece));
             partial.note_thinking(&json!(piece));
         }
-        let lengths = (partial.beside.len(), partial.thinking.len());
+        let lengths = (partial.other_output.len(), partial.thinking.len());
         assert_eq!(lengths, (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX));
     }
 

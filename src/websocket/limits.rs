@@ -52,9 +52,9 @@ impl Default for Limits {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many {what}: at most {} at once, then {} a second", rate.burst, rate.per_second)]
+#[error("too many {unit}; the limit is {} at once, then {} per second", rate.burst, rate.per_second)]
 pub struct Excess {
-    what: &'static str,
+    unit: &'static str,
     rate: BucketRate,
 }
 
@@ -85,20 +85,20 @@ impl Bucket {
         Self { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
     }
 
-    /// Takes `count` tokens; errors name the unit `what`. Tokens are taken even if there are too
+    /// Takes `count` tokens; errors name the `unit`. Tokens are taken even if there are too
     /// few, so that a client that keeps sending stays refused.
-    pub fn take(&mut self, count: usize, what: &'static str) -> Result<(), Excess> {
-        self.take_at(count, what, Instant::now())
+    pub fn take(&mut self, count: usize, unit: &'static str) -> Result<(), Excess> {
+        self.take_at(count, unit, Instant::now())
     }
 
-    fn take_at(&mut self, count: usize, what: &'static str, now: Instant) -> Result<(), Excess> {
+    fn take_at(&mut self, count: usize, unit: &'static str, now: Instant) -> Result<(), Excess> {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         let tokens = self.tokens + passed * f64::from(self.rate.per_second);
         // Exact, because no count comes near 2^53.
         self.tokens = tokens.min(f64::from(self.rate.burst)) - count as f64;
         if self.tokens < 0.0 {
-            return Err(Excess { what, rate: self.rate });
+            return Err(Excess { unit, rate: self.rate });
         }
         Ok(())
     }
@@ -156,7 +156,10 @@ mod tests {
         let excess = bucket.take(201, "messages").unwrap_err();
         let error = io::Error::from(excess);
         assert_eq!(Excess::within(&error), Some(&excess));
-        assert_eq!(error.to_string(), "too many messages: at most 200 at once, then 50 a second");
+        assert_eq!(
+            error.to_string(),
+            "too many messages; the limit is 200 at once, then 50 per second"
+        );
         assert_eq!(Excess::within(&io::ErrorKind::WouldBlock.into()), None);
     }
 

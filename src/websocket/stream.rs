@@ -17,7 +17,7 @@ const WRITE_TIME_MAX: Duration = Duration::from_secs(32);
 
 /// The reader's half: reads from the stream, and collects tungstenite's own replies for the outbox.
 /// Replies are collected while input is available, so that a flood of pings causes few writes. They
-/// are passed on before a read that may block, or when [`Half::pass_on`] is called.
+/// are passed on before a read that may block, or when [`Half::flush_replies`] is called.
 pub struct Half<'a> {
     stream: &'a TcpStream,
     outbox: &'a Outbox,
@@ -36,7 +36,7 @@ impl<'a> Half<'a> {
         self.stream
     }
 
-    pub fn pass_on(&mut self) {
+    pub fn flush_replies(&mut self) {
         if !self.answer.is_empty() {
             self.outbox.push_controls(&self.answer);
             self.answer.clear();
@@ -46,7 +46,7 @@ impl<'a> Half<'a> {
 
 impl Read for Half<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.pass_on();
+        self.flush_replies();
         let mut stream = self.stream;
         // Reads are interrupted when a stopped process continues (`fg`, a debugger, a frozen
         // machine).
@@ -81,7 +81,7 @@ impl StreamSink {
     /// Creates a sink over a stream that another thread reads from.
     pub fn new(stream: Arc<TcpStream>) -> Self {
         if let Err(error) = stream.set_write_timeout(Some(WRITE_TIMEOUT)) {
-            log::warn!("cannot set a write timeout: {error}");
+            log::warn!("cannot set the write timeout: {error}");
         }
         Self { stream }
     }

@@ -144,12 +144,9 @@ fn parallel_nodes_have_the_same_neighbours() {
 fn an_edit_of_a_missing_node_or_edge_is_a_conflict() {
     let before = document(json!([agent("b", "x")]), json!([]));
     for edit in [set(json!({"model": "m"})), remove("a")] {
-        assert_eq!(conflict(&before, &edit), "there is no node `a` any more");
+        assert_eq!(conflict(&before, &edit), "node `a` not found");
     }
-    assert_eq!(
-        conflict(&before, &beside("a", "b")),
-        "there is no edge from node `a` to node `b` any more"
-    );
+    assert_eq!(conflict(&before, &beside("a", "b")), "edge from node `a` to node `b` not found");
     for broken in [json!(null), json!({"data": 3}), json!({"data": {"nodes": {}}})] {
         conflict(&broken, &remove("a"));
         conflict(&broken, &set(json!({})));

@@ -18,15 +18,15 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let saved = calls.daily_spend(&[Outcome::Repeated]);
     let repeated = saved.total;
     let answered = calls.answered().spend.calls;
-    let (saving, since) = context.promise_about(node, &calls, &saved, Concern::Repeats);
-    if repeated.calls < REPEATS_MIN || !context.is_worth(Kind::Cache, node, &saving) {
+    let (saving, since) = context.projection_about(node, &calls, &saved, Concern::Repeats);
+    if repeated.calls < REPEATS_MIN || !context.is_worthwhile(Kind::Cache, node, &saving) {
         return None;
     }
     let base = context.proposal(Kind::Cache, node, Some(since), Some(&saving));
     Some(Proposal {
-        title: "Keep its answers".to_owned(),
+        title: format!("Cache responses of “{}”", node.label),
         reason: format!(
-            "{} of {answered} calls asked exactly what had been answered within a week before, for {} USD. With a cache they would have got the same answer for nothing.{}",
+            "{} of {answered} calls repeated a request from the previous 7 days, at a cost of {} USD. Cached responses would have cost nothing.{}",
             repeated.calls,
             Usd::from_nanousd(repeated.nanousd),
             base.reason,

@@ -16,19 +16,19 @@ pub fn propose(context: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
     let calls = context.calls_of(node)?;
     let saved = calls.daily_spend(PAID);
     let paid = saved.total;
-    let saving = context.promise(node, &calls, &saved);
-    if paid.calls < CALLS_MIN || !context.is_worth(Kind::DeadNode, node, &saving) {
+    let saving = context.projection(node, &calls, &saved);
+    if paid.calls < CALLS_MIN || !context.is_worthwhile(Kind::DeadNode, node, &saving) {
         return None;
     }
     let guard = match node.on_error {
-        OnError::Fail => " Where it fails, the run fails today; without it, it would not.",
+        OnError::Fail => " Today a run fails if this node fails; without the node it continues.",
         OnError::Continue(_) => "",
     };
     let base = context.proposal(Kind::DeadNode, node, Some(calls.since), Some(&saving));
     Some(Proposal {
-        title: format!("Leave “{}” out", node.label),
+        title: format!("Remove unused node “{}”", node.label),
         reason: format!(
-            "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD.{guard}{}",
+            "No other node uses its output, and it is not part of the flow's output. Its last {} calls cost {} USD.{guard}{}",
             paid.calls,
             Usd::from_nanousd(paid.nanousd),
             base.reason,

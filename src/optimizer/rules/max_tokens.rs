@@ -17,7 +17,7 @@ use crate::providers::ANSWER_TOKENS_ASSUMED;
 /// The limit must be at least this many times the longest answer.
 const ABOVE_MIN: u64 = 4;
 /// The new limit exceeds this many times the longest answer.
-const ROOM: u64 = 2;
+const HEADROOM_FACTOR: u64 = 2;
 /// The new limit is a multiple of this.
 const STEP: u64 = 256;
 /// A budget is restricted if the unused part of a reservation is at least this percentage of it.
@@ -41,7 +41,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let calls = known.sum(ANSWERED).spend.calls + known.count(Outcome::Unpriced);
     let longest = known.all().answer_tokens_max;
     let limit = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
-    let lower_limit = (longest.saturating_mul(ROOM) / STEP + 1) * STEP;
+    let lower_limit = (longest.saturating_mul(HEADROOM_FACTOR) / STEP + 1) * STEP;
     let is_far_above =
         longest > 0 && limit >= longest.saturating_mul(ABOVE_MIN) && lower_limit < limit;
     if calls < CALLS_MIN || !is_far_above {
@@ -54,17 +54,17 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let Restricted { budget, freed } = restricted.next()?;
     let shown = budget.limit.show(budget.reserved(&freed)?);
     let now = match agent.max_tokens {
-        Some(_) => format!("may have {limit} tokens"),
-        None => format!("has no limit and is taken to need {limit} tokens"),
+        Some(_) => format!("the limit is {limit} tokens"),
+        None => format!("without a limit, {limit} tokens are assumed"),
     };
     let refusals = match refused {
         0 => String::new(),
-        _ => format!(" Budgets have refused {refused} calls of it."),
+        _ => format!(" Budgets have refused {refused} of its calls."),
     };
     Some(Proposal {
-        title: format!("Limit its answers to {lower_limit} tokens"),
+        title: format!("Limit responses of “{}” to {lower_limit} tokens", node.label),
         reason: format!(
-            "The longest of {calls} answers had {longest} tokens, but each {now}, which the budget `{}` keeps free during the call.{refusals} With the lower limit each call keeps {shown} less of it. It saves no money; an answer of more than {lower_limit} tokens would be cut off.",
+            "The longest of {calls} responses had {longest} tokens, but {now}. During each call, the budget “{}” reserves enough for this limit.{refusals} The lower limit reserves {shown} less per call. It saves no money, and it cuts off responses of more than {lower_limit} tokens.",
             budget.name,
         ),
         calls,

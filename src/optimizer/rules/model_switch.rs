@@ -12,7 +12,7 @@ use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target};
 use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
-use crate::optimizer::models::{Candidate, Needs, target_in};
+use crate::optimizer::models::{Candidate, Requirements, target_in};
 
 /// The minimum saving of a recommended model, in percent.
 const PART_MIN: i64 = 30;
@@ -51,12 +51,12 @@ impl Present<'_> {
     }
 
     fn title(&self, to: &Candidate) -> String {
-        format!("Ask {} instead of {}", to.target.model, self.target.model)
+        format!("Switch from {} to {}", self.target.model, to.target.model)
     }
 
     fn reason(&self, Step { to, cost }: &Step<'_>, why: &str) -> String {
         format!(
-            "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {}/{}{why}. Try it on stored inputs before you apply it.",
+            "The last {} calls cost {} USD. With the same tokens, they would have cost {cost} USD at {}/{}.{why} Run a trial on stored inputs before you apply it.",
             self.answered.spend.calls,
             Usd::from_nanousd(self.nanousd()),
             to.target.provider,
@@ -101,18 +101,18 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         let nanousd = present.nanousd().saturating_sub(step.cost.nanousd);
         // The saving of each call is assumed to vary like its cost.
         let saved = present.calls.daily_spend(ANSWERED).scaled_to(nanousd);
-        context.promise(node, &present.calls, &saved)
+        context.projection(node, &present.calls, &saved)
     };
-    let promise = saving(&chosen);
-    if !context.is_worth(Kind::ModelSwitch, node, &promise) {
+    let projection = saving(&chosen);
+    if !context.is_worthwhile(Kind::ModelSwitch, node, &projection) {
         return None;
     }
-    let Target { provider, model } = &chosen.to.target;
+    let provider = &chosen.to.target.provider;
     let why = if chosen.is_used() {
-        format!(": your flows use {model} already")
+        " Your flows already use this model.".to_owned()
     } else {
         format!(
-            ": of what {provider} serves and is not older, it is the mildest step down that saves {PART_MIN} % or more"
+            " Of the models of {provider} that are not older, it is the closest in price that saves {PART_MIN} % or more."
         )
     };
     steps.retain(|step| present.saves(step, PART_MIN));
@@ -125,7 +125,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         edit: edit(node, agent, step.to),
     });
     let since = Some(present.calls.since);
-    let base = context.proposal(Kind::ModelSwitch, node, since, Some(&promise));
+    let base = context.proposal(Kind::ModelSwitch, node, since, Some(&projection));
     Some(Proposal {
         title: present.title(chosen.to),
         reason: present.reason(&chosen, &why) + &base.reason,
@@ -160,12 +160,12 @@ fn cheaper<'a>(
 ) -> Vec<Step<'a>> {
     let answer_tokens = agent.max_tokens.map_or(0, u64::from);
     let answer_tokens = answer_tokens.max(present.calls.all().answer_tokens_max);
-    let needs = Needs {
+    let requirements = Requirements {
         used_min: CALLS_MIN,
         tokens_max: present.answered.prompt_tokens_max.saturating_add(answer_tokens),
-        has_thought: present.answered.usage.reasoning_tokens > 0,
+        has_reasoning: present.answered.usage.reasoning_tokens > 0,
     };
-    let all = context.models.instead_of(present.target, needs);
+    let all = context.models.instead_of(present.target, requirements);
     let mut steps: Vec<Step<'a>> = all
         .map(|to| Step { to, cost: to.cost(&present.calls, present.target) })
         .filter(|step| {

@@ -28,9 +28,9 @@ pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option
     }
     Some(Proposal {
         other_node_id: Some(first.id.clone()),
-        title: format!("Ask “{}” and “{}” at once", first.label, second.label),
+        title: format!("Run “{}” and “{}” in parallel", first.label, second.label),
         reason: format!(
-            "“{}” does not use what “{}” answers, and waits for it all the same. They take {second_ms} and {first_ms} ms on average; together they would take as long as the slower.",
+            "“{}” waits for “{}”, but does not use its output. They take {second_ms} ms and {first_ms} ms on average. In parallel, they take only as long as the slower one.",
             second.label, first.label,
         ),
         calls: runs,

@@ -57,15 +57,15 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let effect = cache_effect(context, node, agent, target, &answered)?;
     let CacheEffect { prompt_tokens, prefix_tokens, reads, writes, saved_nanousd } = effect;
     let saved = known.daily_spend(ANSWERED).scaled_to(saved_nanousd);
-    let saving = context.promise(node, &known, &saved);
-    if saved_nanousd <= 0 || !context.is_worth(Kind::PromptCache, node, &saving) {
+    let saving = context.projection(node, &known, &saved);
+    if saved_nanousd <= 0 || !context.is_worthwhile(Kind::PromptCache, node, &saving) {
         return None;
     }
     let base = context.proposal(Kind::PromptCache, node, Some(known.since), Some(&saving));
     Some(Proposal {
-        title: "Have its constant beginning cached".to_owned(),
+        title: "Cache the constant start of the prompt".to_owned(),
         reason: format!(
-            "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.{}",
+            "About {prefix_tokens} of the {prompt_tokens} tokens of each prompt are the same. {reads} of {calls} calls came within 5 minutes of another call, so {} could have read these tokens from its cache. This would have saved {} USD, including cache writes.{}",
             target.provider,
             Usd::from_nanousd(saved_nanousd),
             base.reason,

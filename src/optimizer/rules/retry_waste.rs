@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Promise, RuleContext, set};
+use super::{CALLS_MIN, Projection, RuleContext, set};
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
 use crate::money::Usd;
@@ -33,8 +33,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let timed_out = calls.sum(&[Outcome::TimedOut]).spend;
     let saved = calls.daily_spend(WASTED);
     let wasted = saved.total;
-    let (all, since) = context.promise_about(node, &calls, &saved, Concern::Failures);
-    let saving = Promise {
+    let (all, since) = context.projection_about(node, &calls, &saved, Concern::Failures);
+    let saving = Projection {
         saving: Saving {
             // The part that the change fixes is unknown.
             low_usd: Usd::ZERO,
@@ -42,7 +42,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         },
         ..all
     };
-    if wasted.calls < WASTED_MIN || !context.is_worth(Kind::RetryWaste, node, &saving) {
+    if wasted.calls < WASTED_MIN || !context.is_worthwhile(Kind::RetryWaste, node, &saving) {
         return None;
     }
     let remedy = if timed_out.nanousd >= failed.nanousd {
@@ -54,7 +54,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     Some(Proposal {
         title: remedy.title,
         reason: format!(
-            "{} attempts were billed and gave nothing: {} that took too long cost {} USD, {} that failed {} USD. This {}. It may not cure all of them, so the saving may be anything from nothing to what they cost.{}",
+            "{} attempts were billed without a usable response: {} timed out ({} USD) and {} failed ({} USD). {} The change may not prevent all of them, so the saving may be as low as 0 USD.{}",
             wasted.calls,
             timed_out.calls,
             Usd::from_nanousd(timed_out.nanousd),
@@ -84,9 +84,11 @@ fn longer_timeout(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Opti
     let present = agent.total_timeout.unwrap_or(total_timeout);
     let longer = (present * TIMEOUT_FACTOR).min(WAIT_MAX);
     (longer > present).then(|| Remedy {
-        title: format!("Wait up to {longer:?} for an answer"),
+        title: format!("Increase the timeout to {}", seconds(longer)),
         effect: format!(
-            "lets a call take {longer:?} instead of {present:?}, so that what was begun may be finished"
+            "A timeout of {} instead of {} lets more calls finish.",
+            seconds(longer),
+            seconds(present)
         ),
         edit: set(node, [("timeouts", json!({"totalMs": milliseconds(longer)}))]),
     })
@@ -110,9 +112,9 @@ fn another_model(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Optio
     let fallback = json!([{"provider": provider, "model": model}]);
     let retry = json!({"attempts": 1});
     Some(Remedy {
-        title: format!("Ask {model} where {} fails", present.model),
+        title: format!("Fall back to {model} when {} fails", present.model),
         effect: format!(
-            "asks {provider}/{model}, which your flows use already, after the first failure, instead of {} again",
+            "After the first failure, {provider}/{model}, which your flows already use, replaces the retries of {}.",
             present.model
         ),
         edit: set(node, [("retry", retry), ("fallback", fallback)]),
@@ -131,13 +133,18 @@ fn longer_pause(node: &Node, agent: &Agent) -> Option<Remedy> {
         pauses["backoffMaxMs"] = milliseconds(longer);
     }
     Some(Remedy {
-        title: format!("Wait up to {longer:?} before it is tried again"),
+        title: format!("Wait up to {} before the first retry", seconds(longer)),
         effect: format!(
-            "lets up to {longer:?} pass before the second attempt instead of {:?}, and more before the next, so that what is wrong at the provider may be over",
-            retry.backoff
+            "Waiting up to {} instead of {} before the first retry, and longer before later ones, gives the provider time to recover.",
+            seconds(longer),
+            seconds(retry.backoff)
         ),
         edit: set(node, [("retry", pauses)]),
     })
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
 }
 
 fn milliseconds(duration: Duration) -> Value {

@@ -215,11 +215,11 @@ fn tool_calls_are_kept_for_token_counts() {
             r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":":1}"}}"#,
         ),
     ]);
-    assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+    assert_eq!((&*partial.text, &*partial.other_output), ("", r#"look{"at":1}"#));
     let (partial, _) = read_document(
         r#"{"content":[{"type":"tool_use","id":"t","name":"look","input":{"at":1}}]}"#,
     );
-    assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+    assert_eq!((&*partial.text, &*partial.other_output), ("", r#"look{"at":1}"#));
 }
 
 #[test]

@@ -106,13 +106,13 @@ fn only_missing_counts_are_estimated() {
 fn non_text_output_is_counted() {
     let call = call("m", true);
     let mut partial = partial("", "");
-    partial.beside = "hello world".into();
+    partial.other_output = "hello world".into();
     let estimated = |partial: &ResponseAccumulator| counts(usage(&call, partial, false));
     let expected = (PROMPT, 2, 0, UsageSource::Estimated);
     assert_eq!(estimated(&partial), expected);
     partial.note_usage(reported(7, 9), true);
     assert_eq!(estimated(&partial), (7, 9, 0, UsageSource::Provider));
-    partial.beside.push_str(" hello");
+    partial.other_output.push_str(" hello");
     assert_eq!(estimated(&partial), (7, 10, 0, UsageSource::Estimated));
 }
 
@@ -191,11 +191,11 @@ proptest! {
     #[test]
     fn an_estimate_is_never_below_the_counted_tokens(
         input in 0u64..100, cached in 0u64..100, output in 0u64..100, reasoning in 0u64..100,
-        text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", beside in "[a-z ]{0,40}",
+        text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", other_output in "[a-z ]{0,40}",
         after in prop::option::of((0usize..41, 0usize..41, 0usize..41)), is_answered: bool,
     ) {
         let mut partial = partial(&text, &thinking);
-        partial.beside.clone_from(&beside);
+        partial.other_output.clone_from(&other_output);
         partial.usage = Usage {
             cached_input_tokens: cached.min(input),
             reasoning_tokens: reasoning.min(output),
@@ -204,7 +204,7 @@ proptest! {
         partial.counted = after.map(|after| Extent {
             text: after.0.min(text.len()),
             thinking: after.1.min(thinking.len()),
-            beside: after.2.min(beside.len()),
+            other_output: after.2.min(other_output.len()),
         });
         let found = usage(&call("m", true), &partial, is_answered);
         prop_assert!(holds_sum_rules(&found), "{:?}", found);

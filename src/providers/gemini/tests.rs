@@ -129,11 +129,11 @@ fn a_blocked_response_is_a_failure_with_its_reason() {
     for (document, message) in [
         (
             r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
-            "the prompt was blocked by the provider: PROHIBITED_CONTENT",
+            "the provider blocked the prompt: PROHIBITED_CONTENT",
         ),
         (
             r#"{"candidates":[{"finishReason":"SAFETY","index":0}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
-            "the provider gave no text, because: SAFETY",
+            "the provider returned no text: SAFETY",
         ),
     ] {
         let (partial, read_whole) = read_document(&mut ContentReader::default(), document);

@@ -191,14 +191,14 @@ fn tool_calls_and_other_choices_are_kept_for_token_counts() {
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":":1}"}}]}}]}"#,
     ]);
-    assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+    assert_eq!((&*partial.text, &*partial.other_output), ("", r#"look{"at":1}"#));
     let (partial, _) = read_document(
         r#"{"choices":[
             {"message":{"content":"A","tool_calls":[{"function":{"name":"look","arguments":{"at":1}}},
                 {"custom":{"name":"say","input":"x"}}]}},
             {"message":{"content":"B","function_call":{"name":"old","arguments":"{}"}}}]}"#,
     );
-    assert_eq!((&*partial.text, &*partial.beside), ("A", r#"look{"at":1}sayxold{}B"#));
+    assert_eq!((&*partial.text, &*partial.other_output), ("A", r#"look{"at":1}sayxold{}B"#));
 }
 
 #[test]
