@@ -9,7 +9,7 @@ use super::days::{self, Day};
 use super::keys;
 use super::ledger::ENTRY_COLUMNS;
 use super::prices;
-use super::sql::{execute, found, one};
+use super::sql::{execute, one, require_row};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
 use crate::money::Usd;
@@ -136,7 +136,7 @@ impl CallWriter {
                 price_id
             ],
         )?;
-        found(changed, || format!("pending ledger row {}", settlement.id))?;
+        require_row(changed, || format!("pending ledger row {}", settlement.id))?;
         let row = ledger_row(db, settlement.id)?;
         let warnings = self.budgets.settle(db, &row)?;
         let context = context(&row, settlement.at);

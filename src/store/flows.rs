@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, NewFlow, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one, single};
+use super::sql::{execute, one, require_row, single};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::ids::FlowId;
@@ -72,7 +72,7 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
 
 pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
-    found(changed, || format!("flow {id}"))?;
+    require_row(changed, || format!("flow {id}"))?;
     triggers::delete_of_flow(db, id)?;
     execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id]).map(done)
 }

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found, no_conflict, one, single};
+use super::sql::{execute, no_conflict, one, require_row, single};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
@@ -31,7 +31,7 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
          WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
     let changed = execute(db, sql, params![start.run_id, start.at])?;
-    found(changed, || format!("open run {}", start.run_id))?;
+    require_row(changed, || format!("open run {}", start.run_id))?;
     Ok(started(start))
 }
 
@@ -122,7 +122,7 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
     );
     let changed =
         execute(db, &sql, params![run_id, end.status, end.error, end.error_node, end.at])?;
-    found(changed, || format!("open run {run_id}"))?;
+    require_row(changed, || format!("open run {run_id}"))?;
     if end.status == RunStatus::Completed {
         suggestions::count_run(db, run_id)?;
     }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, no_conflict, one, single};
+use super::sql::{execute, no_conflict, one, require_row, single};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
@@ -99,7 +99,7 @@ pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
 pub(super) fn delete_hook(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(db, flow_id)?;
     let changed = execute(db, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("webhook of flow {flow_id}")).map(done)
+    require_row(changed, || format!("webhook of flow {flow_id}")).map(done)
 }
 
 fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
@@ -110,7 +110,7 @@ fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
 pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Applied> {
     let sql = "SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)";
     let is_known: bool = single(db, sql, params![delivery.slug, delivery.secret_hash])?;
-    found(usize::from(is_known), || "such webhook any more".into())?;
+    require_row(usize::from(is_known), || format!("webhook `{}`", delivery.slug))?;
     let Some(key) = &delivery.key else {
         return Ok(Receipt::Done.into());
     };
@@ -142,12 +142,12 @@ pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Ap
             schedule.at
         ],
     )?;
-    found(changed, || format!("flow {}", schedule.flow_id)).map(done)
+    require_row(changed, || format!("flow {}", schedule.flow_id)).map(done)
 }
 
 pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("schedule of flow {flow_id}")).map(done)
+    require_row(changed, || format!("schedule of flow {flow_id}")).map(done)
 }
 
 pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {
