@@ -431,7 +431,7 @@ impl Calls {
     /// row is written once there is room.
     pub fn commit_refusal(&self, changes: Vec<Change>) {
         if let Err(error) = self.settlements.commit_with(changes.clone()) {
-            log::warn!("a refused call is not written yet: {error}");
+            log::warn!("cannot write a refused call to the ledger, retrying: {error}");
             self.settle(changes);
         }
     }

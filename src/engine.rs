@@ -136,7 +136,7 @@ impl Engine {
         let lost_calls = engine.settle_lost_calls()?;
         let left_over = if goes_on { engine.store.open_runs()? } else { Vec::new() };
         if !left_over.is_empty() {
-            log::warn!("{} runs of the last process go on", left_over.len());
+            log::warn!("resuming {} runs of the previous process", left_over.len());
         }
         open.store(left_over.len(), Ordering::SeqCst);
         let (left_over, held_back) =
@@ -220,7 +220,7 @@ impl Engine {
         match answered.recv().map_err(|_| Error::Stopping)? {
             Err(Error::NotFound(_)) => {
                 let (run, _) = self.store.run(run_id)?;
-                let is_over = if run.status.is_over() { "is over" } else { "is just ending" };
+                let is_over = if run.status.is_over() { "is over" } else { "is ending" };
                 Err(Error::Conflict(format!("run {run_id} {is_over}: {}", run.status)))
             }
             result => result,
@@ -268,8 +268,9 @@ impl Engine {
         if let Some(known) = self.flow_cache.get(flow) {
             return Ok(known);
         }
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
+        let document: Value = serde_json::from_str(&flow.document).map_err(|error| {
+            Error::internal(format!("flow {} is not valid JSON: {error}", flow.id))
+        })?;
         let data = document.get("data").unwrap_or(&Value::Null);
         let runnable =
             Runnable { graph: Arc::new(self.parse(data)?), data: data.to_string().into() };
@@ -283,7 +284,7 @@ impl Engine {
             return Ok(());
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
-        Err(Error::Busy(format!("{queued_runs} runs wait already; try again later")))
+        Err(Error::Busy(format!("the run queue is full ({queued_runs} runs); try again later")))
     }
 
     /// Parses a flow's graph and checks it against the configured providers.
@@ -292,7 +293,7 @@ impl Engine {
     /// If the graph is invalid: [`Error::Invalid`] with every fault.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
         Graph::parse(data, &|provider| self.providers.knows(provider))
-            .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
+            .map_err(|faults| Error::Invalid { message: "cannot run the flow".into(), faults })
     }
 
     /// Stops the engine and the calls in flight; their runs continue at the next start.
@@ -311,7 +312,10 @@ impl Engine {
         if lost.is_empty() {
             return Ok(0);
         }
-        log::warn!("the last process ended during {} calls, which are UNKNOWN now", lost.len());
+        log::warn!(
+            "the previous process stopped during {} calls; their status is now UNKNOWN",
+            lost.len()
+        );
         let mut refused = 0;
         for rows in lost.chunks(LOST_CALLS_STEP) {
             let at = Timestamp::now();
@@ -321,8 +325,8 @@ impl Engine {
                 match self.journal.commit(changes.clone()) {
                     Ok(_) => continue,
                     Err(error @ Error::Disk(_)) => log::error!(
-                        "that cannot be written, and nothing is run before it is; what is stored \
-                         can be read: {error}"
+                        "cannot write these statuses; no run starts until they are written, and \
+                         reads still work: {error}"
                     ),
                     Err(error) => return Err(error),
                 }
@@ -331,7 +335,7 @@ impl Engine {
             let events = self.events.clone();
             let done = Box::new(move |result: Result<_>| {
                 if let Err(error) = result {
-                    log::error!("calls of the last process were not settled: {error}");
+                    log::error!("cannot settle calls of the previous process: {error}");
                 }
                 let _ = events.send(EngineEvent::LostCalls);
             });
@@ -358,14 +362,14 @@ impl Engine {
             flow_id: run.flow_id,
             run_id: run.id,
             status: RunStatus::Failed,
-            error: Some(format!("the run cannot go on: {error}")),
+            error: Some(format!("cannot resume the run: {error}")),
             error_node: None,
             at: Timestamp::now(),
         });
         let id = run_id.to_owned();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {
-                log::error!("the end of run {id} cannot be written: {error}");
+                log::error!("cannot write the end of run {id}: {error}");
             }
         });
         // If the journal has ended, the run stays as it is, and the next start tries again.
@@ -373,7 +377,7 @@ impl Engine {
     }
 }
 
-const BAD_INPUT: &str = "the input cannot be used";
+const BAD_INPUT: &str = "cannot use the input";
 
 /// Adds the flow's declared defaults to the input, and checks it against the declaration.
 fn completed_input(graph: &Graph, input: Value) -> Result<Value> {

@@ -78,7 +78,7 @@ impl FromStr for Usd {
         let trimmed = digits.trim_end_matches('0');
         let shift = shift + i64::try_from(digits.len() - trimmed.len()).unwrap_or(0);
         let shift = u32::try_from(shift)
-            .map_err(|_| format!("`{text}` has more than nine digits after the point"))?;
+            .map_err(|_| format!("`{text}` has more than nine digits after the decimal point"))?;
         let nanousd = trimmed.parse::<i64>().ok();
         let nanousd = nanousd.and_then(|digits| digits.checked_mul(10_i64.checked_pow(shift)?));
         let nanousd = nanousd.ok_or_else(|| format!("`{text}` is out of range"))?;

@@ -145,7 +145,7 @@ impl State {
             match self.read(now) {
                 Ok(()) => self.is_stale = false,
                 // Continue with the schedules read earlier.
-                Err(error) => log::error!("the schedules cannot be read: {error}"),
+                Err(error) => log::error!("cannot read the schedules: {error}"),
             }
         }
         for at in 0..self.planned.len() {
@@ -171,16 +171,19 @@ impl State {
                 }
                 // It was valid when it was saved; the system may have lost its time zone since.
                 Err(faults) => log::error!(
-                    "flow {} does not run by its schedule: {}",
+                    "cannot run flow {} by its schedule: {}",
                     record.flow_id,
-                    Error::Invalid { message: "it cannot be read any more".into(), faults }
+                    Error::Invalid {
+                        message: "the stored schedule is no longer valid".into(),
+                        faults
+                    }
                 ),
             }
         }
         for Planned { record, next, .. } in &self.planned {
             if record.last.0 > now.0.saturating_add(AHEAD_MAX_MS) {
                 log::warn!(
-                    "the clock was put back behind the last run of flow {}, at {}; its schedule goes on {}; to have it go on now, delete it and set it again",
+                    "the system clock is behind the last scheduled run of flow {} at {}; its next run is {}. To resume now, delete the schedule and set it again",
                     record.flow_id,
                     record.last,
                     next.map_or_else(|| "never".to_owned(), |next| format!("at {next}"))
@@ -215,7 +218,7 @@ impl State {
             Step::Wait => Ok(None),
             Step::Run(due) => self.start(flow_id, due).map(|()| Some(due)),
             Step::Skip(due) => {
-                log::info!("flow {flow_id} is not run for {due}, which was missed");
+                log::info!("skipped the missed run of flow {flow_id} at {due}");
                 self.take(flow_id, due).map(|()| Some(due))
             }
         };
@@ -238,7 +241,7 @@ impl State {
                     Step::Skip(_) | Step::Wait => None,
                 };
                 log::warn!(
-                    "flow {flow_id} cannot be run by its schedule, trying again in a minute: {error}"
+                    "cannot start the scheduled run of flow {flow_id}, retrying in a minute: {error}"
                 );
                 let until = Timestamp(now.0.saturating_add(RETRY_MS));
                 self.held.insert(flow_id, Held { due, until });
@@ -256,12 +259,15 @@ impl State {
         let take = |_: &_| vec![Change::TakeDue { flow_id, due }];
         match self.engine.execute_with(&flow, input, TRIGGER, take) {
             Ok(accepted) => {
-                log::info!("flow {flow_id} runs for {due} as {}", accepted.run_id);
+                log::info!(
+                    "started the scheduled run of flow {flow_id} at {due}: {}",
+                    accepted.run_id
+                );
                 Ok(())
             }
             // A retry would fail too: the flow has to be fixed.
             Err(error @ Error::Invalid { .. }) => {
-                log::error!("flow {flow_id} is not run for {due}: {error}");
+                log::error!("cannot start the scheduled run of flow {flow_id} at {due}: {error}");
                 self.take(flow_id, due)
             }
             Err(error) => Err(error),

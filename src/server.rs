@@ -253,18 +253,18 @@ impl Server {
         let calls_end = Instant::now() + PART_END_MAX;
         let left = self.gateway.shutdown(calls_end);
         if left > 0 {
-            log::warn!("{left} calls of clients did not end in time");
+            log::warn!("{left} gateway calls did not finish before the shutdown deadline");
         }
         let left = self.trials.wait_for_all(calls_end);
         if left > 0 {
-            log::warn!("{left} trials did not end in time");
+            log::warn!("{left} trials did not finish before the shutdown deadline");
         }
         let store = Arc::clone(&self.core.store);
         let is_written = self.core.end_parts();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
         let left = self.listener.join(deadline);
         if left > 0 {
-            log::warn!("{left} connections did not end in time");
+            log::warn!("{left} connections did not close before the shutdown deadline");
         }
         // Last, because requests that are still answered read from it.
         if is_written {
@@ -324,7 +324,7 @@ fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) -> bool {
     let deadline = Instant::now() + time_max;
     while !thread.is_finished() {
         if Instant::now() >= deadline {
-            log::error!("the {name} thread did not end in time");
+            log::error!("the {name} thread did not stop before the shutdown deadline");
             return false;
         }
         thread::sleep(JOIN_POLL);

@@ -771,15 +771,15 @@ fn every_fault_of_a_flow_is_listed_with_its_field() {
                 response.text()
             );
             for part in [
-                "there is no node `ghost`",
-                "two nodes have the id `first`",
+                "node `ghost` not found",
+                "duplicate node id `first`",
                 "unknown provider `nobody`",
                 "line 2",
                 "unknown name `topic`",
                 "unknown node type `group`",
-                "there is no node `nowhere`",
+                "node `nowhere` not found",
                 "b, c, d wait for each other",
-                "node `far-2` does not come before node `far-1`",
+                "node `far-2` does not run before node `far-1`",
             ] {
                 assert!(response.text().contains(part), "{part}: {}", response.text());
             }

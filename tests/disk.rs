@@ -150,8 +150,8 @@ fn a_server_on_a_full_disk_starts_and_recovers_later() {
     // The size of the WAL index. The WAL is already larger.
     let mut command = limited(&serve(&home, &upstream), 32);
     let mut served = Served::start(&mut command);
-    if !served.running.stderr.contains("cannot be written") {
-        served.running.until_stderr("cannot be written");
+    if !served.running.stderr.contains("cannot write a change") {
+        served.running.until_stderr("cannot write a change");
     }
     assert_eq!(rows(&served), before);
     for (path, body, code) in

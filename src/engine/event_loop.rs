@@ -161,7 +161,7 @@ impl EventLoop {
         match self.engine.restore(&run_id) {
             Ok(run) => Some(run.with_waiter(waiter)),
             Err(error) => {
-                log::error!("run {run_id} cannot go on: {error}");
+                log::error!("cannot resume run {run_id}: {error}");
                 self.engine.open.fetch_sub(1, Ordering::SeqCst);
                 None
             }
@@ -229,7 +229,7 @@ impl EventLoop {
             let _ = events.send(EngineEvent::UnitEnded { run_id, unit, outcome });
         }));
         if let Err(error) = handed {
-            let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
+            let outcome = Box::new(on_busy(format!("cannot start the node: {error}")));
             let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, outcome });
         }
     }
@@ -310,7 +310,7 @@ impl EventLoop {
                 Ok(_) => {}
                 // The run continues at the next start.
                 Err(Error::Stopping) => return,
-                Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
+                Err(error) => log::error!("cannot write the end of run {run_id}: {error}"),
             }
             let _ = events.send(EngineEvent::Saved { run_id });
         });
@@ -328,7 +328,7 @@ impl EventLoop {
     fn lost_calls_settled(&mut self) {
         self.lost_calls -= 1;
         if self.lost_calls == 0 {
-            log::warn!("calls of the last process are settled; runs go on");
+            log::warn!("calls of the previous process are settled; resuming its runs");
             for run in std::mem::take(&mut self.held_back) {
                 self.take_over(run);
             }
@@ -342,7 +342,7 @@ impl EventLoop {
         let run_id = run_id.clone();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {
-                log::error!("a step of run {run_id} was refused: {error}");
+                log::error!("cannot write a step of run {run_id}: {error}");
             }
         });
         // If the journal has ended, the run stays as it is and continues at the next start.

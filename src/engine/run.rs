@@ -25,10 +25,10 @@ use crate::time::Timestamp;
 const UNITS_AT_ONCE_MAX: usize = 16;
 /// If a provider asks for a longer wait, the next target is called instead.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
-const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have been billed, and the node says not to make it again (retry.afterRestart)";
+const NOT_RETRIED: &str = "the server stopped during the call; the provider may have billed it. Not retried, because `retry.afterRestart` is false";
 
 /// The error of a paused node, or of a map between two items, if its run ends.
-const RUN_ENDS: &str = "not tried again, because the run ends";
+const RUN_ENDS: &str = "not retried, because the run is ending";
 
 fn verdict(output: &NodeOutput) -> Verdict {
     match output {
@@ -190,7 +190,7 @@ impl ActiveRun {
         self.skip();
         for node in interrupted {
             self.progress.take_this(node);
-            self.give_up(Unit::node(node), NOT_ASKED_AGAIN.to_owned(), false);
+            self.give_up(Unit::node(node), NOT_RETRIED.to_owned(), false);
         }
         for (node, error) in failed_maps {
             self.progress.take_this(node);
@@ -391,7 +391,7 @@ impl ActiveRun {
         self.maps.insert(node, items);
         for item in interrupted {
             let item = Some(item);
-            self.give_up(Unit { node, item }, NOT_ASKED_AGAIN.to_owned(), false);
+            self.give_up(Unit { node, item }, NOT_RETRIED.to_owned(), false);
         }
     }
 

@@ -386,9 +386,8 @@ impl Worker {
         };
         let fallback = changes.clone();
         if let Err(error) = self.journal.commit(changes) {
-            let error = format!(
-                "the request was not made, because its beginning could not be written: {error}"
-            );
+            let error =
+                format!("the request was not sent, because its start could not be saved: {error}");
             return Outcome::failed(error, fallback);
         }
         match self.calls.providers().fetch(&fetch, &job.cancel) {
@@ -420,7 +419,7 @@ fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
         }
         CallOutcome::NotCommitted(error) => {
             let error = format!(
-                "the call was not made, because its ledger row could not be written: {error}"
+                "the call was not made, because it could not be written to the ledger: {error}"
             );
             Outcome::failed(error, changes)
         }

@@ -88,17 +88,17 @@ impl Housekeeping {
         self.interval = INTERVAL;
         let now = self.clock.now(Timestamp::now(), self.last);
         let oldest = self.prune_events(writer, now);
-        let oldest = logged("old events cannot be removed", oldest).flatten();
+        let oldest = logged("cannot delete old events", oldest).flatten();
         type Step = fn(&mut Housekeeping, &mut Writer, Timestamp) -> Result<bool>;
         let steps: [(&str, Step); 6] = [
-            ("runs and answers cannot be counted", Self::count),
-            ("a day of the ledger cannot be summed up", Self::sum_up),
-            ("blocks of ledger rows cannot be noted", |_, writer, _| {
+            ("cannot count runs and cached responses", Self::count),
+            ("cannot compute the daily totals of the ledger", Self::sum_up),
+            ("cannot index blocks of ledger rows", |_, writer, _| {
                 Ok(writer.note_blocks(NOTE_STEP)? == NOTE_STEP)
             }),
-            ("old runs cannot be removed", Self::prune_runs),
-            ("old answers cannot be removed", Self::prune_answers),
-            ("old keys of deliveries cannot be removed", |_, writer, now| {
+            ("cannot delete old runs", Self::prune_runs),
+            ("cannot delete old cached responses", Self::prune_answers),
+            ("cannot delete old delivery keys of webhooks", |_, writer, now| {
                 Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP)
             }),
         ];

@@ -96,7 +96,7 @@ impl Budgets {
         version: Option<&str>,
     ) -> Result<()> {
         if version.is_some_and(|version| version != budget::version(self.all.iter())) {
-            let message = "the budgets have changed since they were read; read them again";
+            let message = "the budgets have changed since they were loaded; reload them and retry";
             return Err(Error::Conflict(message.to_owned()));
         }
         self.set(db, all)
@@ -108,11 +108,13 @@ impl Budgets {
     /// If the name is taken ([`Error::Conflict`]), or there are too many budgets ([`Error::Busy`]).
     pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
-            let message = format!("there is a budget named `{}` already", budget.name);
+            let message = format!("budget `{}` already exists", budget.name);
             return Err(Error::Conflict(message));
         }
         if self.all.len() >= BUDGETS_MAX {
-            return Err(Error::Busy(format!("there may be {BUDGETS_MAX} budgets")));
+            return Err(Error::Busy(format!(
+                "there are already {BUDGETS_MAX} budgets, which is the limit; delete one first"
+            )));
         }
         let all = [&self.all, std::slice::from_ref(budget)].concat();
         self.set(db, &all)

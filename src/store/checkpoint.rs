@@ -44,7 +44,7 @@ impl Checkpointer {
             if pages - copied >= PAGES {
                 copied = pages;
                 if let Err(TrySendError::Disconnected(())) = tell.try_send(()) {
-                    log::warn!("the thread that copies the log of writes is gone");
+                    log::warn!("the thread for WAL checkpoints has stopped");
                 }
             }
             if pages >= RESTART_PAGES && pages - restarted >= RESTART_STEP_PAGES {
@@ -65,7 +65,7 @@ impl Checkpointer {
                 Ok(_) => {}
                 // The writer is copying at the moment.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
-                Err(error) => log::warn!("the log of writes cannot be copied: {error}"),
+                Err(error) => log::warn!("WAL checkpoint failed: {error}"),
             }
         }
     }

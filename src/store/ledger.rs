@@ -178,9 +178,9 @@ impl Store {
         let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
             let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
             Error::invalid(
-                "the query cannot be read",
+                "cannot read the query",
                 "group_by",
-                format!("`{group_by}` is none of {}", names.join(", ")),
+                format!("unknown group `{group_by}`; expected one of {}", names.join(", ")),
             )
         })?;
         self.read(|db| {

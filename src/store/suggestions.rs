@@ -56,7 +56,7 @@ from_row!(AppliedEdit; before, after, last_call);
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
-        .map_err(|error| Error::internal(format!("a suggestion cannot be written: {error}")))
+        .map_err(|error| Error::internal(format!("cannot encode a suggestion: {error}")))
 }
 
 /// Returns the suggestions that meet a condition.
@@ -164,7 +164,7 @@ pub(super) fn propose(
     let sql = "SELECT document FROM flows WHERE id = ?1";
     let document: Option<String> = one(db, sql, [flow_id])?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
-        return Err(Error::Conflict(format!("flow {flow_id} has changed since it was looked at")));
+        return Err(Error::Conflict(format!("flow {flow_id} has changed since its analysis")));
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
@@ -336,7 +336,9 @@ fn replace_document(
 ) -> Result<()> {
     let sql = "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2";
     let replaced = execute(db, sql, params![flow_id, before, after, at])?;
-    no_conflict(replaced, || format!("flow {flow_id} has changed since: look at it again"))?;
+    no_conflict(replaced, || {
+        format!("flow {flow_id} has changed since the suggestion was made; reload and retry")
+    })?;
     note_changed_nodes(db, flow_id, before, after, at)
 }
 

@@ -121,7 +121,7 @@ pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Appl
         sql,
         params![delivery.slug, key, delivery.run_id, delivery.at, too_old(delivery.at)],
     )?;
-    no_conflict(changed, || "the webhook was delivered this before".into()).map(done)
+    no_conflict(changed, || "the webhook has already received this delivery".into()).map(done)
 }
 
 pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Applied> {
@@ -154,8 +154,8 @@ pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Resu
     // This is the last check against running a time twice.
     let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
     let changed = execute(db, sql, params![flow_id, due])?;
-    let why = || format!("the schedule of flow {flow_id} has no run at {due} to start any more");
-    no_conflict(changed, why).map(done)
+    let message = || format!("the scheduled run of flow {flow_id} at {due} is no longer due");
+    no_conflict(changed, message).map(done)
 }
 
 /// Removes the triggers of a flow that is removed.
