@@ -148,10 +148,10 @@ impl Budget {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
         let is_model = |pattern: &str| {
-            let asked = format!("{}/{}", call.provider, call.model);
+            let name = format!("{}/{}", call.provider, call.model);
             match pattern.strip_suffix('*') {
-                Some(start) => asked.starts_with(start),
-                None => asked == pattern,
+                Some(start) => name.starts_with(start),
+                None => name == pattern,
             }
         };
         is_flow && is_key && self.model.as_deref().is_none_or(is_model)

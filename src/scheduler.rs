@@ -83,7 +83,7 @@ struct Planned {
 }
 
 /// A schedule to retry later, because its run could not start or a skip could not be saved.
-struct Held {
+struct Retry {
     /// The due time of a run that could not start; none for a skip.
     due: Option<Timestamp>,
     until: Timestamp,
@@ -98,7 +98,7 @@ struct State {
     missed_upto: Timestamp,
     awake_at: Timestamp,
     planned: Vec<Planned>,
-    held: HashMap<FlowId, Held>,
+    retries: HashMap<FlowId, Retry>,
     /// True if `planned` may be out of date.
     is_stale: bool,
     stopping: Arc<AtomicBool>,
@@ -113,7 +113,7 @@ impl State {
             missed_upto: started,
             awake_at: started,
             planned: Vec::new(),
-            held: HashMap::new(),
+            retries: HashMap::new(),
             is_stale: true,
             stopping: Arc::default(),
         }
@@ -192,16 +192,16 @@ impl State {
         }
         let records = self.planned.iter().map(|planned| &planned.record);
         let last: HashMap<FlowId, Timestamp> = records.map(|r| (r.flow_id, r.last)).collect();
-        self.held.retain(|flow_id, held| {
-            last.get(flow_id).is_some_and(|last| held.due.is_none_or(|due| *last < due))
+        self.retries.retain(|flow_id, retry| {
+            last.get(flow_id).is_some_and(|last| retry.due.is_none_or(|due| *last < due))
         });
         Ok(())
     }
 
     fn next(&self, record: &ScheduleRecord, schedule: &Schedule) -> Option<Timestamp> {
         let next = schedule.next(record.last)?;
-        let held = self.held.get(&record.flow_id);
-        Some(held.map_or(next, |held| held.until.max(next)))
+        let retry = self.retries.get(&record.flow_id);
+        Some(retry.map_or(next, |retry| retry.until.max(next)))
     }
 
     /// Runs or skips the due time of one schedule.
@@ -209,7 +209,7 @@ impl State {
         let Planned { record, schedule, .. } = &self.planned[at];
         let flow_id = record.flow_id;
         let mut since = self.missed_upto;
-        if let Some(Held { due: Some(due), .. }) = self.held.get(&flow_id) {
+        if let Some(Retry { due: Some(due), .. }) = self.retries.get(&flow_id) {
             // A retried run is not missed: the scheduler saw its time when it was due.
             since = since.min(Timestamp(due.0 - 1));
         }
@@ -224,7 +224,7 @@ impl State {
         };
         match (done, step) {
             (Ok(taken), _) => {
-                self.held.remove(&flow_id);
+                self.retries.remove(&flow_id);
                 if let Some(due) = taken {
                     self.planned[at].record.last = due;
                 }
@@ -244,7 +244,7 @@ impl State {
                     "cannot start the scheduled run of flow {flow_id}, retrying in a minute: {error}"
                 );
                 let until = Timestamp(now.0.saturating_add(RETRY_MS));
-                self.held.insert(flow_id, Held { due, until });
+                self.retries.insert(flow_id, Retry { due, until });
             }
         }
         let Planned { record, schedule, .. } = &self.planned[at];

@@ -83,11 +83,11 @@ impl Publish for Tee {
 
 impl Core {
     /// Opens the database and recovers the state of an earlier process. `tap` receives every
-    /// committed event, like the hub; with `goes_on`, runs of an earlier process continue.
+    /// committed event, like the hub; with `resume_runs`, runs of an earlier process continue.
     pub fn start(
         config: &Config,
         tap: Option<Sender<Message>>,
-        goes_on: bool,
+        resume_runs: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
         // First, so that invalid prices change nothing on disk.
@@ -118,7 +118,7 @@ impl Core {
             hub.clone(),
             calls.clone(),
             config.engine,
-            goes_on,
+            resume_runs,
             Arc::clone(on_fatal),
         )?;
         let threads = [hub_thread, journal_thread, engine_thread];

@@ -951,7 +951,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     server.run(flow, &json!({}));
     browser.press("Escape");
     person.sees_cell("status", "failed: refused");
-    person.sees_cell("status", "the budget `daily` allows 0.0013 USD per day");
+    person.sees_cell("status", "budget `daily` refused the call: limit 0.0013 USD per day");
     person.finds_in_newest_row(&["Refused by a budget", "$0"]);
 
     person.presses("budgets-button");

@@ -543,7 +543,7 @@ fn a_full_run_queue_returns_429_until_a_run_leaves() {
     let path = format!("/api/flows/{flow}/execute");
     let refused = server.post(&path, &json!({}));
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
-    assert!(refused.text().contains("3 runs wait already"));
+    assert!(refused.text().contains("the run queue is full (3 runs)"));
     // A refused run leaves no trace.
     let runs = server.get("/api/runs").json();
     assert_eq!(runs["items"].as_array().unwrap().len(), 5);

@@ -16,7 +16,7 @@ use super::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::ids::RunId;
-use crate::store::{Change, LeftOver};
+use crate::store::{Change, OpenRun};
 use crate::threads::Pool;
 
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -29,7 +29,7 @@ pub(super) enum EngineEvent {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
     /// A run of an earlier process can continue.
-    LeftOver(LeftOver),
+    OpenRun(OpenRun),
     Cancel {
         run_id: RunId,
         answer: Sender<Result<()>>,
@@ -64,7 +64,7 @@ pub(super) struct EventLoop {
     /// they are written.
     lost_calls: usize,
     /// Runs of that process, which wait for those settlements.
-    held_back: Vec<LeftOver>,
+    deferred_runs: Vec<OpenRun>,
     stopping: bool,
 }
 
@@ -73,7 +73,7 @@ impl EventLoop {
         engine: Engine,
         worker: Worker,
         lost_calls: usize,
-        held_back: Vec<LeftOver>,
+        deferred_runs: Vec<OpenRun>,
     ) -> Self {
         Self {
             pool: Pool::new("call", engine.limits.calls, WORKER_STACK_BYTES),
@@ -85,7 +85,7 @@ impl EventLoop {
             pauses: BinaryHeap::new(),
             calls: 0,
             lost_calls,
-            held_back,
+            deferred_runs,
             stopping: false,
         }
     }
@@ -94,7 +94,7 @@ impl EventLoop {
         loop {
             match received.recv_timeout(self.patience()) {
                 Ok(EngineEvent::Accepted(run)) => self.accept(*run),
-                Ok(EngineEvent::LeftOver(run)) => self.take_over(run),
+                Ok(EngineEvent::OpenRun(run)) => self.resume_run(run),
                 Ok(EngineEvent::Cancel { run_id, answer }) => {
                     drop(answer.send(self.cancel(&run_id)))
                 }
@@ -107,7 +107,7 @@ impl EventLoop {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.fill_up();
+            self.fill_active();
             self.end_pauses();
             self.dispatch();
             if self.stopping && self.calls == 0 {
@@ -135,7 +135,7 @@ impl EventLoop {
     }
 
     /// A run that had begun is placed before all waiting runs.
-    fn take_over(&mut self, run: LeftOver) {
+    fn resume_run(&mut self, run: OpenRun) {
         let waiting = Waiting { run_id: run.run_id, waiter: None };
         if !run.has_begun {
             self.queue.push(run.flow_id, waiting);
@@ -144,7 +144,7 @@ impl EventLoop {
         }
     }
 
-    fn fill_up(&mut self) {
+    fn fill_active(&mut self) {
         while self.active.len() < self.engine.limits.active_runs
             && !self.stopping
             && let Some(waiting) = self.queue.pop()
@@ -321,7 +321,7 @@ impl EventLoop {
     fn saved(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.remove(run_id) {
             self.engine.open.fetch_sub(1, Ordering::SeqCst);
-            run.tell_waiters();
+            run.notify_waiters();
         }
     }
 
@@ -329,8 +329,8 @@ impl EventLoop {
         self.lost_calls -= 1;
         if self.lost_calls == 0 {
             log::warn!("calls of the previous process are settled; resuming its runs");
-            for run in std::mem::take(&mut self.held_back) {
-                self.take_over(run);
+            for run in std::mem::take(&mut self.deferred_runs) {
+                self.resume_run(run);
             }
         }
     }

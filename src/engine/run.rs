@@ -10,7 +10,7 @@ use super::items::Items;
 use super::queue::Waiting;
 use super::unit::{Tries, Unit};
 use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
-use crate::calls::Held;
+use crate::calls::CallResources;
 use crate::event::RunStatus;
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::ids::{FlowId, RunId};
@@ -84,7 +84,7 @@ pub struct ActiveRun {
     /// Units that pause before their next attempt, each with the end of its pause.
     pausing: Vec<(Unit, Instant)>,
     /// Permits of units that wait for their calls.
-    held: BTreeMap<Unit, Held>,
+    resources: BTreeMap<Unit, CallResources>,
     again: Vec<Unit>,
     cancel: Cancel,
     end: Option<End>,
@@ -112,7 +112,7 @@ impl ActiveRun {
             items_before: BTreeMap::new(),
             at_work: 0,
             pausing: Vec::new(),
-            held: BTreeMap::new(),
+            resources: BTreeMap::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
             end: None,
@@ -301,7 +301,7 @@ impl ActiveRun {
                 .zip(unit.item)
                 .map(|(items, index)| JobItem { values: Arc::clone(&items.values), index }),
             target,
-            held: self.held.remove(&unit),
+            resources: self.resources.remove(&unit),
             at: self.node_ref(unit),
             graph: Arc::clone(&self.graph),
             input: Arc::clone(&self.input),
@@ -326,9 +326,9 @@ impl ActiveRun {
                 self.begin_map(unit.node, items);
                 None
             }
-            Outcome::Deferred { wait, held, unwritten } => {
+            Outcome::Deferred { wait, resources, unwritten } => {
                 self.pending.extend(unwritten);
-                self.held.extend(held.map(|held| (unit, held)));
+                self.resources.extend(resources.map(|resources| (unit, resources)));
                 self.defer(unit, wait)
             }
             Outcome::Failed { error, cancelled, unwritten, remedy } => {
@@ -538,7 +538,7 @@ impl ActiveRun {
         let pausing = std::mem::take(&mut self.pausing);
         let pausing = pausing.into_iter().map(|(unit, _)| unit);
         let again = std::mem::take(&mut self.again);
-        self.held.clear();
+        self.resources.clear();
         for unit in pausing.chain(again) {
             self.fail(unit, RUN_ENDS.to_owned(), true);
         }
@@ -590,7 +590,7 @@ impl ActiveRun {
     }
 
     /// Notifies the waiters that the end of the run is committed.
-    pub fn tell_waiters(self) {
+    pub fn notify_waiters(self) {
         if let Some(waiter) = self.waiter {
             // A waiter that has left needs no answer.
             let _ = waiter.send(());
@@ -679,8 +679,11 @@ mod tests {
         assert!(run.is_decided() && run.progress.is_over());
 
         let mut run = two_maps();
-        let later =
-            Outcome::Deferred { wait: Duration::from_secs(60), held: None, unwritten: Vec::new() };
+        let later = Outcome::Deferred {
+            wait: Duration::from_secs(60),
+            resources: None,
+            unwritten: Vec::new(),
+        };
         assert!(run.ended(first(1), later).is_some());
         run.ended(first(0), finished(TOO_MANY_BYTES));
         assert!(run.is_decided() && run.progress.is_over());

@@ -259,14 +259,14 @@ fn edges(
     for (at, edge) in raw {
         let mut end = |key: &str, id: &Value| {
             let id = name_of(id).unwrap_or_else(|| id.to_string());
-            let found = index.get(&id).copied();
-            if found.is_none() {
+            let node = index.get(&id).copied();
+            if node.is_none() {
                 faults.push(Fault::new(
                     format!("data.edges[{at}].{key}"),
                     format!("node `{id}` not found"),
                 ));
             }
-            found
+            node
         };
         // Check both ends, so that both faults are reported.
         let ends = (end("source", &edge.source), end("target", &edge.target));

@@ -314,9 +314,9 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
     if error.kind() != ErrorKind::UndefinedError {
         return text;
     }
-    let given = scope.0.get_attr("input").unwrap_or_default();
+    let input = scope.0.get_attr("input").unwrap_or_default();
     let mut missing: Vec<String> = names(source).unwrap_or_default().inputs.into_iter().collect();
-    missing.retain(|name| given.get_attr(name).map_or(true, |value| value.is_undefined()));
+    missing.retain(|name| input.get_attr(name).map_or(true, |value| value.is_undefined()));
     match missing.as_slice() {
         [] => text,
         names => format!("{text}; the run's input has no `{}`", names.join("`, `")),

@@ -118,11 +118,11 @@ impl<const DIGITS: usize, const MAX: u64> Visitor<'_> for AmountVisitor<DIGITS, 
 /// # Errors
 /// If the text is not a decimal, or exceeds `max`.
 fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
+    let invalid = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) || text.ends_with('.') {
-        return Err(wrong());
+        return Err(invalid());
     }
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > digits {

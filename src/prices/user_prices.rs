@@ -91,9 +91,9 @@ impl UserPrices {
                 log::info!("the prices in {path} have changed and now apply");
                 state.table = Arc::new(table);
             }
-            Err(error) => log::warn!(
-                "cannot read the changed prices {path}; the previous ones still apply: {error}"
-            ),
+            Err(error) => {
+                log::warn!("cannot read the prices {path}: {error}; the previous ones still apply")
+            }
         }
         Arc::clone(&state.table)
     }

@@ -29,7 +29,7 @@ use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// Limits for how many periods and runs the warnings sent are remembered, the newest first.
-const TOLD_MAX: i64 = 10_000;
+const WARNED_MAX: i64 = 10_000;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
 /// tokens. Rows without use were refused or never sent.
@@ -200,7 +200,7 @@ impl Budgets {
                 self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
-            let (used, whose) = match (&mut self.counts[at], &row.run_id) {
+            let (used, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.holds(row.timestamp) => {
                     if was_counted[at] {
                         let reserved = budget.reserved(&reserve).unwrap_or(0);
@@ -215,8 +215,8 @@ impl Budgets {
                 _ => continue,
             };
             let level = budget.level(used);
-            if level > 0 && level > told(db, budget, &whose)? {
-                tell(db, budget, &whose, level)?;
+            if level > 0 && level > warned_percent(db, budget, &period)? {
+                set_warned_percent(db, budget, &period, level)?;
                 warnings.push(budget.warning(used, level));
             }
         }
@@ -260,19 +260,19 @@ impl Budgets {
 }
 
 /// Returns the threshold in percent that viewers were last warned of, or 0.
-fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
+fn warned_percent(db: &Connection, budget: &Budget, period: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(db, sql, [budget.name.as_str(), whose])?;
+    let percent = one(db, sql, [budget.name.as_str(), period])?;
     Ok(percent.unwrap_or(0))
 }
 
 /// Stores that viewers are warned of a threshold, and removes the oldest entries
-/// beyond [`TOLD_MAX`].
-fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
+/// beyond [`WARNED_MAX`].
+fn set_warned_percent(db: &Connection, budget: &Budget, period: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
-    execute(db, sql, params![budget.name, whose, percent])?;
+    execute(db, sql, params![budget.name, period, percent])?;
     let sql = "DELETE FROM budget_told WHERE id <= ?1";
-    execute(db, sql, params![db.last_insert_rowid() - TOLD_MAX]).map(drop)
+    execute(db, sql, params![db.last_insert_rowid() - WARNED_MAX]).map(drop)
 }
 
 impl Store {

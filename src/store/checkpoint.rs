@@ -34,7 +34,7 @@ impl Checkpointer {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // One pending signal is enough, however often a checkpoint is due.
-        let (tell, due) = bounded(1);
+        let (request, due) = bounded(1);
         let (mut copied, mut restarted) = (0, 0);
         // Replaces SQLite's automatic checkpoint, which runs in the writer's thread.
         writer.wal_hook(Some(move |wal: &mut Wal, pages| {
@@ -43,7 +43,7 @@ impl Checkpointer {
             }
             if pages - copied >= PAGES {
                 copied = pages;
-                if let Err(TrySendError::Disconnected(())) = tell.try_send(()) {
+                if let Err(TrySendError::Disconnected(())) = request.try_send(()) {
                     log::warn!("the thread for WAL checkpoints has stopped");
                 }
             }

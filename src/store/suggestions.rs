@@ -71,9 +71,8 @@ fn select(
 }
 
 fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
-    let mut found = select(db, COLUMNS, "id = ?1", params![id])?;
-    let found = found.pop();
-    found.ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
+    let mut rows = select(db, COLUMNS, "id = ?1", params![id])?;
+    rows.pop().ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
 }
 
 impl Store {
@@ -240,7 +239,7 @@ pub(super) fn note_changed_nodes(
 /// # Errors
 /// If it is not open ([`Error::Conflict`]).
 pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
-    expect(&suggestion_of(db, id)?, &[Status::Open])?;
+    require_status(&suggestion_of(db, id)?, &[Status::Open])?;
     set_status(db, id, status, at)
 }
 
@@ -258,7 +257,7 @@ pub(super) fn apply(
     at: Timestamp,
 ) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
-    expect(&old, &[Status::Open, Status::Dismissed])?;
+    require_status(&old, &[Status::Open, Status::Dismissed])?;
     replace_document(db, old.flow_id, before, after, at)?;
     let sql = "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
             document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
@@ -273,7 +272,7 @@ pub(super) fn apply(
 /// If the flow changed since, or the suggestion is not applied ([`Error::Conflict`]).
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
-    expect(&old, &[Status::Applied])?;
+    require_status(&old, &[Status::Applied])?;
     let sql = "SELECT document_before, document_after FROM suggestions WHERE id = ?1";
     let (before, after): (String, String) = single(db, sql, [id])?;
     replace_document(db, old.flow_id, &after, &before, at)?;
@@ -344,7 +343,7 @@ fn replace_document(
 
 /// # Errors
 /// If the suggestion has none of these statuses ([`Error::Conflict`]).
-fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
+fn require_status(old: &Suggestion, wanted: &[Status]) -> Result<()> {
     if wanted.contains(&old.status) {
         return Ok(());
     }
