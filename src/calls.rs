@@ -271,7 +271,7 @@ impl Calls {
         key: &str,
         age_max: Duration,
     ) -> std::result::Result<Option<FillGuard>, Box<Prepared>> {
-        match self.cache.look(key, age_max, Timestamp::now()) {
+        match self.cache.lookup(key, age_max, Timestamp::now()) {
             Ok(CacheLookup::Nothing(fill)) => Ok(Some(fill)),
             Ok(CacheLookup::InFlight) => Err(Box::new(Prepared::Deferred {
                 wait: SAME_CALL_POLL,

@@ -41,7 +41,7 @@ const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
 /// … and for all of them together, so that a shutdown takes at most five seconds.
-const MOST_END_MAX: Duration = Duration::from_secs(4);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(4);
 /// Limits the connections that wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
 const JOIN_POLL: Duration = Duration::from_millis(2);
@@ -261,7 +261,7 @@ impl Server {
         }
         let store = Arc::clone(&self.core.store);
         let is_written = self.core.end_parts();
-        let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
+        let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + SHUTDOWN_MAX);
         let left = self.listener.join(deadline);
         if left > 0 {
             log::warn!("{left} connections did not close before the shutdown deadline");

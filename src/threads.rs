@@ -183,7 +183,7 @@ impl Workers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_freed(&self, state: MutexGuard<'_, WorkersState>) {
+    fn notify_freed(&self, state: MutexGuard<'_, WorkersState>) {
         let is_awaited = state.waiting > 0;
         drop(state);
         if is_awaited {
@@ -195,7 +195,7 @@ impl Workers {
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         state.idle += 1;
-        self.tell_freed(state);
+        self.notify_freed(state);
         let has_none = |state: &mut WorkersState| state.jobs.is_empty() && !state.is_over;
         state = self
             .changed
@@ -206,7 +206,7 @@ impl Workers {
         let job = state.jobs.pop_front();
         if job.is_none() {
             state.count -= 1;
-            self.tell_freed(state);
+            self.notify_freed(state);
         }
         job
     }

@@ -451,12 +451,12 @@ fn refused_writes_are_retried_until_the_database_recovers() {
         server.get("/api/ledger").json()["items"].as_array().unwrap().len() == 2
     });
     eventually("the settlement of the fast node is refused", || {
-        was_logged(&["trying again", "no node is settled"])
+        was_logged(&["retrying", "no node is settled"])
     });
     database.execute_batch("DROP TRIGGER full_1").unwrap();
     drop(release);
     eventually("the end of the run is refused", || {
-        was_logged(&["trying again", "no run is completed"])
+        was_logged(&["retrying", "no run is completed"])
     });
     database.execute_batch("DROP TRIGGER full_2").unwrap();
     eventually("the end is written", || {

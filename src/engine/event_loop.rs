@@ -92,7 +92,7 @@ impl EventLoop {
 
     pub(super) fn run(mut self, received: &Receiver<EngineEvent>) {
         loop {
-            match received.recv_timeout(self.patience()) {
+            match received.recv_timeout(self.receive_timeout()) {
                 Ok(EngineEvent::Accepted(run)) => self.accept(*run),
                 Ok(EngineEvent::OpenRun(run)) => self.resume_run(run),
                 Ok(EngineEvent::Cancel { run_id, answer }) => {
@@ -117,7 +117,7 @@ impl EventLoop {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn receive_timeout(&self) -> Duration {
         match self.pauses.peek() {
             Some(Reverse((due, _, _))) if !self.stopping => {
                 SLEEP_MAX.min(due.saturating_duration_since(Instant::now()))
@@ -202,13 +202,13 @@ impl EventLoop {
             // its intent, and no other node can start before. Otherwise another node could be
             // committed first, without the changes that it depends on.
             let mut before = Vec::new();
-            if has_more || !run.is_with_one_worker() {
+            if has_more || !run.has_one_worker() {
                 before = std::mem::take(&mut run.pending);
             }
             let job = run.job(unit);
             self.submit(&run_id, before);
             self.calls += 1;
-            self.hand_over(run_id, job);
+            self.run_on_pool(run_id, job);
         }
         // Writes the changes that no worker has taken along.
         for run_id in &self.ready {
@@ -219,16 +219,16 @@ impl EventLoop {
         }
     }
 
-    fn hand_over(&self, run_id: RunId, job: Job) {
+    fn run_on_pool(&self, run_id: RunId, job: Job) {
         let unit = job.unit;
         let (worker, events) = (self.worker.clone(), self.engine.events.clone());
         let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), events.clone());
-        let handed = self.pool.run(Box::new(move || {
+        let started = self.pool.run(Box::new(move || {
             let outcome = Box::new(worker.run(job));
             let _ = events.send(EngineEvent::UnitEnded { run_id, unit, outcome });
         }));
-        if let Err(error) = handed {
+        if let Err(error) = started {
             let outcome = Box::new(on_busy(format!("cannot start the node: {error}")));
             let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, outcome });
         }
@@ -247,11 +247,11 @@ impl EventLoop {
         if let Some(due) = run.ended(unit, outcome) {
             self.pauses.push(Reverse((due, run_id.clone(), unit)));
         }
-        self.go_on(run_id);
+        self.advance(run_id);
     }
 
     /// Ends the run or makes more of it ready, after one of its events.
-    fn go_on(&mut self, run_id: &RunId) {
+    fn advance(&mut self, run_id: &RunId) {
         let Some(run) = self.active.get_mut(run_id) else {
             return;
         };
@@ -272,7 +272,7 @@ impl EventLoop {
         {
             let run = self.active.get_mut(&run_id);
             if run.is_some_and(|run| run.pause_over(unit, due)) {
-                self.go_on(&run_id);
+                self.advance(&run_id);
             }
         }
     }

@@ -37,7 +37,7 @@ fn verdict(output: &NodeOutput) -> Verdict {
     }
 }
 
-fn may_be_asked_again(node: &Node) -> bool {
+fn may_repeat_call(node: &Node) -> bool {
     node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
 
@@ -157,7 +157,7 @@ impl ActiveRun {
             match record.status {
                 NodeStatus::Running => {
                     failed_maps.extend(record.failed_item().map(|error| (at, error)));
-                    if !is_map && !may_be_asked_again(node) {
+                    if !is_map && !may_repeat_call(node) {
                         interrupted.push(at);
                     }
                 }
@@ -258,7 +258,7 @@ impl ActiveRun {
     }
 
     /// Returns whether a single worker has all of the run's work in progress.
-    pub fn is_with_one_worker(&self) -> bool {
+    pub fn has_one_worker(&self) -> bool {
         self.at_work == 1 && self.pausing.is_empty() && self.again.is_empty()
     }
 
@@ -348,7 +348,7 @@ impl ActiveRun {
         let due = Instant::now() + wait;
         self.pausing.push((unit, due));
         if self.is_decided() {
-            self.stop_pausing();
+            self.end_pauses();
             return None;
         }
         Some(due)
@@ -518,7 +518,7 @@ impl ActiveRun {
             self.end = Some(End::Failed { node_id, error });
         }
         self.progress.stop();
-        self.stop_pausing();
+        self.end_pauses();
     }
 
     fn write_failure(&mut self, unit: Unit, error: String, cancelled: bool, at: Timestamp) {
@@ -534,7 +534,7 @@ impl ActiveRun {
         }));
     }
 
-    fn stop_pausing(&mut self) {
+    fn end_pauses(&mut self) {
         let pausing = std::mem::take(&mut self.pausing);
         let pausing = pausing.into_iter().map(|(unit, _)| unit);
         let again = std::mem::take(&mut self.again);
@@ -549,7 +549,7 @@ impl ActiveRun {
             self.end = Some(End::Cancelled);
         }
         self.progress.stop();
-        self.stop_pausing();
+        self.end_pauses();
         self.close_maps();
         self.cancel_calls();
     }

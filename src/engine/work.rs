@@ -303,9 +303,9 @@ impl Worker {
         let graph = Arc::clone(&job.graph);
         let kind = &graph.nodes()[job.unit.node].kind;
         match kind {
-            NodeKind::Agent(agent) => return self.ask(&job, agent, resources, changes),
+            NodeKind::Agent(agent) => return self.call_model(&job, agent, resources, changes),
             NodeKind::Map(map) if job.item.is_some() => {
-                return self.ask(&job, &map.agent, resources, changes);
+                return self.call_model(&job, &map.agent, resources, changes);
             }
             _ => changes.push(job.start(None)),
         }
@@ -328,7 +328,7 @@ impl Worker {
     }
 
     /// Makes an agent's call. `changes` are committed with its intent.
-    fn ask(
+    fn call_model(
         &self,
         job: &Job,
         agent: &Agent,

@@ -218,7 +218,7 @@ impl Audit {
 
     /// Passes each day that is summed up for budgets, with true if its sums match its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
-        let until = days::summed_until(&self.db)?;
+        let until = days::rolled_up_until(&self.db)?;
         budgets::check(&self.db, until, each)
     }
 

@@ -25,7 +25,7 @@ const NAME_BYTES: usize = size_of::<i64>();
 
 /// Examines up to `step` blocks that are not indexed, and indexes those with all rows settled.
 /// Returns how many entries were written.
-pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
+pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
     for block in open(db, step)? {
         if !is_pending(db, block)? {

@@ -350,7 +350,7 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 }
 
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
-    let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::summed_until(db)?);
+    let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::rolled_up_until(db)?);
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
     all(db, &between_sql(), values)
 }
@@ -368,7 +368,7 @@ fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
     all(db, &sql, [run_id])
 }
 
-pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
+pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
         "INSERT INTO budget_days SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
@@ -400,7 +400,7 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
 }
 
 /// Removes the sums of `day` and all later days.
-pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
+pub(super) fn delete_from(db: &Connection, day: Day) -> Result<()> {
     execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day]).map(drop)
 }
 

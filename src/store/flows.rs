@@ -66,7 +66,7 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
     let sql = "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1";
     execute(db, sql, params![id, flow.name, flow.document, flow.at])?;
-    suggestions::note_changed_nodes(db, id, &before, &flow.document, flow.at)?;
+    suggestions::record_changed_nodes(db, id, &before, &flow.document, flow.at)?;
     Ok(Receipt::Flow(id).into())
 }
 

@@ -196,7 +196,7 @@ pub(super) fn propose(
             db.last_insert_rowid()
         }
     };
-    let (context, suggestion) = announced(db, id)?;
+    let (context, suggestion) = context_and_suggestion(db, id)?;
     Ok(vec![Event::OptimizationAvailable { context, suggestion }].into())
 }
 
@@ -206,7 +206,7 @@ pub fn document_hash(document: &str) -> String {
 }
 
 /// Records the changes of a flow's nodes.
-pub(super) fn note_changed_nodes(
+pub(super) fn record_changed_nodes(
     db: &Connection,
     flow_id: FlowId,
     before: &str,
@@ -309,12 +309,12 @@ fn set_status(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result
 }
 
 fn changed(db: &Connection, id: i64) -> Result<Applied> {
-    let (context, suggestion) = announced(db, id)?;
+    let (context, suggestion) = context_and_suggestion(db, id)?;
     Ok(vec![Event::OptimizationChanged { context, suggestion }].into())
 }
 
 /// Reads a suggestion for an event; like lists, events leave out the trial.
-fn announced(db: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
+fn context_and_suggestion(db: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
     let mut suggestion = Box::new(suggestion_of(db, id)?);
     suggestion.trial = None;
     let context = EventContext {
@@ -338,7 +338,7 @@ fn replace_document(
     no_conflict(replaced, || {
         format!("flow {flow_id} has changed since the suggestion was made; reload and retry")
     })?;
-    note_changed_nodes(db, flow_id, before, after, at)
+    record_changed_nodes(db, flow_id, before, after, at)
 }
 
 /// # Errors
