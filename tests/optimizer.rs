@@ -666,10 +666,7 @@ fn the_command_line_shows_the_same_and_changes_nothing() {
     let path = format!("{PATH}/{}", found["id"]);
     server.post(&format!("{path}/apply"), &json!({}));
     let applied = optimize(&[]);
-    assert!(
-        applied.contains("No savings found") && applied.contains("Saved so far"),
-        "{applied}"
-    );
+    assert!(applied.contains("No savings found") && applied.contains("Saved so far"), "{applied}");
 }
 
 #[test]
