@@ -317,7 +317,7 @@ fn say(text: &dyn Display) {
 }
 
 fn money(cost: Option<Usd>) -> String {
-    cost.map_or_else(|| "unknown".into(), |cost| format!("${cost}"))
+    cost.map_or_else(|| "unknown cost".into(), |cost| format!("${cost}"))
 }
 
 fn seconds(ms: u64) -> String {

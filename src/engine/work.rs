@@ -418,9 +418,8 @@ fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
             Outcome::failed_with(why, changes, Remedy::AnotherTarget)
         }
         CallOutcome::NotCommitted(error) => {
-            let error = format!(
-                "the call was not made, because it could not be written to the ledger: {error}"
-            );
+            let error =
+                format!("the call was not sent, because it was not written to the ledger: {error}");
             Outcome::failed(error, changes)
         }
         CallOutcome::Panicked(error) => Outcome::failed(error, changes),
