@@ -2,57 +2,57 @@
 .PHONY: help run check test interop conformance figures bench bench-quick bench-runs bench-runs-quick \
 	bench-gateway bench-ledger bench-optimizer prices
 
-# Where cargo puts what it builds.
+# Cargo's build directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-help: ## lists these targets
+help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: ## builds flowledger and serves it on 127.0.0.1:7700
+run: ## build flowledger and serve it on 127.0.0.1:7700
 	cargo build --release
 	$(TARGET)/release/flowledger serve
 
-check: ## all that CI checks: format, lints, tests
+check: ## run all checks of CI: format, lints, tests
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	$(MAKE) --no-print-directory test
 
-# Every test is run, whatever fails, so that one run shows all there is to mend.
-test: ## installs what the tests need (tests/setup.sh) and runs all tests
+# Runs every test even after a failure, so that one run shows all failures.
+test: ## install the test dependencies (tests/setup.sh) and run all tests
 	tests/setup.sh
 	cargo test --no-fail-fast
 
-interop: ## the official SDKs of OpenAI and Anthropic as clients of flowledger
+interop: ## test the official SDKs of OpenAI and Anthropic as clients of the gateway
 	tests/setup.sh
 	cargo test --test main interop::
 
-conformance: ## points Autobahn's fuzzing client (Python 2.7: autobahntestsuite) at examples/echo
+conformance: ## run Autobahn's WebSocket tests (Python 2.7: autobahntestsuite) on examples/echo
 	tests/conformance.sh
 
-figures: ## prints the size of the binary, its time to start, and its memory when idle and after an estimate
+figures: ## print binary size, start time, and memory when idle and after an estimate
 	cargo build --release
 	tests/figures.sh
 
-bench: ## what a delivery to a client costs, beside a bare loop of send (under five minutes)
+bench: ## measure message delivery to clients against a bare send loop (under 5 minutes)
 	cargo bench --bench fanout
 
-bench-quick: ## the same, in less than one
+bench-quick: ## run a short version of bench (under 1 minute)
 	cargo bench --bench fanout -- quick
 
-bench-runs: ## what a run costs, also with a million runs stored (under five minutes, 3 GB of disk)
+bench-runs: ## measure the cost of a run, also with a million stored runs (under 5 minutes, 3 GB of disk)
 	cargo bench --bench runs
 
-bench-runs-quick: ## the same with fewer, in less than one
+bench-runs-quick: ## run a short version of bench-runs (under 1 minute)
 	cargo bench --bench runs -- quick
 
-bench-gateway: ## what the gateway adds to a call, beside the same calls without it (under two minutes)
+bench-gateway: ## measure the overhead of the gateway per call (under 2 minutes)
 	cargo bench --bench gateway
 
-bench-ledger: ## pages, sums and CSV of a million ledger rows, and what it costs a call (under three minutes, 1 GB of disk)
+bench-ledger: ## measure queries, totals and CSV of a million ledger rows, and the cost per call (under 3 minutes, 1 GB of disk)
 	cargo bench --bench ledger
 
-bench-optimizer: ## what a pass of the optimizer costs over a million calls, and over a thousand more (under a minute)
+bench-optimizer: ## measure an optimizer pass over a million calls, and over a thousand new ones (under 1 minute)
 	cargo bench --bench optimizer
 
-prices: ## brings the price table in assets/ up to date
+prices: ## update the price table in assets/
 	python3 assets/make-prices.py

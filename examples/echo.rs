@@ -53,7 +53,7 @@ impl Handler for Echo {
     }
 
     fn ended(&self, client: &Peer, ending: Ending) {
-        log::debug!("client {} is gone: {}", client.id, ending.reason);
+        log::debug!("client {} disconnected: {}", client.id, ending.reason);
     }
 }
 
@@ -80,17 +80,17 @@ pub fn start(listener: TcpListener) -> Result<Listener> {
         },
     };
     // No cleanup is needed when a thread ends.
-    let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
+    let on_fatal = Arc::new(|name: &str| eprintln!("the {name} thread panicked"));
     Listener::start(listener, Vec::new(), Rules::default(), sockets, on_fatal)
 }
 
 fn main() {
     let port = std::env::args()
         .nth(1)
-        .map_or(PORT, |port| port.parse().expect("the argument is a port's number"));
+        .map_or(PORT, |port| port.parse().expect("PORT must be a number from 0 to 65535"));
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"));
-    let listener = start(listener).expect("the listener starts");
+    let listener = start(listener).expect("cannot start the listener");
     println!("listening on ws://{}/ws", listener.address());
     loop {
         std::thread::park();

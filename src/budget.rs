@@ -10,7 +10,7 @@ use crate::error::{Error, Fault, Result};
 use crate::event::{BudgetWarning, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, unknown_zone};
 
 pub const BUDGETS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 100;
@@ -148,10 +148,10 @@ impl Budget {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
         let is_model = |pattern: &str| {
-            let asked = format!("{}/{}", call.provider, call.model);
+            let name = format!("{}/{}", call.provider, call.model);
             match pattern.strip_suffix('*') {
-                Some(start) => asked.starts_with(start),
-                None => asked == pattern,
+                Some(start) => name.starts_with(start),
+                None => name == pattern,
             }
         };
         is_flow && is_key && self.model.as_deref().is_none_or(is_model)
@@ -211,7 +211,7 @@ impl Budget {
     pub fn refusal(&self, used: i64, reserve: i64) -> Error {
         let limit = self.limit;
         Error::Budget(format!(
-            "the budget `{}` allows {} per {}; {} are used or reserved, and this call may need {}",
+            "budget `{}` refused the call: limit {} per {}, used or reserved {}, maximum of this call {}",
             self.name,
             limit.show(limit.amount()),
             self.per,
@@ -223,9 +223,9 @@ impl Budget {
     /// Returns the error for a call without a known price.
     pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
         Error::Budget(format!(
-            "no price is known for {}/{}, so that the budget `{}` could not be kept; give it a \
-             price, or the budget `allowUnpriced`",
-            call.provider, call.model, self.name
+            "budget `{}` refused the call: unknown price of {}/{}. Set a price for the model, or \
+             `allowUnpriced` for the budget",
+            self.name, call.provider, call.model
         ))
     }
 }
@@ -247,12 +247,12 @@ pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String
     let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
     let start = model.strip_suffix('*').unwrap_or(model);
     if provider.contains('*') || start.contains('*') {
-        return Some("a `*` stands for anything at the end of a model's name only".into());
+        return Some("a `*` is allowed only at the end of the model name".into());
     }
     if !knows(provider) {
-        return Some(format!("there is no provider `{provider}`"));
+        return Some(format!("unknown provider `{provider}`"));
     }
-    model.is_empty().then(|| "names no model".into())
+    model.is_empty().then(|| "has no model after the `/`".into())
 }
 
 /// Parses `{"budgets": […]}`.
@@ -260,11 +260,13 @@ pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String
 /// # Errors
 /// [`Error::Invalid`] lists all faults, each with its field.
 pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
-    let message = "the budgets cannot be set";
+    let message = "cannot set the budgets";
     let list = match document {
         Value::Object(mut document) => match (document.remove("budgets"), document.is_empty()) {
             (Some(Value::Array(list)), true) => list,
-            _ => return Err(Error::invalid(message, "budgets", "must be a list, alone")),
+            _ => {
+                return Err(Error::invalid(message, "budgets", "must be the only field, an array"));
+            }
         },
         _ => return Err(Error::invalid(message, "", "must be an object")),
     };
@@ -280,7 +282,7 @@ pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
             continue;
         };
         if budgets.iter().any(|other| other.name == budget.name) {
-            let why = format!("two budgets have the name `{}`", budget.name);
+            let why = format!("duplicate budget `{}`", budget.name);
             faults.push(Fault::new(format!("{path}.name"), why));
         }
         budgets.push(budget);
@@ -311,7 +313,7 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
     let before = faults.len();
     let mut fault = |key: &str, why: String| faults.push(Fault::new(format!("{path}.{key}"), why));
     if document.name.trim().is_empty() || document.name.len() > NAME_BYTES_MAX {
-        let why = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+        let why = format!("must be a string of 1 to {NAME_BYTES_MAX} bytes");
         fault("name", why);
     }
     let limit = match (&document.limit_usd, document.limit_tokens) {
@@ -324,18 +326,18 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         },
         (None, Some(tokens)) => Limit::Tokens(tokens),
         _ => {
-            fault("limitUsd", "give either `limitUsd` or `limitTokens`".into());
+            fault("limitUsd", "set either `limitUsd` or `limitTokens`".into());
             Limit::Tokens(0)
         }
     };
     if let Some(model) = &document.model
         && (!model.contains('/') || model.len() > 2 * NAME_BYTES_MAX)
     {
-        let why = "must be `PROVIDER/MODEL`; a `*` at the end stands for anything";
+        let why = "must be `PROVIDER/MODEL`; a `*` at the end matches any rest";
         fault("model", why.into());
     }
     let zone = TimeZone::get(&document.timezone).unwrap_or_else(|_| {
-        fault("timezone", format!("`{}` is not an IANA time zone", document.timezone));
+        fault("timezone", unknown_zone(&document.timezone));
         TimeZone::UTC
     });
     (faults.len() == before).then_some(Budget {

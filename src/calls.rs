@@ -71,7 +71,7 @@ pub struct CallRequest<'a> {
 }
 
 /// The resources that a call needs; dropping this returns them to their owners.
-pub struct Held {
+pub struct CallResources {
     permit: Permit,
     /// The exclusive right to fill the cache; identical calls wait for it.
     fill: Option<FillGuard>,
@@ -80,9 +80,9 @@ pub struct Held {
 /// The state of a call before its intent is committed.
 pub enum Prepared {
     /// The call may be made now.
-    Ready(Held),
+    Ready(CallResources),
     /// The caller must call `prepare` again after `wait`.
-    Deferred { wait: Duration, held: Option<Held>, reason: WaitReason },
+    Deferred { wait: Duration, resources: Option<CallResources>, reason: WaitReason },
     /// The call is over without a request.
     Over(Ended),
 }
@@ -203,10 +203,10 @@ impl Calls {
         key_of(call, self.providers.server_of(&call.provider))
     }
 
-    /// Looks for a stored response, then for a permit. Never blocks. `held` comes from an earlier
-    /// [`Prepared::Deferred`].
-    pub fn prepare(&self, request: &CallRequest<'_>, held: Option<Held>) -> Prepared {
-        self.prepare_within(request, held, Duration::MAX)
+    /// Looks for a stored response, then for a permit. Never blocks. `resources` comes from an
+    /// earlier [`Prepared::Deferred`].
+    pub fn prepare(&self, request: &CallRequest<'_>, resources: Option<CallResources>) -> Prepared {
+        self.prepare_within(request, resources, Duration::MAX)
     }
 
     /// Like [`Calls::prepare`], but refuses a call if the first estimate of its wait for a permit
@@ -214,20 +214,20 @@ impl Calls {
     fn prepare_within(
         &self,
         request: &CallRequest<'_>,
-        held: Option<Held>,
+        resources: Option<CallResources>,
         wait_max: Duration,
     ) -> Prepared {
-        let is_new = held.is_none();
-        let held = match held {
-            Some(held) => held,
+        let is_new = resources.is_none();
+        let resources = match resources {
+            Some(resources) => resources,
             None => match self.enter(request) {
-                Ok(held) => held,
+                Ok(resources) => resources,
                 Err(prepared) => return *prepared,
             },
         };
-        let wait = held.permit.acquire(Instant::now());
+        let wait = resources.permit.acquire(Instant::now());
         if wait.is_zero() {
-            return Prepared::Ready(held);
+            return Prepared::Ready(resources);
         }
         if is_new && wait > wait_max {
             return Prepared::Over(Ended::without_row(CallOutcome::RateLimited(wait)));
@@ -239,11 +239,14 @@ impl Calls {
         {
             return Prepared::Over(over_budget(row, why, Vec::new()));
         }
-        Prepared::Deferred { wait, held: Some(held), reason: WaitReason::RateLimit }
+        Prepared::Deferred { wait, resources: Some(resources), reason: WaitReason::RateLimit }
     }
 
     /// Joins the queue for a permit, unless the call needs none.
-    fn enter(&self, request: &CallRequest<'_>) -> std::result::Result<Held, Box<Prepared>> {
+    fn enter(
+        &self,
+        request: &CallRequest<'_>,
+    ) -> std::result::Result<CallResources, Box<Prepared>> {
         let fill = match &request.cache {
             Some((key, age_max)) => self.look_up(request, key, *age_max)?,
             None => None,
@@ -259,7 +262,7 @@ impl Calls {
             PromptSize::OfCall => self.providers.permit(call),
             PromptSize::OfBody { bytes, .. } => self.providers.permit_for(call, bytes),
         };
-        Ok(Held { permit, fill })
+        Ok(CallResources { permit, fill })
     }
 
     fn look_up(
@@ -268,11 +271,11 @@ impl Calls {
         key: &str,
         age_max: Duration,
     ) -> std::result::Result<Option<FillGuard>, Box<Prepared>> {
-        match self.cache.look(key, age_max, Timestamp::now()) {
+        match self.cache.lookup(key, age_max, Timestamp::now()) {
             Ok(CacheLookup::Nothing(fill)) => Ok(Some(fill)),
             Ok(CacheLookup::InFlight) => Err(Box::new(Prepared::Deferred {
                 wait: SAME_CALL_POLL,
-                held: None,
+                resources: None,
                 reason: WaitReason::SameCall,
             })),
             Ok(CacheLookup::Answer(bought)) => {
@@ -302,17 +305,17 @@ impl Calls {
         &self,
         request: &CallRequest<'_>,
         waiter: &Waiter<'_>,
-    ) -> std::result::Result<Held, Box<Ended>> {
+    ) -> std::result::Result<CallResources, Box<Ended>> {
         let began = Instant::now();
-        let mut held = None;
+        let mut resources = None;
         loop {
-            let (wait, reason) = match self.prepare_within(request, held, PERMIT_WAIT_MAX) {
+            let (wait, reason) = match self.prepare_within(request, resources, PERMIT_WAIT_MAX) {
                 // Checked last, so that a cancelled call is not made.
                 Prepared::Ready(_) if waiter.is_over() => break,
-                Prepared::Ready(held) => return Ok(held),
+                Prepared::Ready(resources) => return Ok(resources),
                 Prepared::Over(ended) => return Err(Box::new(ended)),
-                Prepared::Deferred { wait, held: kept, reason } => {
-                    held = kept;
+                Prepared::Deferred { wait, resources: kept, reason } => {
+                    resources = kept;
                     (wait, reason)
                 }
             };
@@ -343,7 +346,7 @@ impl Calls {
     pub fn make(
         &self,
         request: &CallRequest<'_>,
-        held: Held,
+        resources: CallResources,
         before: Vec<Change>,
         exchange: impl FnOnce(Option<FillGuard>) -> Exchanged,
     ) -> Ended {
@@ -361,9 +364,9 @@ impl Calls {
                 return Ended { outcome: CallOutcome::NotCommitted(error), changes: before };
             }
         };
-        held.permit.consume();
+        resources.permit.consume();
         let began = Timestamp::now();
-        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(held.fill)));
+        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(resources.fill)));
         let (providers, call) = (&self.providers, request.call);
         match exchanged {
             Ok((Ok(answer), filled)) => {
@@ -431,7 +434,7 @@ impl Calls {
     /// row is written once there is room.
     pub fn commit_refusal(&self, changes: Vec<Change>) {
         if let Err(error) = self.settlements.commit_with(changes.clone()) {
-            log::warn!("a refused call is not written yet: {error}");
+            log::warn!("cannot write a refused call to the ledger, retrying: {error}");
             self.settle(changes);
         }
     }

@@ -23,7 +23,7 @@ const UNUSABLE: u8 = 2;
 
 /// Runs flows of LLM calls, shows them live, and keeps an exact ledger of every call.
 ///
-/// Without a command it serves the page, the API and the WebSocket on one port.
+/// Without a command, it serves the page, the API and the WebSocket on one port.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -34,10 +34,11 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Settings come from flags, then from the environment, then from the file that --config names.
-Providers become usable when their usual variable is set: OPENAI_API_KEY, ANTHROPIC_API_KEY,
+Flags override environment variables, which override the file of --config.
+Set the API key of each provider that you use: OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY,
 OPENROUTER_API_KEY, GROQ_API_KEY, MISTRAL_API_KEY, DEEPSEEK_API_KEY, XAI_API_KEY, TOGETHER_API_KEY.
-RUST_LOG sets what is logged: error, warn, info (default), debug, trace, or flowledger::hub=debug.";
+RUST_LOG sets the log level: error, warn, info, debug, trace, or for example flowledger::hub=debug
+[default: info for serve, else warn]";
 
 #[derive(Subcommand)]
 enum Command {
@@ -45,15 +46,15 @@ enum Command {
     Serve(ServeArgs),
     /// Run a flow from a file, without a server, on the same database.
     Run(RunArgs),
-    /// Check that the database is consistent, also while a server has it open.
+    /// Check that the database is consistent, also while a server is running.
     ///
-    /// The status is 0 if it is, 1 if it is not, and 2 if it cannot be opened.
+    /// The exit status is 0 if it is, 1 if it is not, and 2 if the database cannot be opened.
     Verify(CommonArgs),
-    /// Show rows or sums of the ledger, also while a server runs.
+    /// Show ledger rows or totals, also while a server is running.
     Ledger(LedgerArgs),
-    /// Show possible savings, from the calls of the last 30 days, also while a server runs.
+    /// Show possible savings in the calls of the last 30 days, also while a server is running.
     ///
-    /// It changes nothing. To apply a suggestion, use its number in the page or the API.
+    /// This changes nothing. To apply a suggestion, use its ID on the page or in the API.
     Optimize(OptimizeArgs),
 }
 
@@ -75,13 +76,13 @@ struct CommonArgs {
 struct ServeArgs {
     #[command(flatten)]
     common: CommonArgs,
-    #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; other machines are let in with a token only [default: {LISTEN_DEFAULT}]"))]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; a token is required unless it is a loopback address [default: {LISTEN_DEFAULT}]"))]
     listen: Option<String>,
-    /// Token that every request needs (`Authorization: Bearer …`); prefer the variable, because
+    /// Token that every request must send (`Authorization: Bearer …`); prefer the variable, because
     /// other users of the machine can see flags [default: none]
     #[arg(long, env = "FLOWLEDGER_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Accepted `Host` name, in addition to localhost and addresses; repeatable [default: none]
+    /// Accepted `Host` name, in addition to localhost and IP addresses; repeatable [default: none]
     #[arg(
         long = "allow-host",
         value_name = "NAME",
@@ -102,16 +103,16 @@ struct ServeArgs {
 
 #[derive(Args, Clone)]
 struct RunArgs {
-    /// The flow, in the format of POST /api/flows
+    /// File with the flow, in the JSON format of POST /api/flows
     #[arg(value_name = "FLOW.json")]
     file: PathBuf,
-    /// An input of the flow, as NAME=TEXT; repeatable [default: none]
+    /// Input of the flow; repeatable, and overrides --input-json [default: none]
     #[arg(long = "input", short = 'i', value_name = "NAME=TEXT")]
     inputs: Vec<String>,
-    /// All inputs as one JSON object; --input adds to it [default: {}]
+    /// Inputs of the flow as one JSON object [default: {}]
     #[arg(long, value_name = "JSON")]
     input_json: Option<String>,
-    /// Estimate the expected and the maximum cost of the run, and run nothing [default: off]
+    /// Estimate the expected and maximum cost without running the flow [default: off]
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -128,7 +129,7 @@ struct LedgerArgs {
 
 #[derive(Args, Clone)]
 struct OptimizeArgs {
-    /// Print everything as JSON, with the evidence [default: a table]
+    /// Print the suggestions as JSON, including their evidence [default: a table]
     #[arg(long)]
     json: bool,
     #[command(flatten)]

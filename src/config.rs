@@ -85,7 +85,7 @@ impl Config {
         let providers = providers::all(file.providers, directory, variable)?;
         Ok(Self {
             listen: listen.parse().map_err(|_| {
-                wrong(format!(
+                config_error(format!(
                     "listen: `{listen}` is not an address with a port, such as {LISTEN_DEFAULT}"
                 ))
             })?,
@@ -118,15 +118,15 @@ impl Config {
         if self.token.is_some() || self.listen.ip().is_loopback() {
             return Ok(());
         }
-        Err(wrong(format!(
-            "listening on {} lets other machines in; give a token (FLOWLEDGER_TOKEN or --token), \
-             or listen on {LISTEN_DEFAULT}",
+        Err(config_error(format!(
+            "cannot listen on {} without a token, because other machines can connect; set a token \
+             (FLOWLEDGER_TOKEN or --token), or listen on {LISTEN_DEFAULT}",
             self.listen
         )))
     }
 }
 
-fn wrong(message: String) -> Error {
+fn config_error(message: String) -> Error {
     Error::Config(message)
 }
 
@@ -138,7 +138,7 @@ fn origins(origins: Vec<String>) -> Result<Vec<String>> {
     let is_odd = |origin: &&String| !origin.contains("://") || origin.ends_with('/');
     match origins.iter().find(is_odd) {
         None => Ok(origins),
-        Some(odd) => Err(wrong(format!(
+        Some(odd) => Err(config_error(format!(
             "allow_origins: `{odd}` is not an origin, such as https://example.org"
         ))),
     }
@@ -146,7 +146,9 @@ fn origins(origins: Vec<String>) -> Result<Vec<String>> {
 
 fn token(text: String) -> Result<Secret> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong("token: must be visible ASCII characters without spaces".into()));
+        return Err(config_error(
+            "token: must consist of visible ASCII characters, without spaces".into(),
+        ));
     }
     Ok(Secret::new(text))
 }

@@ -106,16 +106,16 @@ impl Accepted {
 }
 
 impl Engine {
-    /// Starts the engine's thread and settles the calls of an earlier process. If the disk refuses
-    /// the settlements, they are retried, and no run starts before they are written. `goes_on` also
-    /// continues the runs of that process.
+    /// Starts the engine's thread and settles the calls of an earlier process. If a disk error
+    /// prevents that, it is retried, and no run starts before the settlements are written.
+    /// `resume_runs` also continues the runs of that process.
     pub fn start(
         store: Arc<Store>,
         journal: Journal,
         hub: Hub,
         calls: Calls,
         limits: Limits,
-        goes_on: bool,
+        resume_runs: bool,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         // Unbounded: calls and commits in flight limit its length. With a bound, the journal, which
@@ -134,17 +134,17 @@ impl Engine {
             limits,
         };
         let lost_calls = engine.settle_lost_calls()?;
-        let left_over = if goes_on { engine.store.open_runs()? } else { Vec::new() };
-        if !left_over.is_empty() {
-            log::warn!("{} runs of the last process go on", left_over.len());
+        let open_runs = if resume_runs { engine.store.open_runs()? } else { Vec::new() };
+        if !open_runs.is_empty() {
+            log::warn!("resuming {} runs of the previous process", open_runs.len());
         }
-        open.store(left_over.len(), Ordering::SeqCst);
-        let (left_over, held_back) =
-            if lost_calls == 0 { (left_over, Vec::new()) } else { (Vec::new(), left_over) };
-        let event_loop = EventLoop::new(engine.clone(), worker, lost_calls, held_back);
+        open.store(open_runs.len(), Ordering::SeqCst);
+        let (open_runs, deferred_runs) =
+            if lost_calls == 0 { (open_runs, Vec::new()) } else { (Vec::new(), open_runs) };
+        let event_loop = EventLoop::new(engine.clone(), worker, lost_calls, deferred_runs);
         let thread = vital("engine", on_fatal, move || event_loop.run(&received))?;
-        for run in left_over {
-            engine.tell(EngineEvent::LeftOver(run))?;
+        for run in open_runs {
+            engine.send(EngineEvent::OpenRun(run))?;
         }
         Ok((engine, thread))
     }
@@ -185,14 +185,14 @@ impl Engine {
             at: Timestamp::now(),
         };
         let run = ActiveRun::new(&new, graph, input, done);
-        self.take_place()?;
+        self.reserve_run()?;
         let mut changes = beside(&run_id);
         changes.push(Change::QueueRun(new));
         if let Err(error) = self.journal.commit(changes) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             return Err(error);
         }
-        self.tell(EngineEvent::Accepted(Box::new(run)))?;
+        self.send(EngineEvent::Accepted(Box::new(run)))?;
         Ok(Accepted { run_id, over })
     }
 
@@ -216,11 +216,11 @@ impl Engine {
         self.journal
             .commit_one(Change::CancelRun { run_id: run_id.to_owned(), at: Timestamp::now() })?;
         let (answer, answered) = bounded(1);
-        self.tell(EngineEvent::Cancel { run_id: run_id.to_owned(), answer })?;
+        self.send(EngineEvent::Cancel { run_id: run_id.to_owned(), answer })?;
         match answered.recv().map_err(|_| Error::Stopping)? {
             Err(Error::NotFound(_)) => {
                 let (run, _) = self.store.run(run_id)?;
-                let is_over = if run.status.is_over() { "is over" } else { "is just ending" };
+                let is_over = if run.status.is_over() { "is over" } else { "is ending" };
                 Err(Error::Conflict(format!("run {run_id} {is_over}: {}", run.status)))
             }
             result => result,
@@ -238,7 +238,7 @@ impl Engine {
         let (run, _) = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
         let graph = self.parse(&data)?;
-        self.take_place()?;
+        self.reserve_run()?;
         let resume = Change::ResumeRun(RunStart {
             flow_id: run.flow_id,
             run_id: run.id.clone(),
@@ -254,7 +254,7 @@ impl Engine {
         match open {
             Ok(open) => {
                 let run = ActiveRun::restored(open, graph);
-                self.tell(EngineEvent::Accepted(Box::new(run)))
+                self.send(EngineEvent::Accepted(Box::new(run)))
             }
             Err(error) => {
                 self.open.fetch_sub(1, Ordering::SeqCst);
@@ -268,8 +268,9 @@ impl Engine {
         if let Some(known) = self.flow_cache.get(flow) {
             return Ok(known);
         }
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
+        let document: Value = serde_json::from_str(&flow.document).map_err(|error| {
+            Error::internal(format!("flow {} is not valid JSON: {error}", flow.id))
+        })?;
         let data = document.get("data").unwrap_or(&Value::Null);
         let runnable =
             Runnable { graph: Arc::new(self.parse(data)?), data: data.to_string().into() };
@@ -277,13 +278,13 @@ impl Engine {
         Ok(runnable)
     }
 
-    fn take_place(&self) -> Result<()> {
+    fn reserve_run(&self) -> Result<()> {
         let Limits { active_runs, queued_runs, .. } = self.limits;
         if self.open.fetch_add(1, Ordering::SeqCst) < active_runs + queued_runs {
             return Ok(());
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
-        Err(Error::Busy(format!("{queued_runs} runs wait already; try again later")))
+        Err(Error::Busy(format!("the run queue is full ({queued_runs} runs); try again later")))
     }
 
     /// Parses a flow's graph and checks it against the configured providers.
@@ -292,15 +293,15 @@ impl Engine {
     /// [`Error::Invalid`] lists every fault of the graph.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
         Graph::parse(data, &|provider| self.providers.knows(provider))
-            .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
+            .map_err(|faults| Error::Invalid { message: "cannot run the flow".into(), faults })
     }
 
     /// Stops the engine and the calls in flight; their runs continue at the next start.
     pub fn shutdown(&self) {
-        let _ = self.tell(EngineEvent::Shutdown);
+        let _ = self.send(EngineEvent::Shutdown);
     }
 
-    fn tell(&self, event: EngineEvent) -> Result<()> {
+    fn send(&self, event: EngineEvent) -> Result<()> {
         self.events.send(event).map_err(|_| Error::Stopping)
     }
 
@@ -311,7 +312,10 @@ impl Engine {
         if lost.is_empty() {
             return Ok(0);
         }
-        log::warn!("the last process ended during {} calls, which are UNKNOWN now", lost.len());
+        log::warn!(
+            "the previous process stopped during {} calls; their status is now UNKNOWN",
+            lost.len()
+        );
         let mut refused = 0;
         for rows in lost.chunks(LOST_CALLS_STEP) {
             let at = Timestamp::now();
@@ -321,8 +325,8 @@ impl Engine {
                 match self.journal.commit(changes.clone()) {
                     Ok(_) => continue,
                     Err(error @ Error::Disk(_)) => log::error!(
-                        "that cannot be written, and nothing is run before it is; what is stored \
-                         can be read: {error}"
+                        "cannot write these statuses; no run starts until they are written, and \
+                         reads still work: {error}"
                     ),
                     Err(error) => return Err(error),
                 }
@@ -331,7 +335,7 @@ impl Engine {
             let events = self.events.clone();
             let done = Box::new(move |result: Result<_>| {
                 if let Err(error) = result {
-                    log::error!("calls of the last process were not settled: {error}");
+                    log::error!("cannot settle calls of the previous process: {error}");
                 }
                 let _ = events.send(EngineEvent::LostCalls);
             });
@@ -358,14 +362,14 @@ impl Engine {
             flow_id: run.flow_id,
             run_id: run.id,
             status: RunStatus::Failed,
-            error: Some(format!("the run cannot go on: {error}")),
+            error: Some(format!("cannot resume the run: {error}")),
             error_node: None,
             at: Timestamp::now(),
         });
         let id = run_id.to_owned();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {
-                log::error!("the end of run {id} cannot be written: {error}");
+                log::error!("cannot write the end of run {id}: {error}");
             }
         });
         // If the journal has ended, the run stays as it is, and the next start tries again.
@@ -373,7 +377,7 @@ impl Engine {
     }
 }
 
-const BAD_INPUT: &str = "the input cannot be used";
+const BAD_INPUT: &str = "cannot use the input";
 
 /// Adds the flow's declared defaults to the input, and checks it against the declaration.
 fn completed_input(graph: &Graph, input: Value) -> Result<Value> {

@@ -25,8 +25,8 @@ pub enum Error {
     /// The input is invalid; lists all its faults.
     #[error("{message}{}", list(.faults))]
     Invalid { message: String, faults: Vec<Fault> },
-    /// The named resource does not exist.
-    #[error("there is no {0}")]
+    /// The named resource, such as `flow 12`, does not exist.
+    #[error("{0} not found")]
     NotFound(String),
     /// The resource's state does not allow the action.
     #[error("{0}")]
@@ -40,11 +40,11 @@ pub enum Error {
     /// The server is shutting down, or one of its threads has ended.
     #[error("the server is shutting down")]
     Stopping,
-    /// The database failed; nothing was changed.
-    #[error("the database at fault: {0}")]
+    /// The database failed; nothing was saved.
+    #[error("database error: {0}")]
     Store(String),
-    /// The disk failed, for example because it is full; nothing was changed. A retry may succeed.
-    #[error("the disk refuses: {0}; nothing was changed, and it works again once there is room")]
+    /// The disk failed, for example because it is full; nothing was saved. A retry may succeed.
+    #[error("disk error: {0}; nothing was saved. Free some space and retry.")]
     Disk(String),
     /// A file or socket failed.
     #[error("{context}: {source}")]

@@ -37,7 +37,7 @@ macro_rules! text_form {
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err(format!("`{text}` is none of {}", [$($text),+].join(", "))),
+                    _ => Err(format!("unknown value `{text}`; expected one of {}", [$($text),+].join(", "))),
                 }
             }
         }
@@ -281,8 +281,8 @@ impl Event {
     pub fn body(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| {
             // Plain data with string keys always serializes; log an error rather than panic.
-            log::error!("{} could not be encoded: {error}", self.type_name());
-            r#"{"type":"ERROR","payload":{"code":"internal","message":"an event could not be encoded"}}"#
+            log::error!("cannot encode {}: {error}", self.type_name());
+            r#"{"type":"ERROR","payload":{"code":"internal","message":"cannot encode an event"}}"#
                 .to_owned()
         })
     }

@@ -55,9 +55,9 @@ impl FromStr for Usd {
     /// Reads a decimal number of dollars exactly: `12`, `0.0015`, `1.5e-3`; no more than nine
     /// digits after the point.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an amount of US dollars, such as 12.5");
+        let invalid = || format!("`{text}` is not an amount of US dollars, such as 12.5");
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, exponent.parse().map_err(|_| wrong())?),
+            Some((mantissa, exponent)) => (mantissa, exponent.parse().map_err(|_| invalid())?),
             None => (text, 0_i32),
         };
         let (sign, digits) = match mantissa.strip_prefix('-') {
@@ -67,7 +67,7 @@ impl FromStr for Usd {
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let all = format!("{whole}{fraction}");
         if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(wrong());
+            return Err(invalid());
         }
         let digits = all.trim_start_matches('0');
         if digits.is_empty() {
@@ -78,7 +78,7 @@ impl FromStr for Usd {
         let trimmed = digits.trim_end_matches('0');
         let shift = shift + i64::try_from(digits.len() - trimmed.len()).unwrap_or(0);
         let shift = u32::try_from(shift)
-            .map_err(|_| format!("`{text}` has more than nine digits after the point"))?;
+            .map_err(|_| format!("`{text}` has more than nine digits after the decimal point"))?;
         let nanousd = trimmed.parse::<i64>().ok();
         let nanousd = nanousd.and_then(|digits| digits.checked_mul(10_i64.checked_pow(shift)?));
         let nanousd = nanousd.ok_or_else(|| format!("`{text}` is out of range"))?;

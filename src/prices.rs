@@ -43,7 +43,7 @@ pub const COST_MAX: Usd = Usd::from_nanousd(10_000_000_000_000);
 static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
     json_format::parse(include_str!("../assets/prices.json")).unwrap_or_else(|error| {
         // A test parses the same text, so this cannot happen in a tested build.
-        log::error!("the built-in prices cannot be read, so costs stay unknown: {error}");
+        log::error!("cannot read the built-in prices; costs stay unknown: {error}");
         Table::default()
     })
 });

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Fault;
 use crate::event::text_enum;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, unknown_zone};
 
 pub const CRON_BYTES_MAX: usize = 200;
 const ZONE_BYTES_MAX: usize = 100;
@@ -109,7 +109,7 @@ impl Schedule {
 /// Parses the five fields. Fails with one message per invalid field.
 fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     if text.len() > CRON_BYTES_MAX {
-        return Err(vec![format!("is longer than {CRON_BYTES_MAX} bytes")]);
+        return Err(vec![format!("has {} bytes; the limit is {CRON_BYTES_MAX}", text.len())]);
     }
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     if fields.len() != FIELDS.len() {
@@ -121,7 +121,7 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
         let mut alone = ["*"; FIELDS.len()];
         alone[at] = field;
         let why = if field.split(',').any(str::is_empty) {
-            "a comma needs something before and behind it".to_owned()
+            "a comma needs a value on both sides".to_owned()
         } else {
             match parser.parse(&alone.join(" ")).err()? {
                 CronError::ComponentError(why) => why,
@@ -142,16 +142,15 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     let always = Schedule { cron, zone: TimeZone::UTC };
     match always.next(epoch) {
         Some(_) => Ok(always.cron),
-        None => Err(vec!["is never due: there is no such day".to_owned()]),
+        None => Err(vec!["is never due, because no month has this day".to_owned()]),
     }
 }
 
 fn parse_zone(name: &str) -> Result<TimeZone, String> {
-    let unknown = || format!("there is no time zone `{name}`; it must be like `Europe/Berlin`");
     if name.len() > ZONE_BYTES_MAX {
-        return Err(format!("is longer than {ZONE_BYTES_MAX} bytes"));
+        return Err(format!("has {} bytes; the limit is {ZONE_BYTES_MAX}", name.len()));
     }
-    TimeZone::get(name).map_err(|_| unknown())
+    TimeZone::get(name).map_err(|_| unknown_zone(name))
 }
 
 #[cfg(test)]

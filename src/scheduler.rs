@@ -83,7 +83,7 @@ struct Planned {
 }
 
 /// A schedule to retry later, because its run could not start or a skip could not be saved.
-struct Held {
+struct Retry {
     /// The due time of a run that could not start; none for a skip.
     due: Option<Timestamp>,
     until: Timestamp,
@@ -98,7 +98,7 @@ struct State {
     missed_upto: Timestamp,
     awake_at: Timestamp,
     planned: Vec<Planned>,
-    held: HashMap<FlowId, Held>,
+    retries: HashMap<FlowId, Retry>,
     /// True if `planned` may be out of date.
     is_stale: bool,
     stopping: Arc<AtomicBool>,
@@ -113,7 +113,7 @@ impl State {
             missed_upto: started,
             awake_at: started,
             planned: Vec::new(),
-            held: HashMap::new(),
+            retries: HashMap::new(),
             is_stale: true,
             stopping: Arc::default(),
         }
@@ -145,7 +145,7 @@ impl State {
             match self.read(now) {
                 Ok(()) => self.is_stale = false,
                 // Continue with the schedules read earlier.
-                Err(error) => log::error!("the schedules cannot be read: {error}"),
+                Err(error) => log::error!("cannot read the schedules: {error}"),
             }
         }
         for at in 0..self.planned.len() {
@@ -171,16 +171,19 @@ impl State {
                 }
                 // It was valid when it was saved; the system may have lost its time zone since.
                 Err(faults) => log::error!(
-                    "flow {} does not run by its schedule: {}",
+                    "cannot run flow {} by its schedule: {}",
                     record.flow_id,
-                    Error::Invalid { message: "it cannot be read any more".into(), faults }
+                    Error::Invalid {
+                        message: "the stored schedule is no longer valid".into(),
+                        faults
+                    }
                 ),
             }
         }
         for Planned { record, next, .. } in &self.planned {
             if record.last.0 > now.0.saturating_add(AHEAD_MAX_MS) {
                 log::warn!(
-                    "the clock was put back behind the last run of flow {}, at {}; its schedule goes on {}; to have it go on now, delete it and set it again",
+                    "the system clock is behind the last scheduled run of flow {} at {}; its next run is {}. To resume now, delete the schedule and set it again",
                     record.flow_id,
                     record.last,
                     next.map_or_else(|| "never".to_owned(), |next| format!("at {next}"))
@@ -189,16 +192,16 @@ impl State {
         }
         let records = self.planned.iter().map(|planned| &planned.record);
         let last: HashMap<FlowId, Timestamp> = records.map(|r| (r.flow_id, r.last)).collect();
-        self.held.retain(|flow_id, held| {
-            last.get(flow_id).is_some_and(|last| held.due.is_none_or(|due| *last < due))
+        self.retries.retain(|flow_id, retry| {
+            last.get(flow_id).is_some_and(|last| retry.due.is_none_or(|due| *last < due))
         });
         Ok(())
     }
 
     fn next(&self, record: &ScheduleRecord, schedule: &Schedule) -> Option<Timestamp> {
         let next = schedule.next(record.last)?;
-        let held = self.held.get(&record.flow_id);
-        Some(held.map_or(next, |held| held.until.max(next)))
+        let retry = self.retries.get(&record.flow_id);
+        Some(retry.map_or(next, |retry| retry.until.max(next)))
     }
 
     /// Runs or skips the due time of one schedule.
@@ -206,7 +209,7 @@ impl State {
         let Planned { record, schedule, .. } = &self.planned[at];
         let flow_id = record.flow_id;
         let mut since = self.missed_upto;
-        if let Some(Held { due: Some(due), .. }) = self.held.get(&flow_id) {
+        if let Some(Retry { due: Some(due), .. }) = self.retries.get(&flow_id) {
             // A retried run is not missed: the scheduler saw its time when it was due.
             since = since.min(Timestamp(due.0 - 1));
         }
@@ -215,13 +218,13 @@ impl State {
             Step::Wait => Ok(None),
             Step::Run(due) => self.start(flow_id, due).map(|()| Some(due)),
             Step::Skip(due) => {
-                log::info!("flow {flow_id} is not run for {due}, which was missed");
+                log::info!("skipped the missed run of flow {flow_id} at {due}");
                 self.take(flow_id, due).map(|()| Some(due))
             }
         };
         match (done, step) {
             (Ok(taken), _) => {
-                self.held.remove(&flow_id);
+                self.retries.remove(&flow_id);
                 if let Some(due) = taken {
                     self.planned[at].record.last = due;
                 }
@@ -238,10 +241,10 @@ impl State {
                     Step::Skip(_) | Step::Wait => None,
                 };
                 log::warn!(
-                    "flow {flow_id} cannot be run by its schedule, trying again in a minute: {error}"
+                    "cannot start the scheduled run of flow {flow_id}, retrying in a minute: {error}"
                 );
                 let until = Timestamp(now.0.saturating_add(RETRY_MS));
-                self.held.insert(flow_id, Held { due, until });
+                self.retries.insert(flow_id, Retry { due, until });
             }
         }
         let Planned { record, schedule, .. } = &self.planned[at];
@@ -256,12 +259,15 @@ impl State {
         let take = |_: &_| vec![Change::TakeDue { flow_id, due }];
         match self.engine.execute_with(&flow, input, TRIGGER, take) {
             Ok(accepted) => {
-                log::info!("flow {flow_id} runs for {due} as {}", accepted.run_id);
+                log::info!(
+                    "started the scheduled run of flow {flow_id} at {due}: {}",
+                    accepted.run_id
+                );
                 Ok(())
             }
             // A retry would fail too: the flow has to be fixed.
             Err(error @ Error::Invalid { .. }) => {
-                log::error!("flow {flow_id} is not run for {due}: {error}");
+                log::error!("cannot start the scheduled run of flow {flow_id} at {due}: {error}");
                 self.take(flow_id, due)
             }
             Err(error) => Err(error),

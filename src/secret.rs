@@ -64,8 +64,9 @@ impl Secret {
 /// Returns `N` random bytes in hexadecimal.
 pub fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no randomness: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::internal(format!("cannot read random bytes from the system: {error}"))
+    })?;
     Ok(crate::ids::hex(&bytes))
 }
 

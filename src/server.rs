@@ -41,7 +41,7 @@ const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
 /// … and for all of them together, so that a shutdown takes at most five seconds.
-const MOST_END_MAX: Duration = Duration::from_secs(4);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(4);
 /// Limits the connections that wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
 const JOIN_POLL: Duration = Duration::from_millis(2);
@@ -83,11 +83,11 @@ impl Publish for Tee {
 
 impl Core {
     /// Opens the database and recovers the state of an earlier process. `tap` receives every
-    /// committed event, like the hub; with `goes_on`, runs of an earlier process continue.
+    /// committed event, like the hub; with `resume_runs`, runs of an earlier process continue.
     pub fn start(
         config: &Config,
         tap: Option<Sender<Message>>,
-        goes_on: bool,
+        resume_runs: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
         // First, so that invalid prices change nothing on disk.
@@ -119,7 +119,7 @@ impl Core {
             hub.clone(),
             calls.clone(),
             config.engine,
-            goes_on,
+            resume_runs,
             Arc::clone(on_fatal),
         )?;
         let threads = [hub_thread, journal_thread, engine_thread];
@@ -254,18 +254,18 @@ impl Server {
         let calls_end = Instant::now() + PART_END_MAX;
         let left = self.gateway.shutdown(calls_end);
         if left > 0 {
-            log::warn!("{left} calls of clients did not end in time");
+            log::warn!("{left} gateway calls did not finish before the shutdown deadline");
         }
         let left = self.trials.wait_for_all(calls_end);
         if left > 0 {
-            log::warn!("{left} trials did not end in time");
+            log::warn!("{left} trials did not finish before the shutdown deadline");
         }
         let store = Arc::clone(&self.core.store);
         let is_written = self.core.end_parts();
-        let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
+        let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + SHUTDOWN_MAX);
         let left = self.listener.join(deadline);
         if left > 0 {
-            log::warn!("{left} connections did not end in time");
+            log::warn!("{left} connections did not close before the shutdown deadline");
         }
         // Last, because requests that are still answered read from it.
         if is_written {
@@ -325,7 +325,7 @@ fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) -> bool {
     let deadline = Instant::now() + time_max;
     while !thread.is_finished() {
         if Instant::now() >= deadline {
-            log::error!("the {name} thread did not end in time");
+            log::error!("the {name} thread did not stop before the shutdown deadline");
             return false;
         }
         thread::sleep(JOIN_POLL);

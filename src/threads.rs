@@ -31,7 +31,7 @@ impl Threads {
             .stack_size(stack_bytes)
             .spawn(move || guarded(work))
             .map_err(Error::io(format!(
-                "cannot start the thread `{name}`; raise the limit on threads (ulimit -u, TasksMax)"
+                "cannot start the thread `{name}` (raise the limit of threads: ulimit -u, TasksMax)"
             )))?;
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         // Drop handles of ended threads before the list grows, so that its length is bounded by the
@@ -66,7 +66,7 @@ impl Threads {
 
 fn guarded(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        log::error!("a thread ended by a panic: {}", panic_message(panic.as_ref()));
+        log::error!("a thread panicked: {}", panic_message(panic.as_ref()));
     }
 }
 
@@ -183,7 +183,7 @@ impl Workers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_freed(&self, state: MutexGuard<'_, WorkersState>) {
+    fn notify_freed(&self, state: MutexGuard<'_, WorkersState>) {
         let is_awaited = state.waiting > 0;
         drop(state);
         if is_awaited {
@@ -195,7 +195,7 @@ impl Workers {
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         state.idle += 1;
-        self.tell_freed(state);
+        self.notify_freed(state);
         let has_none = |state: &mut WorkersState| state.jobs.is_empty() && !state.is_over;
         state = self
             .changed
@@ -206,7 +206,7 @@ impl Workers {
         let job = state.jobs.pop_front();
         if job.is_none() {
             state.count -= 1;
-            self.tell_freed(state);
+            self.notify_freed(state);
         }
         job
     }
@@ -241,7 +241,10 @@ impl Pool {
             return Ok(());
         }
         if state.count >= self.max {
-            return Err(Error::Busy(format!("all {} {} threads are busy", self.max, self.name)));
+            return Err(Error::Busy(format!(
+                "all {} {} threads are busy; try again later",
+                self.max, self.name
+            )));
         }
         state.count += 1;
         drop(state);
@@ -261,7 +264,7 @@ impl Pool {
         started.map_err(|error| {
             self.workers.state().count -= 1;
             log::error!("{error}");
-            Error::Busy("no thread to be had".into())
+            Error::Busy("cannot start a thread; try again later".into())
         })
     }
 

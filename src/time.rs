@@ -39,7 +39,7 @@ impl FromStr for Timestamp {
             return Ok(Self(moment.as_millisecond()));
         }
         let date = text.parse::<jiff::civil::Date>().map_err(|_| {
-            format!("`{text}` is neither an RFC 3339 time (2025-12-04T10:00:00Z) nor a date")
+            format!("`{text}` is not a date or an RFC 3339 time such as 2025-12-04T10:00:00Z")
         })?;
         let start = date
             .to_zoned(jiff::tz::TimeZone::UTC)
@@ -59,4 +59,9 @@ impl<'de> Deserialize<'de> for Timestamp {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
     }
+}
+
+/// Returns the fault of a time zone that the system does not know.
+pub fn unknown_zone(name: &str) -> String {
+    format!("unknown time zone `{name}`; use an IANA name such as `Europe/Berlin`")
 }

@@ -20,8 +20,8 @@ const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 pub struct Check {
     pub subject: &'static str,
     pub checked: u64,
-    pub found: u64,
-    /// The first faults; `found` counts all of them.
+    pub fault_count: u64,
+    /// The first faults; `fault_count` counts all of them.
     pub faults: Vec<String>,
     /// Counts that are not faults, each with its description.
     pub notes: Vec<(u64, &'static str)>,
@@ -32,16 +32,16 @@ impl Check {
         Self { subject, ..Self::default() }
     }
 
-    fn wrong(&mut self, fault: impl Display) {
-        self.found += 1;
-        if self.found <= FAULTS_MAX {
+    fn add(&mut self, fault: impl Display) {
+        self.fault_count += 1;
+        if self.fault_count <= FAULTS_MAX {
             self.faults.push(fault.to_string());
         }
     }
 
     /// Records a gap in numbers that must be consecutive.
-    fn wrong_gap(&mut self, name: &str, before: i64, after: i64) {
-        self.wrong(match after - before {
+    fn add_gap(&mut self, name: &str, before: i64, after: i64) {
+        self.add(match after - before {
             2 => format!("{name} {} is missing", before + 1),
             _ => format!("{name}s {} to {} are missing", before + 1, after - 1),
         });
@@ -73,19 +73,18 @@ pub fn verify(
 fn file(audit: &Audit) -> Result<Check> {
     let mut check = Check::of("database files");
     check.checked = 1;
-    audit.quick_check()?.iter().for_each(|fault| check.wrong(fault));
+    audit.quick_check()?.iter().for_each(|fault| check.add(fault));
     Ok(check)
 }
 
 /// Checks the index of ledger blocks that filters use.
 fn blocks(audit: &Audit) -> Result<Check> {
-    let mut check = Check::of("blocks of ledger rows that are noted");
+    let mut check = Check::of("ledger block index");
     audit.blocks(|first, last, is_right| {
         check.checked += 1;
         if !is_right {
-            check.wrong(format_args!(
-                "ledger rows {first} to {last} hold other names or times than are noted: \
-                 filters may not find them"
+            check.add(format_args!(
+                "the index entry of ledger rows {first} to {last} is wrong: filters may miss them"
             ));
         }
     })?;
@@ -93,14 +92,14 @@ fn blocks(audit: &Audit) -> Result<Check> {
 }
 
 fn days(audit: &Audit) -> Result<Check> {
-    let mut check = Check::of("sums of days");
+    let mut check = Check::of("daily totals");
     audit.days(|sums| {
         check.checked += 1;
         if sums.stored != sums.of_rows {
-            let list = |list: Option<String>| list.unwrap_or_else(|| "nothing".to_owned());
-            check.wrong(format_args!(
-                "the day of {}, {}: its sums say {}, its ledger rows {}",
-                Timestamp(sums.day.saturating_mul(MS_PER_DAY)),
+            let list = |list: Option<String>| list.unwrap_or_else(|| "none".to_owned());
+            check.add(format_args!(
+                "totals of {}, {}: stored {}, computed from the ledger rows {}",
+                date(sums.day),
                 sums.names,
                 list(sums.stored),
                 list(sums.of_rows)
@@ -111,18 +110,20 @@ fn days(audit: &Audit) -> Result<Check> {
 }
 
 fn budget_days(audit: &Audit) -> Result<Check> {
-    let mut check = Check::of("days that are summed up for budgets");
+    let mut check = Check::of("daily totals of budgets");
     audit.budget_days(|day, is_right| {
         check.checked += 1;
         if !is_right {
-            let date = Timestamp(day.saturating_mul(MS_PER_DAY)).to_string();
-            let date = date.get(..10).unwrap_or(&date);
-            check.wrong(format_args!(
-                "budgets count something else of {date} than its ledger rows come to"
-            ));
+            check.add(format_args!("budget totals of {} differ from its ledger rows", date(day)));
         }
     })?;
     Ok(check)
+}
+
+fn date(day: i64) -> String {
+    let mut date = Timestamp(day.saturating_mul(MS_PER_DAY)).to_string();
+    date.truncate(date.find('T').unwrap_or(date.len()));
+    date
 }
 
 fn money(cost: Option<i64>) -> String {

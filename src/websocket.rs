@@ -100,7 +100,7 @@ impl Replay for LogReplay {
         let events = self.store.events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
         // The log has no gaps, but its oldest events may have been deleted since `HELLO`.
         if events.first().is_none_or(|first| first.seq != after + 1) {
-            return Err(Error::NotFound(format!("event {} any more", after + 1)));
+            return Err(Error::NotFound(format!("event {}", after + 1)));
         }
         for event in &events {
             if filter.passes(event.flow_id, &event.type_name) {

@@ -771,15 +771,15 @@ fn all_errors_of_a_flow_are_listed_with_their_fields() {
                 response.text()
             );
             for part in [
-                "there is no node `ghost`",
-                "two nodes have the id `first`",
+                "node `ghost` not found",
+                "duplicate node id `first`",
                 "unknown provider `nobody`",
                 "line 2",
                 "unknown name `topic`",
                 "unknown node type `group`",
-                "there is no node `nowhere`",
-                "b, c, d wait for each other",
-                "node `far-2` does not come before node `far-1`",
+                "node `nowhere` not found",
+                "the nodes b, c, d form a cycle",
+                "node `far-2` does not run before node `far-1`",
             ] {
                 assert!(response.text().contains(part), "{part}: {}", response.text());
             }
@@ -855,7 +855,7 @@ fn a_missing_input_fails_the_run_without_a_call() {
     let run = server.run(flow, &json!({"theme": "bees"}));
     assert_eq!((&run["status"], &run["errorNodeId"]), (&json!("FAILED"), &json!("plan")));
     let error = run["error"].as_str().unwrap();
-    assert!(error.contains("cannot be rendered") && error.contains("line 1"), "{error}");
+    assert!(error.contains("cannot render the template") && error.contains("line 1"), "{error}");
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
 }
 

@@ -64,7 +64,7 @@ fn a_hard_budget_refuses_a_call_and_records_a_row() {
     assert_eq!(run["status"], "FAILED", "{run:#}");
     let error = run["error"].as_str().unwrap();
     assert!(
-        error.contains("the budget `daily` allows 0.0013 USD per day; 0.00123 USD are used"),
+        error.contains("budget `daily` refused the call: limit 0.0013 USD per day, used or reserved 0.00123 USD"),
         "{error}"
     );
     assert_eq!(run["cost"], json!(0));
@@ -127,7 +127,7 @@ fn a_budget_keeps_its_usage_across_a_restart() {
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
-    assert!(error.contains("allows 2500 tokens per day; 2200 tokens are used"), "{error}");
+    assert!(error.contains("limit 2500 tokens per day, used or reserved 2200 tokens"), "{error}");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_call_refused_by_the_provider_frees_its_reservation() {
 
 #[test]
 fn only_a_budget_refusal_marks_a_row_as_refused() {
-    let words = r#"{"error":{"message":"the budget `daily` allows 1 USD per day"}}"#;
+    let words = r#"{"error":{"message":"budget `daily` refused the call: limit 1 USD per day"}}"#;
     let upstream = Upstream::saying(json_answer("402 Payment Required", words));
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -264,7 +264,7 @@ fn a_hard_budget_refuses_calls_without_a_known_price() {
     set(&server, json!([budget]));
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
-    assert!(error.contains("no price is known for local/home-grown"), "{error}");
+    assert!(error.contains("unknown price of local/home-grown"), "{error}");
     assert_eq!(upstream.count(), 0);
     // Calls that are certainly free are allowed with an exhausted budget.
     assert_eq!(server.run(free, &json!({}))["status"], "COMPLETED");
@@ -324,7 +324,7 @@ fn concurrent_budget_changes_are_not_overwritten() {
     let late = json!({"budgets": [budget("late")], "version": version});
     let refused = put(late, &[]);
     assert_eq!((refused.status, &*refused.error_code()), (409, "conflict"));
-    assert!(refused.text().contains("read them again"));
+    assert!(refused.text().contains("reload them"));
     let late = json!({"budgets": [budget("late")]});
     let refused = put(late.clone(), &[("if-match", &tag)]);
     assert_eq!(refused.status, 412, "{}", refused.text());
@@ -424,7 +424,7 @@ fn an_estimate_lists_its_unknowns() {
     assert_eq!(estimate["worst"]["cost"], Value::Null);
     assert_eq!(estimate["nodes"][1]["worst"]["calls"], 1_000);
     let notes = estimate["notes"].to_string();
-    assert!(notes.contains("how many items"), "{notes}");
+    assert!(notes.contains("the number of items is unknown"), "{notes}");
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn unmatchable_budgets_are_refused_unless_their_flow_is_gone() {
     let fields: Vec<&str> =
         details.as_array().unwrap().iter().map(|fault| fault["field"].as_str().unwrap()).collect();
     assert_eq!(fields, ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]);
-    assert!(details[1].to_string().contains("no provider `opnai`"), "{details}");
+    assert!(details[1].to_string().contains("unknown provider `opnai`"), "{details}");
     let key = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1", "model": "opnai/*", "flowId": flow + 1}});
     let refused = server.post("/api/keys", &key);
     assert_eq!(refused.status, 422);

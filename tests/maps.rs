@@ -142,9 +142,9 @@ fn a_map_accepts_only_lists_and_json_text_of_lists() {
     assert_eq!(output(json!([])), "");
     assert_eq!(output(json!("[7, 8]")), "[0: 7]+[1: 8]");
     for (list, why) in [
-        (json!("x"), "must be a list, and is a text that holds no list"),
-        (json!({"a": 1}), "must be a list, and is an object"),
-        (json!(null), "must be a list, and is nothing"),
+        (json!("x"), "must be an array, not a string without a JSON array"),
+        (json!({"a": 1}), "must be an array, not an object"),
+        (json!(null), "must be an array, not null"),
         (json!(vec![0; 1_001]), "has 1001 items; the limit is 1000"),
     ] {
         let run = server.run(flow, &json!({"list": list}));

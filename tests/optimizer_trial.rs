@@ -350,7 +350,7 @@ fn a_hard_budget_refuses_trial_items_and_records_them() {
         items.iter().filter_map(|item| item["after"]["error"].as_str()).collect();
     // The first call is released; once it is settled, less room is left than the worst case needs.
     assert_eq!(refused.len(), 3, "{trial}");
-    assert!(refused[0].contains("the budget `tight`"), "{refused:?}");
+    assert!(refused[0].contains("budget `tight` refused the call"), "{refused:?}");
     assert_eq!(server.upstream.count(), count + 1);
     assert_eq!(trial["afterCostUsd"], usd(CHEAP_NANOUSD));
     let rows = trial_rows(&server);
@@ -536,7 +536,7 @@ fn a_trial_call_is_settled_after_the_database_recovers() {
          BEGIN SELECT RAISE(FAIL, 'no trial is settled'); END";
     database.execute_batch(refusing).unwrap();
     release.send_timeout((), DEADLINE).unwrap();
-    eventually("it is refused", || was_logged(&["trying again", "no trial is settled"]));
+    eventually("it is refused", || was_logged(&["retrying", "no trial is settled"]));
     assert_eq!(trial_rows(&server)[0]["status"], "PENDING");
     database.execute_batch("DROP TRIGGER refusing").unwrap();
     let path = format!("{PATH}/{}", found["id"]);

@@ -603,7 +603,7 @@ fn schedule_errors_appear_at_their_fields() {
     types("input", r#"{"topic": "wasps"}"#);
     person.presses("schedule-save");
     person.sees_fault("schedule", "cron", "hour `25`");
-    person.sees_fault("schedule", "timezone", "there is no time zone `Mars/Phobos`");
+    person.sees_fault("schedule", "timezone", "unknown time zone `Mars/Phobos`");
     browser.wait_for(&format!("document.activeElement === {}", element("schedule-cron")));
     assert_eq!(value_of("schedule-cron"), "0 25 * * *");
     assert_eq!(value_of("schedule-input"), r#"{"topic": "wasps"}"#);
@@ -883,7 +883,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.fills_in("timezone", "Mars/Base");
     person.presses("budget-save");
     person.sees_fault("budget", "limit", "is not an amount of US dollars");
-    person.sees_fault("budget", "timezone", "is not an IANA time zone");
+    person.sees_fault("budget", "timezone", "use an IANA name");
     browser.wait_for(&format!("document.activeElement === {}", element("budget-limit")));
     // Typed text is still there when the dialog opens again.
     browser.press("Escape");
@@ -952,7 +952,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     server.run(flow, &json!({}));
     browser.press("Escape");
     person.sees_cell("status", "failed: refused");
-    person.sees_cell("status", "the budget `daily` allows 0.0013 USD per day");
+    person.sees_cell("status", "budget `daily` refused the call: limit 0.0013 USD per day");
     person.finds_in_newest_row(&["Refused by a budget", "$0"]);
 
     person.presses("budgets-button");
@@ -1055,7 +1055,7 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     person.presses("key-add");
     types("name", MARKUP);
     person.presses("key-save");
-    person.sees_text("key-form", "there is a key named");
+    person.sees_text("key-form", "already exists");
     person.presses("key-cancel");
     has_focus("key-add");
 

@@ -113,7 +113,7 @@ fn user_prices_reload_when_their_file_changes() {
     // The file is checked when a price is needed, but at most every few seconds.
     eventually("the fault is logged", || {
         assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
-        server.running.has_logged("mine.toml, line 4: ")
+        server.running.has_logged("mine.toml: line 4: ")
     });
 }
 
@@ -121,7 +121,7 @@ fn user_prices_reload_when_their_file_changes() {
 fn an_invalid_price_file_stops_the_start_and_names_its_line() {
     let home = Home::new();
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 'much'"));
-    for (file, part) in [("mine.toml", "mine.toml, line 4: `much`"), ("none.toml", "none.toml")] {
+    for (file, part) in [("mine.toml", "mine.toml: line 4: `much`"), ("none.toml", "none.toml")] {
         let mut command = home.serve();
         command.args(["--prices", file]);
         let ended = crate::binary::Running::start(&mut command).end();

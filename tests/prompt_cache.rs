@@ -130,7 +130,7 @@ fn a_hard_budget_covers_cache_write_costs() {
     let flow = server.save(&chain("Marked", std::slice::from_ref(&node)));
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap_or_default();
-    assert!(error.contains("the budget `daily` allows"), "{run:#}");
+    assert!(error.contains("budget `daily` refused the call"), "{run:#}");
     assert_eq!(upstream.count(), 0);
     node["data"]["promptCache"] = json!(false);
     let flow = server.save(&chain("Plain", &[node]));

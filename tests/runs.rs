@@ -451,12 +451,12 @@ fn refused_writes_are_retried_until_the_database_recovers() {
         server.get("/api/ledger").json()["items"].as_array().unwrap().len() == 2
     });
     eventually("the settlement of the fast node is refused", || {
-        was_logged(&["trying again", "no node is settled"])
+        was_logged(&["retrying", "no node is settled"])
     });
     database.execute_batch("DROP TRIGGER full_1").unwrap();
     drop(release);
     eventually("the end of the run is refused", || {
-        was_logged(&["trying again", "no run is completed"])
+        was_logged(&["retrying", "no run is completed"])
     });
     database.execute_batch("DROP TRIGGER full_2").unwrap();
     eventually("the end is written", || {
@@ -543,7 +543,7 @@ fn a_full_run_queue_returns_429_until_a_run_leaves() {
     let path = format!("/api/flows/{flow}/execute");
     let refused = server.post(&path, &json!({}));
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
-    assert!(refused.text().contains("3 runs wait already"));
+    assert!(refused.text().contains("the run queue is full (3 runs)"));
     // A refused run leaves no trace.
     let runs = server.get("/api/runs").json();
     assert_eq!(runs["items"].as_array().unwrap().len(), 5);

@@ -552,7 +552,10 @@ fn a_flow_that_cannot_run_is_skipped_with_a_reason() {
     database(server.data()).execute(sql, [flow]).unwrap();
     server.start_again();
     eventually("it is logged", || {
-        was_logged(&[&format!("flow {flow} is not run for"), "unknown provider `gone`"])
+        was_logged(&[
+            &format!("cannot start the scheduled run of flow {flow} at"),
+            "unknown provider `gone`",
+        ])
     });
     let answer = hook.deliver(&server, Some("k"), &json!({"topic": "bees"}));
     assert_eq!((answer.status, answer.error_code().as_str()), (422, "invalid"));

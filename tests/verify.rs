@@ -68,11 +68,11 @@ fn an_untouched_database_has_no_discrepancy() {
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
     for line in [
         "ledger rows: 10, ok",
-        "costs computed again: 6, ok",
+        "recomputed costs: 6, ok",
         "runs: 4, ok",
         "nodes: 7, ok",
-        "ledger rows that the event log tells of: 10, ok",
-        "no discrepancy",
+        "ledger rows in the event log: 10, ok",
+        "No discrepancies",
     ] {
         assert!(ended.stdout.contains(line), "{line}: {}", ended.stdout);
     }
@@ -95,23 +95,23 @@ fn every_external_change_is_reported_with_both_values() {
         (
             "UPDATE ledger SET cost_nanousd = cost_nanousd + 1 WHERE id = 1",
             &[
-                "ledger row 1: cost is 0.000154351 USD, but 0.00015435 USD by price 1",
-                ": says 2002 tokens in, 14 out, 0.0003087 USD; its 3 ledger rows 2002 tokens in, 14 out, 0.000308701 USD",
-                "node a: says 1001 tokens in, 7 out, 0.00015435 USD; its ledger rows 1001 tokens in, 7 out, 0.000154351 USD",
-                "says total_cost_usd: 0.00015435, the row total_cost_usd: 0.000154351",
+                "ledger row 1: the cost is 0.000154351 USD, but 0.00015435 USD according to price 1",
+                ": stored 2002 tokens in, 14 out, 0.0003087 USD, but its 3 ledger rows sum to 2002 tokens in, 14 out, 0.000308701 USD",
+                "node a: stored 1001 tokens in, 7 out, 0.00015435 USD, but its ledger rows sum to 1001 tokens in, 7 out, 0.000154351 USD",
+                "has total_cost_usd: 0.00015435, but the row has total_cost_usd: 0.000154351",
             ],
         ),
         (
             "UPDATE ledger SET output_tokens = 8 WHERE id = 1",
-            &["ledger row 1: cost is"],
+            &["ledger row 1: the cost is"],
         ),
         (
             "UPDATE ledger SET input_tokens = -1 WHERE id = 1",
-            &["ledger row 1: a number of tokens is negative"],
+            &["ledger row 1: a token count is negative"],
         ),
         (
             "UPDATE ledger SET timestamp_ms = 9223372036854775807 WHERE id = 1",
-            &["says timestamp: \"2"],
+            &[" has timestamp: \"2"],
         ),
         (
             "DELETE FROM ledger WHERE id = 2",
@@ -123,115 +123,115 @@ fn every_external_change_is_reported_with_both_values() {
         ),
         (
             &deleted_last,
-            &["the newest ledger row is 9, but 10 was given"],
+            &["the newest ledger row is 9, but id 10 was assigned"],
         ),
         (
             "UPDATE ledger SET status = 'PENDING', cost_nanousd = NULL WHERE id = 1",
             &[
-                "ledger row 1: is PENDING, but has tokens",
+                "ledger row 1: invalid values of a pending call: status PENDING, tokens [1001, ",
                 "1 rows are PENDING",
             ],
         ),
         (
             "UPDATE ledger SET status = 'DONE' WHERE id = 1",
-            &["ledger row 1: `DONE` is no status"],
+            &["ledger row 1: unknown status `DONE`"],
         ),
         (
             "UPDATE ledger SET refused = 'budget' WHERE id = 1",
-            &["ledger row 1: was refused by a budget before it left, but is SUCCESS"],
+            &["ledger row 1: invalid values of a call refused by a budget: status SUCCESS"],
         ),
         (
             "UPDATE ledger SET price_id = NULL WHERE id = 1",
-            &["ledger row 1: its cost is 0.00015435 USD, but it has no price"],
+            &["ledger row 1: the cost is 0.00015435 USD, but the price is missing"],
         ),
         (
             "UPDATE ledger SET price_id = NULL, cost_nanousd = 0 WHERE id = 1",
-            &["ledger row 1: its cost is 0 USD, but it has no price"],
+            &["ledger row 1: the cost is 0 USD, but the price is missing"],
         ),
         (
             "UPDATE ledger SET price_id = NULL, cost_nanousd = 0, reserved_tokens = NULL
              WHERE id = (SELECT max(id) FROM ledger WHERE cost_nanousd > 0)",
-            &["its cost is 0 USD, but it has no price"],
+            &["the cost is 0 USD, but the price is missing"],
         ),
         (
             "UPDATE ledger SET usage_source = 'foo' WHERE id = 1",
-            &["ledger row 1: the source of its tokens: `foo` is none of provider, estimated, none"],
+            &["ledger row 1: usage source: unknown value `foo`; expected one of provider, estimated, none"],
         ),
         (
             "UPDATE ledger SET usage_source = 'none' WHERE id = 1",
-            &["ledger row 1: has tokens from nowhere: [1001, "],
+            &["ledger row 1: has tokens without a usage source: [1001, "],
         ),
         (
             "UPDATE ledger SET cached_input_tokens = 1000, cache_write_tokens = 2, cost_nanousd = NULL,
                 price_id = NULL WHERE id = 1",
-            &["ledger row 1: tokens are more than what they are a part of: [1001, 1000, 2, 0, 7, 0]"],
+            &["ledger row 1: a token count exceeds the count that includes it: [1001, 1000, 2, 0, 7, 0]"],
         ),
         (
             "UPDATE ledger SET cache_write_1h_tokens = 1 WHERE id = 1",
-            &["ledger row 1: tokens are more than what they are a part of"],
+            &["ledger row 1: a token count exceeds the count that includes it"],
         ),
         (
             "UPDATE ledger SET reasoning_tokens = 8 WHERE id = 1",
-            &["ledger row 1: tokens are more than what they are a part of"],
+            &["ledger row 1: a token count exceeds the count that includes it"],
         ),
         (
             "UPDATE ledger SET saved_nanousd = 5 WHERE id = 1",
-            &["ledger row 1: did not come from the cache, but saved 0.000000005 USD"],
+            &["ledger row 1: invalid values of an uncached call: ", "saved 0.000000005 USD"],
         ),
         (
             "UPDATE ledger SET cached = 1 WHERE id = 1",
-            &["ledger row 1: came from the cache, but is SUCCESS, with [1001, "],
+            &["ledger row 1: invalid values of a cached response: status SUCCESS, tokens [1001, "],
         ),
         (
             "UPDATE ledger SET refused = 'me' WHERE id = 1",
-            &["ledger row 1: what refused it: `me` is none of budget"],
+            &["ledger row 1: refused by: unknown value `me`; expected one of budget"],
         ),
         (
             "UPDATE ledger SET price_id = 99 WHERE id = 1",
-            &["ledger row 1: price 99 is not there"],
+            &["ledger row 1: price 99 is missing"],
         ),
         (
             "UPDATE ledger SET cost_nanousd = NULL WHERE id = 1",
-            &["ledger row 1: it has price 1, but its cost is not known"],
+            &["ledger row 1: has price 1, but unknown cost"],
         ),
         (
             "UPDATE ledger SET latency_ms = 77777 WHERE id = 1",
-            &["the row latency_ms: 77777"],
+            &["but the row has latency_ms: 77777"],
         ),
         (
             "UPDATE prices SET price = '{}'",
-            &["price 1 cannot be read: missing field"],
+            &["cannot read price 1: missing field"],
         ),
         (
             "UPDATE prices SET price = replace(price, '\"input\":150000', '\"input\":150001')",
-            &["ledger row 1: cost is 0.00015435 USD, but 0.000154351 USD by price 1"],
+            &["ledger row 1: the cost is 0.00015435 USD, but 0.000154351 USD according to price 1"],
         ),
         (
             "UPDATE runs SET cost_nanousd = 5 WHERE status = 'FAILED'",
-            &["says 1001 tokens in, 7 out, 0.000000005 USD"],
+            &["stored 1001 tokens in, 7 out, 0.000000005 USD"],
         ),
         (
             "UPDATE runs SET status = 'OVER' WHERE status = 'FAILED'",
-            &["`OVER` is no status"],
+            &["unknown status `OVER`"],
         ),
-        (&unfinished, &["is COMPLETED, but has no end"]),
+        (&unfinished, &["is COMPLETED, but has no end time"]),
         (
             &deleted_run,
-            &["is not there, but 2 nodes and 0 items of it are"],
+            &["is missing, but it has 2 nodes and 0 items"],
         ),
-        ("DELETE FROM graphs", &["its graph is missing"]),
+        ("DELETE FROM graphs", &["the graph is missing"]),
         (
             &node_gone,
             &[
-                "but of its 2 nodes 1 have begun",
-                "node b: has ledger rows, but never began",
+                "but 1 of its 2 nodes have started",
+                "node b: has ledger rows, but never started",
             ],
         ),
-        (&node_runs, &["node b: is RUNNING, but its run COMPLETED"]),
-        (&node_sum, &["node a: says 9 tokens in"]),
+        (&node_runs, &["node b: is RUNNING, but its run is COMPLETED"]),
+        (&node_sum, &["node a: stored 9 tokens in"]),
         (
             "UPDATE run_items SET status = 'RUNNING' WHERE item = 1",
-            &["1 items of maps are RUNNING"],
+            &["1 map items are RUNNING"],
         ),
         ("DELETE FROM events WHERE seq = 5", &["event 5 is missing"]),
         (
@@ -240,32 +240,32 @@ fn every_external_change_is_reported_with_both_values() {
         ),
         (
             "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)",
-            &["the newest event is", "what comes after is missing"],
+            &["the newest event is", "later events are missing"],
         ),
         (
             "UPDATE events SET type = 'OTHER' WHERE body LIKE '%\"entry\":{\"id\":1,%'",
-            &["1 ledger rows, of which no event tells, though the log is whole"],
+            &["1 ledger rows have no event, although the log is complete"],
         ),
         (
             "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
             &[
-                "the day of 1970-01-08T00:00:00.000Z,  of /: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
+                "totals of 1970-01-08,  of /: stored [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], computed from the ledger rows none",
             ],
         ),
         (
             "INSERT INTO ledger_summed VALUES (1, 99999)",
             &[
                 "SUCCESS of openai/gpt-4o-mini in flow ",
-                " as tester: its sums say nothing, its ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0, 0, 0, 0, 0]",
+                " as tester: stored none, computed from the ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0, 0, 0, 0, 0]",
             ],
         ),
         (
             "INSERT INTO ledger_blocks VALUES (0, 1, 2, x'')",
-            &["ledger rows 0 to 127 hold other names or times than are noted"],
+            &["the index entry of ledger rows 0 to 127 is wrong"],
         ),
         (
             "UPDATE events SET body = '{}' WHERE type = 'LEDGER_UPDATE'",
-            &["tells of no ledger row: {}"],
+            &["has no valid ledger row: {}"],
         ),
     ];
     for (sql, parts) in tampered {
@@ -322,7 +322,7 @@ fn daily_sums_are_compared_by_name() {
         drop(connection);
         let ended = verify(changed.path());
         assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
-        let message = "budgets count something else of ";
+        let message = "budget totals of ";
         assert!(ended.stdout.contains(message), "{sql}: {}", ended.stdout);
     }
     for change in [
@@ -342,8 +342,8 @@ fn daily_sums_are_compared_by_name() {
         assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
         for part in [
             "of echo/echo-1 in flow ",
-            "its sums say nothing, its ledger rows [2, 0, 0, ",
-            ", its ledger rows nothing",
+            "stored none, computed from the ledger rows [2, 0, 0, ",
+            ", computed from the ledger rows none",
         ] {
             assert!(ended.stdout.contains(part), "{sql}: {part}: {}", ended.stdout);
         }
@@ -364,8 +364,8 @@ fn many_discrepancies_are_summarized_by_count() {
         .unwrap();
     let ended = verify(server.data());
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("wrong: and 1,150 more"), "{}", ended.stdout);
-    assert!(ended.stdout.contains("ledger rows: 1,210, 1,200 WRONG"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("error: and 1,150 more"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("ledger rows: 1,210, 1,200 errors"), "{}", ended.stdout);
     assert!(ended.stdout.lines().count() < 100);
 }
 
@@ -386,11 +386,7 @@ fn an_open_call_is_no_discrepancy_while_a_server_runs() {
     eventually("the call is made", || upstream.count() == 1);
     let ended = verify(server.data());
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    for part in [
-        "while a flowledger has it open",
-        "note: 1 calls under way",
-        "note: 1 runs that are not over",
-    ] {
+    for part in ["in use by a running flowledger", "note: 1 calls in flight", "note: 1 open runs"] {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
     is_over.store(true, Ordering::SeqCst);
@@ -406,7 +402,7 @@ fn databases_of_other_versions_are_refused() {
         assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
         assert!(ended.stderr.contains(part), "{part}: {ended:?}");
     };
-    refused("there is no database");
+    refused("file not found");
     std::fs::write(&path, "no database at all, but long enough to be read as one".repeat(99))
         .unwrap();
     refused("not a database");

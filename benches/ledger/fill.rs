@@ -134,7 +134,7 @@ impl Books {
                 .unwrap();
             self.written += BATCH;
         }
-        while self.notes_blocks && self.writer.note_blocks(32).unwrap() == 32 {}
+        while self.notes_blocks && self.writer.index_blocks(32).unwrap() == 32 {}
         self.cost.cpu += cpu_time() - before;
         self.cost.db_bytes += size(self.dir.path()) - bytes;
         self.cost.disk_bytes += disk_bytes() - disk;

@@ -65,7 +65,7 @@ impl ResponseCache {
     ///
     /// # Errors
     /// Read errors of the database.
-    pub fn look(&self, key: &str, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
+    pub fn lookup(&self, key: &str, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
         let until = Timestamp(now.0.saturating_add(AHEAD_MAX_MS));
@@ -156,10 +156,11 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = ResponseCache::new(Arc::new(store));
         let age_max = Duration::from_secs(60);
-        let look = |call: &Call| answers.look(&key_of(call, None), age_max, Timestamp(0)).unwrap();
+        let lookup =
+            |call: &Call| answers.lookup(&key_of(call, None), age_max, Timestamp(0)).unwrap();
         for at in 0..40 {
             let call = call(at.to_string());
-            let CacheLookup::Nothing(fill) = look(&call) else {
+            let CacheLookup::Nothing(fill) = lookup(&call) else {
                 panic!("bought before");
             };
             let bought = |key| Bought {
@@ -171,7 +172,7 @@ mod tests {
                 cost: None,
             };
             fill.done(bought);
-            assert!(matches!(look(&call), CacheLookup::Answer(_)));
+            assert!(matches!(lookup(&call), CacheLookup::Answer(_)));
             let state = answers.state();
             let bytes: usize = state.newest.iter().map(|bought| bought.output.len()).sum();
             assert!(bytes <= NEWEST_BYTES_MAX, "{bytes}");

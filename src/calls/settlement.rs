@@ -9,7 +9,7 @@ use crate::store::{Change, Settlement};
 use crate::time::Timestamp;
 
 /// The error of a row whose call was in flight when its process ended.
-const LOST_CALL: &str = "the server ended during the call; it may have been billed";
+const LOST_CALL: &str = "the server stopped during the call; the provider may have billed it";
 
 /// Returns the SHA-256 of the prompt in hexadecimal. If there is a system prompt, it comes first,
 /// followed by a zero byte.

@@ -123,7 +123,7 @@ impl SettlementQueue {
             let done = Box::new(|result: Result<_>| match result {
                 // Another settlement of the same call came first.
                 Ok(_) | Err(Error::NotFound(_)) => {}
-                Err(error) => log::error!("a settlement is not written: {error}"),
+                Err(error) => log::error!("cannot write a settlement to the ledger: {error}"),
             });
             // If the journal has ended, the row becomes UNKNOWN at the next start.
             let _ = self.journal.submit_retried(changes, done);

@@ -93,7 +93,9 @@ impl Rig {
     fn make(&self, call: &Call, exchange: impl FnOnce(Option<FillGuard>) -> Exchanged) -> Ended {
         let request = self.request(call);
         match self.calls.prepare(&request, None) {
-            Prepared::Ready(held) => self.calls.make(&request, held, Vec::new(), exchange),
+            Prepared::Ready(resources) => {
+                self.calls.make(&request, resources, Vec::new(), exchange)
+            }
             Prepared::Over(ended) => ended,
             Prepared::Deferred { reason, .. } => panic!("deferred: {reason:?}"),
         }
@@ -236,11 +238,11 @@ fn a_call_requires_a_committed_intent() {
     rig.stop_journal();
     let call = call();
     let request = rig.request(&call);
-    let Prepared::Ready(held) = rig.calls.prepare(&request, None) else {
+    let Prepared::Ready(resources) = rig.calls.prepare(&request, None) else {
         panic!("not ready");
     };
     let before = vec![Change::SetBudgets { all: Vec::new(), version: None }];
-    let ended = rig.calls.make(&request, held, before, unused);
+    let ended = rig.calls.make(&request, resources, before, unused);
     assert!(matches!(ended.outcome, CallOutcome::NotCommitted(Error::Stopping)));
     assert_eq!(ended.changes.len(), 1);
 }
@@ -275,10 +277,10 @@ fn a_blocked_caller_ends_on_cancel_or_disconnect() {
     let is_cancelled = |has_left| matches!(wait(has_left), Err(ended) if matches!(ended.outcome, CallOutcome::Cancelled));
     assert!(is_cancelled(true));
     // Makes the next caller wait.
-    let held = wait(false).ok().unwrap();
+    let resources = wait(false).ok().unwrap();
     cancel.cancel();
     assert!(is_cancelled(false));
-    drop(held);
+    drop(resources);
 }
 
 #[test]

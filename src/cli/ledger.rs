@@ -21,40 +21,40 @@ const ROWS: usize = 20;
 
 #[derive(Args, Clone)]
 pub struct Query {
-    /// Sums by model, provider, flow, role, day, status, key or tag, instead of rows [default: rows]
+    /// Show totals by model, provider, flow, role, day, status, key or tag [default: rows]
     #[arg(long, value_name = "GROUP")]
     by: Option<String>,
-    /// Rows at or after this time (2026-11-24T10:00:00Z) or day [default: from the first]
+    /// Only rows at or after this time (2026-11-24T10:00:00Z) or day [default: no limit]
     #[arg(long, value_name = "TIME")]
     from: Option<Timestamp>,
-    /// Rows before this time or day [default: up to the newest]
+    /// Only rows before this time or day [default: no limit]
     #[arg(long, value_name = "TIME")]
     to: Option<Timestamp>,
-    /// Rows of this flow, by its number [default: all]
-    #[arg(long, value_name = "NUMBER")]
+    /// Only rows of the flow with this ID [default: all]
+    #[arg(long, value_name = "ID")]
     flow: Option<FlowId>,
-    /// Rows of this model, as it answered [default: all]
+    /// Only rows of this model, as named in the response [default: all]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Rows of this provider [default: all]
+    /// Only rows of this provider [default: all]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Rows of this status, such as SUCCESS or FAILED [default: all]
+    /// Only rows with this status, such as SUCCESS or FAILED [default: all]
     #[arg(long, value_name = "STATUS")]
     status: Option<CallStatus>,
-    /// Rows of this role [default: all]
+    /// Only rows of this role [default: all]
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
-    /// Rows of the gateway key with this name [default: all]
+    /// Only rows of the gateway key with this name [default: all]
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
-    /// Rows with this tag [default: all]
+    /// Only rows with this tag [default: all]
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
-    /// Number of newest rows to show [default: 20]
+    /// Show up to this number of newest rows [default: 20]
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
     limit: Option<usize>,
-    /// All rows as CSV, with all columns [default: a table]
+    /// Print all matching rows as CSV, with all columns [default: a table]
     #[arg(long, conflicts_with = "by")]
     csv: bool,
 }
@@ -88,7 +88,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         // The reader closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => {
-            written.map_err(Error::io("the ledger cannot be written out whole"))?;
+            written.map_err(Error::io("cannot write the whole ledger to the output"))?;
             Ok(ExitCode::SUCCESS)
         }
     }

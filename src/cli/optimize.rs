@@ -45,17 +45,17 @@ struct OpenSuggestion {
 
 pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
-    let found = find(config, &store)?;
-    for why in &found.not_usable {
-        eprintln!("not looked at for what is new, since it cannot be used from here: {why}");
+    let report = find(config, &store)?;
+    for reason in &report.not_usable {
+        eprintln!("Provider skipped when looking for new suggestions: {reason}");
     }
     // The reader may close the pipe early.
     let mut out = io::stdout().lock();
     if as_json {
-        let _ = serde_json::to_writer_pretty(&mut out, &found);
+        let _ = serde_json::to_writer_pretty(&mut out, &report);
         let _ = writeln!(out);
     } else {
-        let _ = write!(out, "{}", shown(&found));
+        let _ = write!(out, "{}", text(&report));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -100,38 +100,38 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     })
 }
 
-fn shown(found: &Report) -> String {
+fn text(report: &Report) -> String {
     let mut text = String::new();
-    if found.open.is_empty() {
-        text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
+    if report.open.is_empty() {
+        text.push_str("No savings found in the calls of the last 30 days.\n");
     } else {
-        let rows = found.open.iter().map(|OpenSuggestion { id, flow_name, proposal, .. }| {
+        let rows = report.open.iter().map(|OpenSuggestion { id, flow_name, proposal, .. }| {
             let id = id.map_or_else(|| "new".to_owned(), |id| id.to_string());
             [
                 id,
                 flow_name.clone(),
                 proposal.node_id.clone(),
                 proposal.title.clone(),
-                promised(proposal),
+                expected_saving(proposal),
                 proposal.calls.to_string(),
                 proposal.reason.clone(),
             ]
         });
-        let head = ["No", "Flow", "Node", "What to do", "In 30 days", "Calls", "Why"];
+        let head = ["ID", "Flow", "Node", "Suggestion", "Saving in 30 days", "Calls", "Reason"];
         text.push_str(&wrapped_table(head, rows));
     }
-    if !found.applied.is_empty() {
-        let rows = found.applied.iter().map(|it| {
+    if !report.applied.is_empty() {
+        let rows = report.applied.iter().map(|it| {
             [
                 it.id.to_string(),
                 it.flow_name.clone(),
                 it.proposal.node_id.clone(),
                 it.proposal.title.clone(),
-                promised(&it.proposal),
+                expected_saving(&it.proposal),
                 saved(it.realised.as_ref()),
             ]
         });
-        let head = ["No", "Flow", "Node", "What was done", "Promised", "Saved so far"];
+        let head = ["ID", "Flow", "Node", "Applied change", "Expected saving", "Saved so far"];
         text.push_str(&wrapped_table(head, rows));
     }
     text
@@ -141,20 +141,20 @@ fn saved(realised: Option<&Realised>) -> String {
     match realised {
         None => "not measured yet".to_owned(),
         Some(realised) => match realised.saved_ms {
-            Some(ms) => format!("{ms} ms in each run"),
+            Some(ms) => format!("{ms} ms per run"),
             None => format!("${}", realised.saved_usd),
         },
     }
 }
 
 /// Formats the saving as `$1.5 ($0.03 to $2.97)`, or as a time.
-fn promised(proposal: &Proposal) -> String {
+fn expected_saving(proposal: &Proposal) -> String {
     if let Some(saving) = proposal.saving_per_30_days {
         return format!("${} (${} to ${})", saving.expected_usd, saving.low_usd, saving.high_usd);
     }
     match proposal.saving_ms {
-        Some(ms) => format!("{ms} ms in each run"),
-        None => "room in budgets".to_owned(),
+        Some(ms) => format!("{ms} ms per run"),
+        None => "frees reserved budget".to_owned(),
     }
 }
 

@@ -46,13 +46,13 @@ pub fn run(
 ) -> Result<ExitCode> {
     let input = read_input(inputs, input_json)?;
     let text = fs::read_to_string(file)
-        .map_err(Error::io(format!("the flow {} cannot be read", file.display())))?;
+        .map_err(Error::io(format!("cannot read the flow {}", file.display())))?;
     let body: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::Config(format!("{} is not JSON: {error}", file.display())))?;
+        .map_err(|error| Error::Config(format!("{} is not valid JSON: {error}", file.display())))?;
     let interrupted = signals()?;
     let (tap, events) = unbounded();
     let on_fatal: OnFatal = Arc::new(|name: &str| {
-        eprintln!("flowledger: the {name} thread ended; what is committed is kept");
+        eprintln!("flowledger: the {name} thread stopped unexpectedly; committed data is kept");
         std::process::exit(FAILED.into());
     });
     // Other queued runs wait for a server, because this process ends with its own run.
@@ -89,7 +89,7 @@ fn run_in(
             recv(events) -> message => progress.show_all(message.as_ref().map(std::slice::from_ref).unwrap_or_default(), &run_id),
             recv(interrupted) -> signal => if signal.is_ok() {
                 was_interrupted = true;
-                progress.line("stopping");
+                progress.line("Cancelling the run");
                 let _ = core.engine.cancel(&run_id);
             },
             recv(over) -> result => {
@@ -114,7 +114,7 @@ fn run_in(
 fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitCode> {
     let (flow, _) = save(core, file, body)?;
     let estimate = core.engine.estimate(&flow, input)?;
-    let head = ["Node", "Model", "Calls", "Expected", "Calls", "At most"];
+    let head = ["Node", "Model", "Calls", "Expected", "Calls", "Maximum"];
     let mut table = table(&head, 2..6);
     let row = |label: &str, model: &str, expected: Amount, worst: Amount| {
         [
@@ -133,8 +133,8 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
     // The table is the result. Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "{table}");
     match estimate.runs {
-        0 => say(&"expected: reckoned from the prompts, since the flow has not run yet"),
-        runs => say(&format!("expected: the mean of the newest {runs} runs")),
+        0 => say(&"Expected: estimated from the prompts, because the flow has not run yet"),
+        runs => say(&format!("Expected: mean of the last {runs} runs")),
     }
     for note in &estimate.notes {
         say(note);
@@ -146,7 +146,7 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
 fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
     let (name, document) = http::check_document(body, &|data| core.engine.parse(data).map(drop))?;
     let origin = fs::canonicalize(file)
-        .map_err(Error::io(format!("the flow {} cannot be found", file.display())))?
+        .map_err(Error::io(format!("cannot find the flow {}", file.display())))?
         .to_string_lossy()
         .into_owned();
     let present = core.store.flow_by_origin(&origin)?;
@@ -159,12 +159,12 @@ fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
         }
         None => match core.journal.commit_one(Change::CreateFlow(new))? {
             Receipt::Flow(id) => id,
-            _ => return Err(Error::internal("a flow got no number")),
+            _ => return Err(Error::internal("the journal returned no flow id")),
         },
     };
     let flow = core.store.flow(id)?;
     let document: Value = serde_json::from_str(&flow.document)
-        .map_err(|error| Error::internal(format!("flow {id} is not JSON: {error}")))?;
+        .map_err(|error| Error::internal(format!("flow {id} is not valid JSON: {error}")))?;
     let graph = core.engine.parse(&document["data"])?;
     Ok((flow, graph))
 }
@@ -173,13 +173,13 @@ fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
     let mut all: Map<String, Value> = match input_json {
         None => Map::new(),
         Some(text) => serde_json::from_str(text).map_err(|error| {
-            Error::Config(format!("--input-json is not a JSON object: {error}"))
+            Error::Config(format!("--input-json must be a JSON object: {error}"))
         })?,
     };
     for pair in inputs {
         let (name, text) =
             pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Error::Config(format!("--input `{pair}` is not of the form NAME=TEXT"))
+                Error::Config(format!("--input `{pair}` must have the form NAME=TEXT"))
             })?;
         all.insert(name.to_owned(), Value::from(text));
     }
@@ -279,8 +279,10 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
     ]);
     say(&table);
     if let Some(error) = &run.error {
-        let at = run.error_node.as_deref().unwrap_or("its start");
-        say(&format!("the flow failed at {at}: {error}"));
+        match &run.error_node {
+            Some(node) => say(&format!("The flow failed at node `{node}`: {error}")),
+            None => say(&format!("The flow failed: {error}")),
+        }
     }
 }
 
@@ -315,7 +317,7 @@ fn say(text: &dyn Display) {
 }
 
 fn money(cost: Option<Usd>) -> String {
-    cost.map_or_else(|| "unknown price".into(), |cost| format!("${cost}"))
+    cost.map_or_else(|| "unknown cost".into(), |cost| format!("${cost}"))
 }
 
 fn seconds(ms: u64) -> String {

@@ -26,14 +26,14 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let server = Server::start(config)?;
     // Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "flowledger is at http://{}/", server.address());
-    log::info!("listening on {} with data in {}", server.address(), config.data.display());
+    log::info!("listening on {}; data directory {}", server.address(), config.data.display());
     let code = select! {
         recv(signals) -> _ => {
             log::info!("shutting down");
             ExitCode::SUCCESS
         }
         recv(server.fatal()) -> name => {
-            log::error!("shutting down, because the {} thread has ended", name.unwrap_or_default());
+            log::error!("shutting down, because the {} thread stopped unexpectedly", name.unwrap_or_default());
             ExitCode::from(FAILED)
         }
     };
@@ -49,7 +49,8 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        log::warn!("the limit on descriptors stays at {:?}: {error}", limit.current);
+        let current = limit.current.unwrap_or(u64::MAX);
+        log::warn!("cannot raise the limit of {current} open files: {error}");
     }
 }
 

@@ -23,7 +23,7 @@ const PROGRESS_STEP: u64 = 4_096;
 pub fn run(config: &Config) -> Result<ExitCode> {
     let audit = Audit::open(&config.data)?;
     let while_used = match audit.is_in_use() {
-        true => ", while a flowledger has it open",
+        true => ", in use by a running flowledger",
         false => "",
     };
     say(format_args!("{}{while_used}", config.data.display()));
@@ -41,18 +41,18 @@ pub fn run(config: &Config) -> Result<ExitCode> {
         let provider = config.providers.get(provider);
         provider.is_none_or(|provider| provider.kind == Kind::Echo)
     };
-    let mut found = 0;
+    let mut fault_count = 0;
     verify(&audit, &may_be_free, &on_row, &mut |check| {
-        found += check.found;
+        fault_count += check.fault_count;
         show(&check);
     })?;
     progress.finish_and_clear();
-    match found {
-        0 => say("no discrepancy"),
+    match fault_count {
+        0 => say("No discrepancies"),
         1 => say("1 discrepancy"),
-        _ => say(format_args!("{} discrepancies", grouped(found))),
+        _ => say(format_args!("{} discrepancies", grouped(fault_count))),
     }
-    Ok(match found {
+    Ok(match fault_count {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(FAILED),
     })
@@ -65,18 +65,19 @@ fn say(line: impl Display) {
 
 fn show(check: &Check) {
     for fault in &check.faults {
-        say(format_args!("  wrong: {fault}"));
+        say(format_args!("  error: {fault}"));
     }
-    let more = check.found - check.faults.len() as u64;
+    let more = check.fault_count - check.faults.len() as u64;
     if more > 0 {
-        say(format_args!("  wrong: and {} more", grouped(more)));
+        say(format_args!("  error: and {} more", grouped(more)));
     }
     for (count, description) in check.notes.iter().filter(|(count, _)| *count > 0) {
         say(format_args!("  note: {} {description}", grouped(*count)));
     }
-    let result = match check.found {
+    let result = match check.fault_count {
         0 => "ok".to_owned(),
-        found => format!("{} WRONG", grouped(found)),
+        1 => "1 error".to_owned(),
+        count => format!("{} errors", grouped(count)),
     };
     say(format_args!("{}: {}, {result}", check.subject, grouped(check.checked)));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::wrong;
+use super::config_error;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::journal::Retention;
@@ -116,13 +116,14 @@ pub(super) enum OnDisconnect {
 impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
-            .map_err(Error::io(format!("the configuration {} cannot be read", path.display())))?;
+            .map_err(Error::io(format!("cannot read the configuration {}", path.display())))?;
         // A TOML error shows the line as text, and the line may contain a key.
         toml::from_str(&text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.unwrap_or_default().matches('\n').count() + 1;
             let message = error.message();
-            wrong(format!("{}, line {line}: {message}", path.display()))
+            let path = path.display();
+            config_error(format!("cannot read the configuration {path}: line {line}: {message}"))
         })
     }
 }
@@ -146,7 +147,9 @@ fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<usiz
         return Ok(value);
     }
     let (least, most) = range.into_inner();
-    Err(wrong(format!("limits.{name}: {value} is not a number from {least} to {most}")))
+    Err(config_error(format!(
+        "limits.{name}: must be a whole number from {least} to {most}, not {value}"
+    )))
 }
 
 impl FileRetention {
@@ -191,5 +194,5 @@ fn seconds(name: &str, value: Option<f64>, default: Duration) -> Result<Duration
     let duration = Duration::try_from_secs_f64(value).ok();
     duration
         .filter(|it| !it.is_zero())
-        .ok_or_else(|| wrong(format!("{name}: `{value}` is not a number of seconds above 0")))
+        .ok_or_else(|| config_error(format!("{name}: must be a finite number above 0")))
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::file::{FileProvider, OnDisconnect, OneOrMore};
-use super::{Variable, wrong};
+use super::{Variable, config_error};
 use crate::error::{Error, Result};
 use crate::gateway::{Aliases, ClientPolicy, TARGETS_MAX, Target};
 use crate::providers::{Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
@@ -110,9 +110,9 @@ pub(super) fn aliases(
         Some((provider, model)) if providers.contains_key(provider) && !model.is_empty() => {
             Ok(Target { provider: provider.to_owned(), model: model.to_owned() })
         }
-        _ => Err(wrong(format!(
-            "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a provider that there is, \
-             such as openai/gpt-4o-mini"
+        _ => Err(config_error(format!(
+            "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a configured provider, such as \
+             openai/gpt-4o-mini"
         ))),
     };
     let all = file.iter().map(|(alias, given)| {
@@ -121,7 +121,9 @@ pub(super) fn aliases(
             OneOrMore::More(texts) => texts.as_slice(),
         };
         if !(1..=TARGETS_MAX).contains(&texts.len()) {
-            return Err(wrong(format!("aliases.{alias}: must name 1 to {TARGETS_MAX} models")));
+            return Err(config_error(format!(
+                "aliases.{alias}: must name 1 to {TARGETS_MAX} models"
+            )));
         }
         let targets = texts.iter().map(|text| target(alias, text));
         Ok((alias.clone(), targets.collect::<Result<_>>()?))
@@ -133,11 +135,11 @@ pub(super) fn rates(providers: &BTreeMap<String, FileProvider>) -> Result<BTreeM
     let rate = |(name, file): (&String, &FileProvider)| {
         let requests = file.requests_per_minute;
         if requests.is_some_and(|count| !(1..=REQUESTS_PER_MINUTE_MAX).contains(&count)) {
-            let message = format!("must be a number from 1 to {REQUESTS_PER_MINUTE_MAX}");
-            return Err(wrong_field(name, "requests_per_minute", &message));
+            let message = format!("must be a whole number from 1 to {REQUESTS_PER_MINUTE_MAX}");
+            return Err(field_error(name, "requests_per_minute", &message));
         }
         if file.tokens_per_minute == Some(0) {
-            return Err(wrong_field(name, "tokens_per_minute", "must be at least 1"));
+            return Err(field_error(name, "tokens_per_minute", "must be at least 1"));
         }
         let rate = Rate {
             requests_per_minute: requests,
@@ -149,8 +151,8 @@ pub(super) fn rates(providers: &BTreeMap<String, FileProvider>) -> Result<BTreeM
     providers.iter().map(rate).collect()
 }
 
-fn wrong_field(provider: &str, key: &str, message: &str) -> Error {
-    wrong(format!("providers.{provider}.{key}: {message}"))
+fn field_error(provider: &str, key: &str, message: &str) -> Error {
+    config_error(format!("providers.{provider}.{key}: {message}"))
 }
 
 impl WellKnown {
@@ -225,19 +227,19 @@ fn provider(
     variable: Variable<'_>,
 ) -> Result<ProviderConfig> {
     let Some(kind) = file.kind.or(known.as_ref().map(|known| known.kind)) else {
-        let message = "is missing: openai, anthropic, gemini, ollama or echo";
-        return Err(wrong_field(name, "kind", message));
+        let message = "is missing; expected one of openai, anthropic, gemini, ollama, echo";
+        return Err(field_error(name, "kind", message));
     };
     let known_url = known.as_ref().map(|known| known_url(known, kind));
     let base_url = file.base_url.clone().or(known_url).unwrap_or_default();
     let is_url = base_url.starts_with("https://") || base_url.starts_with("http://");
     if base_url.is_empty() && kind != Kind::Echo {
-        let message = "is missing, such as https://api.openai.com/v1";
-        return Err(wrong_field(name, "base_url", message));
+        let message = "is missing; set a URL such as https://api.openai.com/v1";
+        return Err(field_error(name, "base_url", message));
     }
     if !base_url.is_empty() && !is_url {
-        let message = format!("`{base_url}` does not begin with https:// or http://");
-        return Err(wrong_field(name, "base_url", &message));
+        let message = format!("`{base_url}` must start with https:// or http://");
+        return Err(field_error(name, "base_url", &message));
     }
     let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
     let stream_usage = file.stream_usage.unwrap_or(known_stream_usage);
@@ -280,8 +282,8 @@ fn key(
         (None, None, Some(file)) => {
             let path = directory.join(file);
             let text = fs::read_to_string(&path).map_err(|error| {
-                let message = format!("{} cannot be read: {error}", path.display());
-                wrong_field(name, "api_key_file", &message)
+                let message = format!("cannot read {}: {error}", path.display());
+                field_error(name, "api_key_file", &message)
             })?;
             (Some(Secret::new(text.trim())), None)
         }
@@ -289,8 +291,8 @@ fn key(
             known.map_or((None, None), |known| (known.api_key, known.missing_key_hint))
         }
         _ => {
-            let message = "give one of api_key, api_key_env and api_key_file";
-            return Err(wrong_field(name, "api_key", message));
+            let message = "set only one of api_key, api_key_env and api_key_file";
+            return Err(field_error(name, "api_key", message));
         }
     })
 }

@@ -228,7 +228,7 @@ impl<'a> Estimator<'a> {
         let answer_usual = u64::from(agent.max_tokens.unwrap_or(u32::MAX)).min(ANSWER_TOKENS_USUAL);
         if agent.max_tokens.is_none() {
             self.notes.push(format!(
-                "{}: without `maxTokens`, an answer is taken to have {ANSWER_TOKENS_ASSUMED} tokens at most",
+                "{}: assuming up to {ANSWER_TOKENS_ASSUMED} output tokens, because `maxTokens` is not set",
                 node.id
             ));
         }
@@ -307,7 +307,7 @@ impl<'a> Estimator<'a> {
             return Items::Known(items);
         }
         self.notes.push(format!(
-            "{id}: how many items there will be is not known before; {ITEMS_USUAL} are expected, {} the most",
+            "{id}: the number of items is unknown before the run; assuming {ITEMS_USUAL}, and up to {}",
             flow::ITEMS_MAX
         ));
         Items::Unknown(template.to_owned())
@@ -354,7 +354,7 @@ impl<'a> Estimator<'a> {
             return bytes;
         }
         let note = format!(
-            "{id}: how long its text will be cannot be told before; it is taken to have {PROMPT_BYTES_MAX} bytes at most"
+            "{id}: the prompt length is unknown before the run; assuming up to {PROMPT_BYTES_MAX} bytes"
         );
         if !self.notes.contains(&note) {
             self.notes.push(note);

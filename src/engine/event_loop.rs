@@ -16,7 +16,7 @@ use super::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::ids::RunId;
-use crate::store::{Change, LeftOver};
+use crate::store::{Change, OpenRun};
 use crate::threads::Pool;
 
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -29,7 +29,7 @@ pub(super) enum EngineEvent {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
     /// A run of an earlier process can continue.
-    LeftOver(LeftOver),
+    OpenRun(OpenRun),
     Cancel {
         run_id: RunId,
         answer: Sender<Result<()>>,
@@ -64,7 +64,7 @@ pub(super) struct EventLoop {
     /// they are written.
     lost_calls: usize,
     /// Runs of that process, which wait for those settlements.
-    held_back: Vec<LeftOver>,
+    deferred_runs: Vec<OpenRun>,
     stopping: bool,
 }
 
@@ -73,7 +73,7 @@ impl EventLoop {
         engine: Engine,
         worker: Worker,
         lost_calls: usize,
-        held_back: Vec<LeftOver>,
+        deferred_runs: Vec<OpenRun>,
     ) -> Self {
         Self {
             pool: Pool::new("call", engine.limits.calls, WORKER_STACK_BYTES),
@@ -85,16 +85,16 @@ impl EventLoop {
             pauses: BinaryHeap::new(),
             calls: 0,
             lost_calls,
-            held_back,
+            deferred_runs,
             stopping: false,
         }
     }
 
     pub(super) fn run(mut self, received: &Receiver<EngineEvent>) {
         loop {
-            match received.recv_timeout(self.patience()) {
+            match received.recv_timeout(self.receive_timeout()) {
                 Ok(EngineEvent::Accepted(run)) => self.accept(*run),
-                Ok(EngineEvent::LeftOver(run)) => self.take_over(run),
+                Ok(EngineEvent::OpenRun(run)) => self.resume_run(run),
                 Ok(EngineEvent::Cancel { run_id, answer }) => {
                     drop(answer.send(self.cancel(&run_id)))
                 }
@@ -107,7 +107,7 @@ impl EventLoop {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.fill_up();
+            self.fill_active();
             self.end_pauses();
             self.dispatch();
             if self.stopping && self.calls == 0 {
@@ -117,7 +117,7 @@ impl EventLoop {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn receive_timeout(&self) -> Duration {
         match self.pauses.peek() {
             Some(Reverse((due, _, _))) if !self.stopping => {
                 SLEEP_MAX.min(due.saturating_duration_since(Instant::now()))
@@ -135,7 +135,7 @@ impl EventLoop {
     }
 
     /// A run that had begun is placed before all waiting runs.
-    fn take_over(&mut self, run: LeftOver) {
+    fn resume_run(&mut self, run: OpenRun) {
         let waiting = Waiting { run_id: run.run_id, waiter: None };
         if !run.has_begun {
             self.queue.push(run.flow_id, waiting);
@@ -144,7 +144,7 @@ impl EventLoop {
         }
     }
 
-    fn fill_up(&mut self) {
+    fn fill_active(&mut self) {
         while self.active.len() < self.engine.limits.active_runs
             && !self.stopping
             && let Some(waiting) = self.queue.pop()
@@ -161,7 +161,7 @@ impl EventLoop {
         match self.engine.restore(&run_id) {
             Ok(run) => Some(run.with_waiter(waiter)),
             Err(error) => {
-                log::error!("run {run_id} cannot go on: {error}");
+                log::error!("cannot resume run {run_id}: {error}");
                 self.engine.open.fetch_sub(1, Ordering::SeqCst);
                 None
             }
@@ -202,13 +202,13 @@ impl EventLoop {
             // its intent, and no other node can start before. Otherwise another node could be
             // committed first, without the changes that it depends on.
             let mut before = Vec::new();
-            if has_more || !run.is_with_one_worker() {
+            if has_more || !run.has_one_worker() {
                 before = std::mem::take(&mut run.pending);
             }
             let job = run.job(unit);
             self.submit(&run_id, before);
             self.calls += 1;
-            self.hand_over(run_id, job);
+            self.run_on_pool(run_id, job);
         }
         // Writes the changes that no worker has taken along.
         for run_id in &self.ready {
@@ -219,17 +219,17 @@ impl EventLoop {
         }
     }
 
-    fn hand_over(&self, run_id: RunId, job: Job) {
+    fn run_on_pool(&self, run_id: RunId, job: Job) {
         let unit = job.unit;
         let (worker, events) = (self.worker.clone(), self.engine.events.clone());
         let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), events.clone());
-        let handed = self.pool.run(Box::new(move || {
+        let started = self.pool.run(Box::new(move || {
             let outcome = Box::new(worker.run(job));
             let _ = events.send(EngineEvent::UnitEnded { run_id, unit, outcome });
         }));
-        if let Err(error) = handed {
-            let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
+        if let Err(error) = started {
+            let outcome = Box::new(on_busy(format!("cannot start the node: {error}")));
             let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, outcome });
         }
     }
@@ -247,11 +247,11 @@ impl EventLoop {
         if let Some(due) = run.ended(unit, outcome) {
             self.pauses.push(Reverse((due, run_id.clone(), unit)));
         }
-        self.go_on(run_id);
+        self.advance(run_id);
     }
 
     /// Ends the run or makes more of it ready, after one of its events.
-    fn go_on(&mut self, run_id: &RunId) {
+    fn advance(&mut self, run_id: &RunId) {
         let Some(run) = self.active.get_mut(run_id) else {
             return;
         };
@@ -272,7 +272,7 @@ impl EventLoop {
         {
             let run = self.active.get_mut(&run_id);
             if run.is_some_and(|run| run.pause_over(unit, due)) {
-                self.go_on(&run_id);
+                self.advance(&run_id);
             }
         }
     }
@@ -310,7 +310,7 @@ impl EventLoop {
                 Ok(_) => {}
                 // The run continues at the next start.
                 Err(Error::Stopping) => return,
-                Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
+                Err(error) => log::error!("cannot write the end of run {run_id}: {error}"),
             }
             let _ = events.send(EngineEvent::Saved { run_id });
         });
@@ -321,16 +321,16 @@ impl EventLoop {
     fn saved(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.remove(run_id) {
             self.engine.open.fetch_sub(1, Ordering::SeqCst);
-            run.tell_waiters();
+            run.notify_waiters();
         }
     }
 
     fn lost_calls_settled(&mut self) {
         self.lost_calls -= 1;
         if self.lost_calls == 0 {
-            log::warn!("calls of the last process are settled; runs go on");
-            for run in std::mem::take(&mut self.held_back) {
-                self.take_over(run);
+            log::warn!("calls of the previous process are settled; resuming its runs");
+            for run in std::mem::take(&mut self.deferred_runs) {
+                self.resume_run(run);
             }
         }
     }
@@ -342,7 +342,7 @@ impl EventLoop {
         let run_id = run_id.clone();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {
-                log::error!("a step of run {run_id} was refused: {error}");
+                log::error!("cannot write a step of run {run_id}: {error}");
             }
         });
         // If the journal has ended, the run stays as it is and continues at the next start.

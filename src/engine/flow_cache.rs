@@ -19,7 +19,7 @@ pub struct Runnable {
     pub data: Arc<str>,
 }
 
-struct Known {
+struct CacheEntry {
     id: FlowId,
     /// The parsed document. If the flow has another one now, the entry is stale.
     document: String,
@@ -29,7 +29,7 @@ struct Known {
 #[derive(Default)]
 pub struct FlowCache {
     /// The most recently used one is at the back.
-    flows: Mutex<VecDeque<Known>>,
+    flows: Mutex<VecDeque<CacheEntry>>,
 }
 
 impl FlowCache {
@@ -38,10 +38,10 @@ impl FlowCache {
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         let at = flows
             .iter()
-            .rposition(|known| known.id == flow.id && known.document == flow.document)?;
-        let known = flows.remove(at)?;
-        let runnable = known.runnable.clone();
-        flows.push_back(known);
+            .rposition(|entry| entry.id == flow.id && entry.document == flow.document)?;
+        let entry = flows.remove(at)?;
+        let runnable = entry.runnable.clone();
+        flows.push_back(entry);
         Some(runnable)
     }
 
@@ -51,11 +51,11 @@ impl FlowCache {
             return;
         }
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        flows.retain(|known| known.id != flow.id);
+        flows.retain(|entry| entry.id != flow.id);
         if flows.len() == FLOWS_MAX {
             flows.pop_front();
         }
-        flows.push_back(Known {
+        flows.push_back(CacheEntry {
             id: flow.id,
             document: flow.document.clone(),
             runnable: runnable.clone(),
@@ -89,30 +89,30 @@ mod tests {
 
     #[test]
     fn an_outdated_flow_is_never_returned() {
-        let known = FlowCache::default();
-        assert!(known.get(&flow(1, "a")).is_none());
-        known.put(&flow(1, "a"), &runnable());
-        assert!(known.get(&flow(1, "a")).is_some());
-        assert!(known.get(&flow(2, "a")).is_none());
-        assert!(known.get(&flow(1, "b")).is_none());
-        known.put(&flow(1, "b"), &runnable());
-        assert!(known.get(&flow(1, "a")).is_none());
-        assert!(known.get(&flow(1, "b")).is_some());
+        let cache = FlowCache::default();
+        assert!(cache.get(&flow(1, "a")).is_none());
+        cache.put(&flow(1, "a"), &runnable());
+        assert!(cache.get(&flow(1, "a")).is_some());
+        assert!(cache.get(&flow(2, "a")).is_none());
+        assert!(cache.get(&flow(1, "b")).is_none());
+        cache.put(&flow(1, "b"), &runnable());
+        assert!(cache.get(&flow(1, "a")).is_none());
+        assert!(cache.get(&flow(1, "b")).is_some());
     }
 
     #[test]
     fn the_least_recently_used_is_evicted_and_large_ones_skipped() {
-        let known = FlowCache::default();
+        let cache = FlowCache::default();
         let count = FlowId::try_from(FLOWS_MAX).unwrap();
         for id in 0..count {
-            known.put(&flow(id, "x"), &runnable());
+            cache.put(&flow(id, "x"), &runnable());
         }
-        assert!(known.get(&flow(0, "x")).is_some());
-        known.put(&flow(count, "x"), &runnable());
-        assert!(known.get(&flow(0, "x")).is_some());
-        assert!(known.get(&flow(1, "x")).is_none());
+        assert!(cache.get(&flow(0, "x")).is_some());
+        cache.put(&flow(count, "x"), &runnable());
+        assert!(cache.get(&flow(0, "x")).is_some());
+        assert!(cache.get(&flow(1, "x")).is_none());
         let long = "x".repeat(DOCUMENT_BYTES_MAX + 1);
-        known.put(&flow(count, &long), &runnable());
-        assert!(known.get(&flow(count, &long)).is_none());
+        cache.put(&flow(count, &long), &runnable());
+        assert!(cache.get(&flow(count, &long)).is_none());
     }
 }

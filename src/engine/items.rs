@@ -85,7 +85,8 @@ impl Items {
         self.outputs[item] = Some(output);
         if self.output_bytes > OUTPUTS_BYTES_MAX && self.failed.is_none() {
             self.failed = Some(format!(
-                "the outputs of the items have over {OUTPUTS_BYTES_MAX} bytes together"
+                "the outputs of all items have {} bytes; the limit is {OUTPUTS_BYTES_MAX}",
+                self.output_bytes
             ));
         }
     }

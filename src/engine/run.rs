@@ -10,7 +10,7 @@ use super::items::Items;
 use super::queue::Waiting;
 use super::unit::{Tries, Unit};
 use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
-use crate::calls::Held;
+use crate::calls::CallResources;
 use crate::event::RunStatus;
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::ids::{FlowId, RunId};
@@ -25,10 +25,10 @@ use crate::time::Timestamp;
 const UNITS_AT_ONCE_MAX: usize = 16;
 /// If a provider asks for a longer wait, the next target is called instead.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
-const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have been billed, and the node says not to make it again (retry.afterRestart)";
+const NOT_RETRIED: &str = "the server stopped during the call; the provider may have billed it. Not retried, because `retry.afterRestart` is false";
 
 /// The error of a paused node, or of a map between two items, if its run ends.
-const RUN_ENDS: &str = "not tried again, because the run ends";
+const RUN_ENDS: &str = "not retried, because the run is ending";
 
 fn verdict(output: &NodeOutput) -> Verdict {
     match output {
@@ -37,7 +37,7 @@ fn verdict(output: &NodeOutput) -> Verdict {
     }
 }
 
-fn may_be_asked_again(node: &Node) -> bool {
+fn may_repeat_call(node: &Node) -> bool {
     node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
 
@@ -84,7 +84,7 @@ pub struct ActiveRun {
     /// Units that pause before their next attempt, each with the end of its pause.
     pausing: Vec<(Unit, Instant)>,
     /// Permits of units that wait for their calls.
-    held: BTreeMap<Unit, Held>,
+    resources: BTreeMap<Unit, CallResources>,
     again: Vec<Unit>,
     cancel: Cancel,
     end: Option<End>,
@@ -112,7 +112,7 @@ impl ActiveRun {
             items_before: BTreeMap::new(),
             at_work: 0,
             pausing: Vec::new(),
-            held: BTreeMap::new(),
+            resources: BTreeMap::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
             end: None,
@@ -157,7 +157,7 @@ impl ActiveRun {
             match record.status {
                 NodeStatus::Running => {
                     failed_maps.extend(record.failed_item().map(|error| (at, error)));
-                    if !is_map && !may_be_asked_again(node) {
+                    if !is_map && !may_repeat_call(node) {
                         interrupted.push(at);
                     }
                 }
@@ -190,7 +190,7 @@ impl ActiveRun {
         self.skip();
         for node in interrupted {
             self.progress.take_this(node);
-            self.give_up(Unit::node(node), NOT_ASKED_AGAIN.to_owned(), false);
+            self.give_up(Unit::node(node), NOT_RETRIED.to_owned(), false);
         }
         for (node, error) in failed_maps {
             self.progress.take_this(node);
@@ -258,7 +258,7 @@ impl ActiveRun {
     }
 
     /// Returns whether a single worker has all of the run's work in progress.
-    pub fn is_with_one_worker(&self) -> bool {
+    pub fn has_one_worker(&self) -> bool {
         self.at_work == 1 && self.pausing.is_empty() && self.again.is_empty()
     }
 
@@ -301,7 +301,7 @@ impl ActiveRun {
                 .zip(unit.item)
                 .map(|(items, index)| JobItem { values: Arc::clone(&items.values), index }),
             target,
-            held: self.held.remove(&unit),
+            resources: self.resources.remove(&unit),
             at: self.node_ref(unit),
             graph: Arc::clone(&self.graph),
             input: Arc::clone(&self.input),
@@ -326,9 +326,9 @@ impl ActiveRun {
                 self.begin_map(unit.node, items);
                 None
             }
-            Outcome::Deferred { wait, held, unwritten } => {
+            Outcome::Deferred { wait, resources, unwritten } => {
                 self.pending.extend(unwritten);
-                self.held.extend(held.map(|held| (unit, held)));
+                self.resources.extend(resources.map(|resources| (unit, resources)));
                 self.defer(unit, wait)
             }
             Outcome::Failed { error, cancelled, unwritten, remedy } => {
@@ -348,7 +348,7 @@ impl ActiveRun {
         let due = Instant::now() + wait;
         self.pausing.push((unit, due));
         if self.is_decided() {
-            self.stop_pausing();
+            self.end_pauses();
             return None;
         }
         Some(due)
@@ -391,7 +391,7 @@ impl ActiveRun {
         self.maps.insert(node, items);
         for item in interrupted {
             let item = Some(item);
-            self.give_up(Unit { node, item }, NOT_ASKED_AGAIN.to_owned(), false);
+            self.give_up(Unit { node, item }, NOT_RETRIED.to_owned(), false);
         }
     }
 
@@ -518,7 +518,7 @@ impl ActiveRun {
             self.end = Some(End::Failed { node_id, error });
         }
         self.progress.stop();
-        self.stop_pausing();
+        self.end_pauses();
     }
 
     fn write_failure(&mut self, unit: Unit, error: String, cancelled: bool, at: Timestamp) {
@@ -534,11 +534,11 @@ impl ActiveRun {
         }));
     }
 
-    fn stop_pausing(&mut self) {
+    fn end_pauses(&mut self) {
         let pausing = std::mem::take(&mut self.pausing);
         let pausing = pausing.into_iter().map(|(unit, _)| unit);
         let again = std::mem::take(&mut self.again);
-        self.held.clear();
+        self.resources.clear();
         for unit in pausing.chain(again) {
             self.fail(unit, RUN_ENDS.to_owned(), true);
         }
@@ -549,7 +549,7 @@ impl ActiveRun {
             self.end = Some(End::Cancelled);
         }
         self.progress.stop();
-        self.stop_pausing();
+        self.end_pauses();
         self.close_maps();
         self.cancel_calls();
     }
@@ -590,7 +590,7 @@ impl ActiveRun {
     }
 
     /// Notifies the waiters that the end of the run is committed.
-    pub fn tell_waiters(self) {
+    pub fn notify_waiters(self) {
         if let Some(waiter) = self.waiter {
             // A waiter that has left needs no answer.
             let _ = waiter.send(());
@@ -679,8 +679,11 @@ mod tests {
         assert!(run.is_decided() && run.progress.is_over());
 
         let mut run = two_maps();
-        let later =
-            Outcome::Deferred { wait: Duration::from_secs(60), held: None, unwritten: Vec::new() };
+        let later = Outcome::Deferred {
+            wait: Duration::from_secs(60),
+            resources: None,
+            unwritten: Vec::new(),
+        };
         assert!(run.ended(first(1), later).is_some());
         run.ended(first(0), finished(TOO_MANY_BYTES));
         assert!(run.is_decided() && run.progress.is_over());

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::unit::Unit;
 use crate::budget::Reserve;
 use crate::calls::{
-    self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,
+    self, CallOutcome, CallRequest, CallResources, Calls, Exchanged, FillGuard, Filled, Prepared,
     PromptSize, prompt_hash,
 };
 use crate::event::Event;
@@ -45,7 +45,7 @@ pub struct Job {
     /// The index of the target that an agent calls.
     pub target: usize,
     /// The permit for its call, if a deferred attempt obtained one.
-    pub held: Option<Held>,
+    pub resources: Option<CallResources>,
     pub cancel: Cancel,
     /// Changes of the run that are committed together with the intent.
     pub carried: Vec<Change>,
@@ -109,7 +109,7 @@ pub enum Outcome {
     /// The call has to wait for its rate limit or for an identical call.
     Deferred {
         wait: Duration,
-        held: Option<Held>,
+        resources: Option<CallResources>,
         unwritten: Vec<Change>,
     },
     Failed {
@@ -299,13 +299,13 @@ impl Worker {
 
     fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
-        let held = job.held.take();
+        let resources = job.resources.take();
         let graph = Arc::clone(&job.graph);
         let kind = &graph.nodes()[job.unit.node].kind;
         match kind {
-            NodeKind::Agent(agent) => return self.ask(&job, agent, held, changes),
+            NodeKind::Agent(agent) => return self.call_model(&job, agent, resources, changes),
             NodeKind::Map(map) if job.item.is_some() => {
-                return self.ask(&job, &map.agent, held, changes);
+                return self.call_model(&job, &map.agent, resources, changes);
             }
             _ => changes.push(job.start(None)),
         }
@@ -328,11 +328,11 @@ impl Worker {
     }
 
     /// Makes an agent's call. `changes` are committed with its intent.
-    fn ask(
+    fn call_model(
         &self,
         job: &Job,
         agent: &Agent,
-        held: Option<Held>,
+        resources: Option<CallResources>,
         mut changes: Vec<Change>,
     ) -> Outcome {
         let call = match job.call(agent) {
@@ -343,10 +343,10 @@ impl Worker {
             }
         };
         let request = job.call_request(agent, &call, &self.calls);
-        let held = match self.calls.prepare(&request, held) {
-            Prepared::Ready(held) => held,
-            Prepared::Deferred { wait, held, .. } => {
-                return Outcome::Deferred { wait, held, unwritten: changes };
+        let resources = match self.calls.prepare(&request, resources) {
+            Prepared::Ready(resources) => resources,
+            Prepared::Deferred { wait, resources, .. } => {
+                return Outcome::Deferred { wait, resources, unwritten: changes };
             }
             Prepared::Over(end) => {
                 changes.push(job.start(Some(&call)));
@@ -356,7 +356,7 @@ impl Worker {
         };
         changes.push(job.start(Some(&call)));
         let exchange = |fill| self.exchange(job, &call, fill);
-        let end = self.calls.make(&request, held, changes, exchange);
+        let end = self.calls.make(&request, resources, changes, exchange);
         ended(end.outcome, end.changes)
     }
 
@@ -386,9 +386,8 @@ impl Worker {
         };
         let fallback = changes.clone();
         if let Err(error) = self.journal.commit(changes) {
-            let error = format!(
-                "the request was not made, because its beginning could not be written: {error}"
-            );
+            let error =
+                format!("the request was not sent, because its start could not be saved: {error}");
             return Outcome::failed(error, fallback);
         }
         match self.calls.providers().fetch(&fetch, &job.cancel) {
@@ -419,9 +418,8 @@ fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
             Outcome::failed_with(why, changes, Remedy::AnotherTarget)
         }
         CallOutcome::NotCommitted(error) => {
-            let error = format!(
-                "the call was not made, because its ledger row could not be written: {error}"
-            );
+            let error =
+                format!("the call was not sent, because it was not written to the ledger: {error}");
             Outcome::failed(error, changes)
         }
         CallOutcome::Panicked(error) => Outcome::failed(error, changes),

@@ -68,10 +68,7 @@ impl Graph {
         let places: Vec<usize> = nodes.iter().map(|(at, _)| *at).collect();
         let mut graph = Self::connect(nodes.into_iter().map(|(_, node)| node).collect(), &edges);
         if let Some(cycle) = graph.cycle() {
-            faults.push(Fault::new(
-                "data.edges",
-                format!("the nodes {cycle} wait for each other (a cycle)"),
-            ));
+            faults.push(Fault::new("data.edges", format!("the nodes {cycle} form a cycle")));
         }
         graph.check_templates(&places, &mut faults);
         if faults.is_empty() { Ok(graph) } else { Err(faults) }
@@ -198,10 +195,10 @@ impl Graph {
         match self.nodes.iter().position(|other| other.id == *id) {
             Some(other) if before[other] => None,
             Some(_) => Some(format!(
-                "node `{id}` does not come before node `{}`; add an edge",
+                "node `{id}` does not run before node `{}`; add an edge",
                 self.nodes[index].id
             )),
-            None => Some(format!("there is no node `{id}`")),
+            None => Some(format!("node `{id}` not found")),
         }
     }
 
@@ -245,7 +242,7 @@ fn index_by_id(nodes: &[(usize, Node)], faults: &mut Vec<Fault>) -> HashMap<Stri
         if index.insert(node.id.clone(), position).is_some() {
             faults.push(Fault::new(
                 format!("data.nodes[{at}].id"),
-                format!("two nodes have the id `{}`", node.id),
+                format!("duplicate node id `{}`", node.id),
             ));
         }
     }
@@ -262,14 +259,14 @@ fn edges(
     for (at, edge) in raw {
         let mut end = |key: &str, id: &Value| {
             let id = name_of(id).unwrap_or_else(|| id.to_string());
-            let found = index.get(&id).copied();
-            if found.is_none() {
+            let node = index.get(&id).copied();
+            if node.is_none() {
                 faults.push(Fault::new(
                     format!("data.edges[{at}].{key}"),
-                    format!("there is no node `{id}`"),
+                    format!("node `{id}` not found"),
                 ));
             }
-            found
+            node
         };
         // Check both ends, so that both faults are reported.
         let ends = (end("source", &edge.source), end("target", &edge.target));
@@ -282,7 +279,7 @@ fn edges(
             (true, Some("true")) => Some(true),
             (true, Some("false")) => Some(false),
             (true, _) => {
-                let message = "must be `true` or `false`: the edge leaves a condition";
+                let message = "must be `true` or `false`, because the edge starts at a condition";
                 faults.push(Fault::new(format!("data.edges[{at}].sourceHandle"), message));
                 continue;
             }
@@ -295,11 +292,11 @@ fn edges(
 /// Returns why a template cannot use a name that its node does not know, if it cannot.
 fn unknown_fault(name: &str, is_item: bool) -> Option<String> {
     let (more, known) = if is_item {
-        (ITEM_NAMES, "`item`, `index`, `input.…` and `nodes.ID.output`")
+        (ITEM_NAMES, "`item`, `index`, `input.…`, `nodes.ID.output`")
     } else {
-        (&[][..], "`input.…` and `nodes.ID.output`")
+        (&[][..], "`input.…`, `nodes.ID.output`")
     };
-    (!more.contains(&name)).then(|| format!("unknown name `{name}`; there are {known}"))
+    (!more.contains(&name)).then(|| format!("unknown name `{name}`; expected one of {known}"))
 }
 
 #[cfg(test)]
@@ -376,7 +373,7 @@ mod tests {
         }))
         .unwrap_err();
         assert_eq!(faults.len(), 1);
-        assert!(faults[0].message.contains("the nodes b, c wait"), "{faults:?}");
+        assert!(faults[0].message.contains("the nodes b, c form"), "{faults:?}");
     }
 
     #[test]

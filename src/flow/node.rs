@@ -187,12 +187,12 @@ impl InputKind {
 
     pub fn article(self) -> &'static str {
         match self {
-            Self::Text => "a text",
+            Self::Text => "a string",
             Self::Number => "a number",
             Self::Boolean => "true or false",
-            Self::List => "a list",
+            Self::List => "an array",
             Self::Object => "an object",
-            Self::Any => "JSON",
+            Self::Any => "any JSON value",
         }
     }
 }

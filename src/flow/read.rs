@@ -129,7 +129,7 @@ pub fn list<T: serde::de::DeserializeOwned>(
         // A flow with one node has no edges, and some editors then omit the list.
         None if key == "edges" => return Vec::new(),
         Some(_) => {
-            faults.push(Fault::new(field, "must be a list"));
+            faults.push(Fault::new(field, "must be an array"));
             return Vec::new();
         }
         None => {
@@ -184,7 +184,7 @@ pub fn node(
     let id = name_of(&raw.id).unwrap_or_default();
     let mut reader = Reader { path, faults };
     if id.is_empty() || id.len() > NAME_BYTES_MAX {
-        reader.fault(".id", format!("must be a text of 1 to {NAME_BYTES_MAX} bytes"));
+        reader.fault(".id", format!("must be a string of 1 to {NAME_BYTES_MAX} bytes"));
     }
     reader.short("label", data.label.as_deref());
     let on_error = reader.on_error(data.on_error.take());
@@ -203,7 +203,7 @@ pub fn node(
         "output" => NodeKind::Output(reader.required("template", data.template)),
         other => {
             let message = format!(
-                "unknown node type `{other}`; there are `agent`, `map`, `http`, `input`, `condition`, `template` and `output`"
+                "unknown node type `{other}`; expected one of `agent`, `map`, `http`, `input`, `condition`, `template`, `output`"
             );
             reader.fault(".type", message);
             // Report the usual faults as well.
@@ -241,8 +241,10 @@ impl Reader<'_> {
     }
 
     fn short(&mut self, key: &str, value: Option<&str>) {
-        if value.is_some_and(|text| text.len() > NAME_BYTES_MAX) {
-            self.fault(&format!(".data.{key}"), format!("is longer than {NAME_BYTES_MAX} bytes"));
+        let bytes = value.map_or(0, str::len);
+        if bytes > NAME_BYTES_MAX {
+            let message = format!("has {bytes} bytes; the limit is {NAME_BYTES_MAX}");
+            self.fault(&format!(".data.{key}"), message);
         }
     }
 
@@ -257,7 +259,7 @@ impl Reader<'_> {
             self.fault(".data.maxTokens", "must be at least 1");
         }
         if data.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
-            self.fault(".data.temperature", "must be between 0 and 2");
+            self.fault(".data.temperature", "must be a number from 0 to 2");
         }
         let others = data.fallback.unwrap_or_default();
         if others.len() > FALLBACKS_MAX {
@@ -280,8 +282,10 @@ impl Reader<'_> {
             if at > 0 && target.model.trim().is_empty() {
                 self.fault(&key("model"), "must not be empty");
             }
-            if target.model.len() > NAME_BYTES_MAX {
-                self.fault(&key("model"), format!("is longer than {NAME_BYTES_MAX} bytes"));
+            let bytes = target.model.len();
+            if bytes > NAME_BYTES_MAX {
+                let message = format!("has {bytes} bytes; the limit is {NAME_BYTES_MAX}");
+                self.fault(&key("model"), message);
             }
         }
         let timeouts = data.timeouts.unwrap_or_default();
@@ -305,7 +309,7 @@ impl Reader<'_> {
         let items = self.required("items", data.items.take());
         let at_once = data.at_once.unwrap_or(1);
         if !(1..=AT_ONCE_MAX).contains(&at_once) {
-            self.fault(".data.atOnce", format!("must be a number from 1 to {AT_ONCE_MAX}"));
+            self.fault(".data.atOnce", format!("must be a whole number from 1 to {AT_ONCE_MAX}"));
         }
         Map {
             items: template::of_items(&items),
@@ -325,7 +329,7 @@ impl Reader<'_> {
         for name in headers.keys() {
             let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_token) {
-                self.fault(".data.headers", format!("`{name}` is not the name of a header"));
+                self.fault(".data.headers", format!("`{name}` is not a valid header name"));
             }
         }
         let timeouts = data.timeouts.unwrap_or_default();
@@ -345,7 +349,7 @@ impl Reader<'_> {
         let Some(raw) = raw else { return default };
         let attempts = raw.attempts.unwrap_or(default.attempts);
         if !(1..=ATTEMPTS_MAX).contains(&attempts) {
-            let message = format!("must be a number from 1 to {ATTEMPTS_MAX}");
+            let message = format!("must be a whole number from 1 to {ATTEMPTS_MAX}");
             self.fault(".data.retry.attempts", message);
         }
         let backoff = self.wait("retry.backoffMs", raw.backoff_ms);
@@ -361,8 +365,10 @@ impl Reader<'_> {
     fn wait(&mut self, key: &str, ms: Option<u64>) -> Option<Duration> {
         let wait = Duration::from_millis(ms?);
         if wait.is_zero() || wait > WAIT_MAX {
-            let message =
-                format!("must be a number of milliseconds from 1 to {}", WAIT_MAX.as_millis());
+            let message = format!(
+                "must be a whole number of milliseconds from 1 to {}",
+                WAIT_MAX.as_millis()
+            );
             self.fault(&format!(".data.{key}"), message);
         }
         Some(wait)
@@ -376,7 +382,7 @@ impl Reader<'_> {
         };
         if age.is_zero() || age > CACHE_AGE_MAX {
             let message =
-                format!("must be a number of seconds from 1 to {}", CACHE_AGE_MAX.as_secs());
+                format!("must be a whole number of seconds from 1 to {}", CACHE_AGE_MAX.as_secs());
             self.fault(".data.cache.maxAgeS", message);
         }
         Some(age)
@@ -403,11 +409,11 @@ impl Reader<'_> {
         for (at, raw) in raw.into_iter().enumerate() {
             let key = |name: &str| format!(".data.inputs[{at}].{name}");
             if raw.name.is_empty() || raw.name.len() > NAME_BYTES_MAX {
-                let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+                let message = format!("must be a string of 1 to {NAME_BYTES_MAX} bytes");
                 self.fault(&key("name"), message);
             }
             if !names.insert(raw.name.clone()) {
-                let message = format!("two inputs have the name `{}`", raw.name);
+                let message = format!("duplicate input `{}`", raw.name);
                 self.fault(&key("name"), message);
             }
             let default = raw.default.filter(|value| !value.is_null());

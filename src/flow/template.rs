@@ -55,7 +55,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
 /// Implements the filter in `{{ (nodes.a.output | fromjson).name }}`.
 fn from_json(text: &str) -> Result<Value, minijinja::Error> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("no JSON: {error}"))
+        minijinja::Error::new(ErrorKind::InvalidOperation, format!("not valid JSON: {error}"))
     })?;
     Ok(Value::from(Serde(value)))
 }
@@ -74,11 +74,11 @@ fn parse(source: &str) -> Result<Template<'_, '_>, String> {
         let line = span.start_line;
         if in_tag > TAG_TOKENS_MAX {
             return Err(format!(
-                "line {line}: an expression has over {TAG_TOKENS_MAX} parts; set variables for some"
+                "line {line}: an expression has more than {TAG_TOKENS_MAX} tokens; split it with `{{% set %}}`"
             ));
         }
         if elifs > ELIFS_MAX {
-            return Err(format!("line {line}: there are over {ELIFS_MAX} `elif`"));
+            return Err(format!("line {line}: the template has more than {ELIFS_MAX} `elif` tags"));
         }
     }
     ENVIRONMENT.template_from_str(source).map_err(|error| describe(&error))
@@ -231,12 +231,12 @@ impl Scope {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    #[error("the prompt cannot be rendered: {0}")]
+    #[error("cannot render the template: {0}")]
     Template(String),
     /// Not a list, or a list that is too long.
     #[error("`items` {0}")]
     Items(String),
-    #[error("the rendered prompt has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
+    #[error("the rendered template has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
     TooLarge { bytes: usize },
 }
 
@@ -278,13 +278,13 @@ pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, Rend
             let message = format!("has {count} items; the limit is {ITEMS_MAX}");
             return Err(RenderError::Items(message));
         }
-        Value::String(_) => "a text that holds no list in JSON",
+        Value::String(_) => "a string without a JSON array",
         Value::Object(_) => "an object",
         Value::Number(_) => "a number",
-        Value::Bool(_) => "true or false",
-        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Null => "null",
     };
-    Err(RenderError::Items(format!("must be a list, and is {kind}")))
+    Err(RenderError::Items(format!("must be an array, not {kind}")))
 }
 
 /// Rejects output over the limit, so that a loop cannot exhaust the memory.
@@ -314,9 +314,9 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
     if error.kind() != ErrorKind::UndefinedError {
         return text;
     }
-    let given = scope.0.get_attr("input").unwrap_or_default();
+    let input = scope.0.get_attr("input").unwrap_or_default();
     let mut missing: Vec<String> = names(source).unwrap_or_default().inputs.into_iter().collect();
-    missing.retain(|name| given.get_attr(name).map_or(true, |value| value.is_undefined()));
+    missing.retain(|name| input.get_attr(name).map_or(true, |value| value.is_undefined()));
     match missing.as_slice() {
         [] => text,
         names => format!("{text}; the run's input has no `{}`", names.join("`, `")),
@@ -325,13 +325,13 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
 
 fn describe(error: &minijinja::Error) -> String {
     let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
-    let what = match error.kind() {
-        ErrorKind::OutOfFuel => "the template takes too many steps".to_owned(),
+    let message = match error.kind() {
+        ErrorKind::OutOfFuel => "the template executes too many instructions".to_owned(),
         kind => kind.to_string(),
     };
     match error.detail() {
-        Some(detail) => format!("{line}{what}: {detail}"),
-        None => format!("{line}{what}"),
+        Some(detail) => format!("{line}{message}: {detail}"),
+        None => format!("{line}{message}"),
     }
 }
 
@@ -443,7 +443,7 @@ mod tests {
         let source = "{{ (nodes.a.output | fromjson).items[0].name }}";
         assert_eq!(render(source, &scope).unwrap(), "ant");
         let error = render("{{ 'ant' | fromjson }}", &scope).unwrap_err();
-        assert!(error.to_string().contains("no JSON"), "{error}");
+        assert!(error.to_string().contains("not valid JSON"), "{error}");
     }
 
     #[test]
@@ -503,7 +503,7 @@ mod tests {
             }
         });
         all.unwrap().join().unwrap();
-        assert!(names(&chain("+1", 10_000)).unwrap_err().contains("over 200 parts"));
+        assert!(names(&chain("+1", 10_000)).unwrap_err().contains("more than 200 tokens"));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
         return Err(Error::NotFound(format!("provider `{provider}`")).into());
     }
     let quote = context.providers.quote(provider, &[model], Timestamp::now());
-    let unknown = || Error::NotFound(format!("known price of {provider}/{model}"));
+    let unknown = || Error::NotFound(format!("price of {provider}/{model}"));
     let quote = quote.ok_or_else(unknown)?;
     match quote.text() {
         Some(text) => view(None, text),

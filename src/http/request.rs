@@ -35,7 +35,7 @@ impl Request<'_, '_> {
     /// Returns the id of a flow, a key, a price or a suggestion.
     pub fn id(&self, kind: &str) -> Result<i64> {
         let id = self.name;
-        id.parse().map_err(|_| Error::NotFound(format!("{kind} `{id}`; a {kind}'s id is a number")))
+        id.parse().map_err(|_| Error::NotFound(format!("{kind} `{id}`")))
     }
 }
 

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 /// Limits how many blocks of 128 ledger rows one step indexes: as many as a busy server fills in
 /// [`INTERVAL`], and five milliseconds of work.
-const NOTE_STEP: usize = 16;
+const INDEX_STEP: usize = 16;
 /// The time between counts of runs and answers, and between checks for a day that can be summed up.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -53,7 +53,7 @@ pub(super) struct Housekeeping {
     /// The newest run beyond the limit, as of the last count.
     too_many_upto: Option<RunId>,
     /// Bytes of answers beyond the limit, as of the last count.
-    answer_bytes_too_many: i64,
+    cached_bytes_over_limit: i64,
     /// The last time that no day of the ledger was ready to be summed up.
     summed_at: Option<Instant>,
 }
@@ -69,7 +69,7 @@ impl Housekeeping {
             interval: INTERVAL,
             counted_at: None,
             too_many_upto: None,
-            answer_bytes_too_many: 0,
+            cached_bytes_over_limit: 0,
             summed_at: None,
         }
     }
@@ -88,17 +88,17 @@ impl Housekeeping {
         self.interval = INTERVAL;
         let now = self.clock.now(Timestamp::now(), self.last);
         let oldest = self.prune_events(writer, now);
-        let oldest = logged("old events cannot be removed", oldest).flatten();
+        let oldest = logged("cannot delete old events", oldest).flatten();
         type Step = fn(&mut Housekeeping, &mut Writer, Timestamp) -> Result<bool>;
         let steps: [(&str, Step); 6] = [
-            ("runs and answers cannot be counted", Self::count),
-            ("a day of the ledger cannot be summed up", Self::sum_up),
-            ("blocks of ledger rows cannot be noted", |_, writer, _| {
-                Ok(writer.note_blocks(NOTE_STEP)? == NOTE_STEP)
+            ("cannot count runs and cached responses", Self::count),
+            ("cannot compute the daily totals of the ledger", Self::roll_up),
+            ("cannot index blocks of ledger rows", |_, writer, _| {
+                Ok(writer.index_blocks(INDEX_STEP)? == INDEX_STEP)
             }),
-            ("old runs cannot be removed", Self::prune_runs),
-            ("old answers cannot be removed", Self::prune_answers),
-            ("old keys of deliveries cannot be removed", |_, writer, now| {
+            ("cannot delete old runs", Self::prune_runs),
+            ("cannot delete old cached responses", Self::prune_responses),
+            ("cannot delete old delivery keys of webhooks", |_, writer, now| {
                 Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP)
             }),
         ];
@@ -124,16 +124,16 @@ impl Housekeeping {
             return Ok(false);
         }
         self.counted_at = Some(Instant::now());
-        self.too_many_upto = writer.run_beyond(self.retention.runs)?;
-        self.answer_bytes_too_many = writer.answer_bytes_too_many()?;
+        self.too_many_upto = writer.newest_excess_run(self.retention.runs)?;
+        self.cached_bytes_over_limit = writer.cached_bytes_over_limit()?;
         Ok(false)
     }
 
-    fn sum_up(&mut self, writer: &mut Writer, _: Timestamp) -> Result<bool> {
+    fn roll_up(&mut self, writer: &mut Writer, _: Timestamp) -> Result<bool> {
         if is_early(self.summed_at) {
             return Ok(false);
         }
-        let was_one = writer.sum_up_a_day(Timestamp::now())?;
+        let was_one = writer.roll_up_day(Timestamp::now())?;
         if !was_one {
             self.summed_at = Some(Instant::now());
         }
@@ -146,10 +146,10 @@ impl Housekeeping {
         Ok(writer.prune_runs(upto, before, PRUNE_RUNS_STEP)? == PRUNE_RUNS_STEP)
     }
 
-    fn prune_answers(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
-        let too_many = self.answer_bytes_too_many > 0;
-        let (count, bytes) = writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
-        self.answer_bytes_too_many -= bytes;
+    fn prune_responses(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
+        let too_many = self.cached_bytes_over_limit > 0;
+        let (count, bytes) = writer.prune_responses(too_many, now, PRUNE_RUNS_STEP)?;
+        self.cached_bytes_over_limit -= bytes;
         Ok(count == PRUNE_RUNS_STEP)
     }
 }

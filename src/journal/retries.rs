@@ -43,7 +43,7 @@ impl Retries {
         if self.entries.len() < KEPT_MAX {
             self.entries.push_back(entry);
         } else {
-            let why = format!("{KEPT_MAX} changes already wait for room on the disk");
+            let why = format!("{KEPT_MAX} changes already wait for disk space; try again later");
             entry.answer(Err(Error::Busy(why)));
         }
     }
@@ -74,7 +74,7 @@ impl Retries {
     /// Ends all entries with an error; none is tried again.
     pub(super) fn end(&mut self) {
         if !self.is_empty() {
-            log::error!("{} changes could not be written before the end", self.len());
+            log::error!("{} changes were not saved before the shutdown", self.len());
         }
         for entry in self.entries.drain(..) {
             entry.answer(Err(Error::Stopping));

@@ -66,7 +66,7 @@ impl WriterThread {
             }
             let kept = self.retries.len();
             if kept > kept_before {
-                log::error!("{kept} changes wait for room on the disk, and are tried again");
+                log::error!("{kept} changes wait for disk space; retrying");
             }
             let oldest = self.housekeeping.run(&mut self.writer);
             if oldest.is_some() {
@@ -85,7 +85,7 @@ impl WriterThread {
                 return;
             }
             if self.retries.is_empty() {
-                log::warn!("all that the disk refused is written");
+                log::warn!("all changes that waited for disk space are saved");
             }
         }
     }
@@ -106,7 +106,7 @@ impl WriterThread {
                 results
             }
             Err(error) => {
-                log::error!("nothing can be written: {error}");
+                log::error!("cannot write to the database: {error}");
                 let refused = |_: &Entry| Some(Err(of_each(&error)));
                 entries.iter().map(refused).collect()
             }
@@ -119,7 +119,7 @@ impl WriterThread {
                 None => refused.push(entry),
                 Some(Err(error)) if entry.may_be_retried(&error) => {
                     if refused.is_empty() {
-                        log::error!("a change cannot be written, trying again: {error}");
+                        log::error!("cannot write a change, retrying: {error}");
                     }
                     refused.push(entry);
                 }
@@ -184,7 +184,7 @@ fn receive(received: &Receiver<Command>, time_max: Duration) -> (Vec<Entry>, boo
 fn of_each(error: &Error) -> Error {
     match error {
         Error::Disk(why) => Error::Disk(why.clone()),
-        other => Error::internal(format!("nothing can be written: {other}")),
+        other => Error::internal(format!("cannot write to the database: {other}")),
     }
 }
 

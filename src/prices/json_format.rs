@@ -103,7 +103,7 @@ impl PriceJson {
             self.output,
             self.reasoning,
         ]);
-        let rates = given.rates().ok_or("neither `input` nor `output` has a price")?;
+        let rates = given.rates().ok_or("set `input` or `output`; both are missing")?;
         rates.check()?;
         Ok(rates)
     }
@@ -111,24 +111,26 @@ impl PriceJson {
     fn tier(&self) -> Result<Tier, String> {
         let is_tier = self.from.is_none() && self.daily.is_none() && self.request.is_none();
         let above = self.above.filter(|_| is_tier && self.tiers.is_empty());
-        let above = above.ok_or("a tier has `above` and prices of tokens, and nothing else")?;
+        let above = above.ok_or("a tier must have `above` and token prices only")?;
         Ok(Tier { above, picousd_per_token: self.rates()? })
     }
 
     fn version(&self) -> Result<Version, String> {
         if self.above.is_some() {
-            return Err("`above` outside of `tiers`".to_owned());
+            return Err("`above` is allowed only in `tiers`".to_owned());
         }
         let when = match (self.from, self.daily) {
             (None, None) => When::Always,
             (Some(start), None) => When::From(start),
             (None, Some((start, end))) => {
                 if !(0..MINUTES_PER_DAY).contains(&start) || !(0..=MINUTES_PER_DAY).contains(&end) {
-                    return Err(format!("`daily` is no time of day: [{start}, {end}]"));
+                    return Err(format!(
+                        "`daily` must be two minutes of the day from 0 to {MINUTES_PER_DAY}, not [{start}, {end}]"
+                    ));
                 }
                 When::Daily { start, end }
             }
-            (Some(_), Some(_)) => return Err("both `from` and `daily`".to_owned()),
+            (Some(_), Some(_)) => return Err("set `from` or `daily`, not both".to_owned()),
         };
         let tiers = self.tiers.iter().map(Self::tier);
         let tiers = tiers.collect::<Result<_, String>>()?;
@@ -175,12 +177,12 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
     for (index, (part, ProviderJson { id, fallback, .. })) in parsed.iter().enumerate() {
         if position(id) != Some(index) {
             let line = line_of(text, part);
-            return Err(format!("line {line}: provider `{id}` comes twice"));
+            return Err(format!("line {line}: duplicate provider `{id}`"));
         }
         let positions = fallback.iter().map(|other| {
             position(&other.to_lowercase()).ok_or_else(|| {
                 let line = line_of(text, part);
-                format!("line {line}: provider `{id}` falls back to `{other}`, which is not there")
+                format!("line {line}: provider `{id}` falls back to unknown provider `{other}`")
             })
         });
         fallbacks.push(positions.collect::<Result<Vec<usize>, String>>()?);

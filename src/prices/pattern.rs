@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "expected a text that starts with one of `=^$~#`, a list, `{\"and\"}` or `{\"not\"}`"
+    expecting = "expected a string that starts with one of `=^$~#`, an array, `{\"and\": […]}` or `{\"not\": …}`"
 )]
 pub(super) enum Pattern {
     Text(TextPattern),
@@ -45,7 +45,7 @@ impl TryFrom<String> for TextPattern {
             Some('$') => Mark::EndsWith,
             Some('~') => Mark::Contains,
             Some('#') => Mark::Shape,
-            _ => return Err("no mark"),
+            _ => return Err("must start with one of `=^$~#`"),
         };
         Ok(Self { mark, text: chars.as_str().to_lowercase().into() })
     }

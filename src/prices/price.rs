@@ -32,7 +32,7 @@ impl Price {
     pub(super) fn new(request: u64, rates: Rates, mut tiers: Vec<Tier>) -> Result<Self, String> {
         check_price("request", request, REQUEST_PICOUSD_MAX)?;
         if !tiers.is_sorted_by(|first, second| first.above < second.above) {
-            return Err("`above` of the `tiers` does not ascend".to_owned());
+            return Err("`tiers` must be in ascending order of `above`".to_owned());
         }
         tiers.shrink_to_fit();
         Ok(Self { request, rates, tiers })
@@ -163,7 +163,7 @@ impl GivenRates {
 
 pub(super) fn check_price(name: &str, price: u64, max: u64) -> Result<(), String> {
     match price > max {
-        true => Err(format!("`{name}` is {price} pico-dollars; it may be {max} at most")),
+        true => Err(format!("`{name}` is {price} pico-dollars; the limit is {max}")),
         false => Ok(()),
     }
 }

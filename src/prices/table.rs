@@ -140,9 +140,9 @@ impl Table {
 
     /// See [`Prices::models`](super::Prices::models).
     pub(super) fn models(&self, name: &str, base_url: &str) -> Vec<&str> {
-        let found = self.by_url(base_url).or_else(|| self.by_exact_name(name));
+        let provider = self.by_url(base_url).or_else(|| self.by_exact_name(name));
         let mut names = Vec::new();
-        for model in found.iter().flat_map(|provider| &provider.models) {
+        for model in provider.iter().flat_map(|provider| &provider.models) {
             model.names.exact_into(&mut names);
         }
         names

@@ -243,16 +243,16 @@ fn error_in_a_price_names_its_model() {
     for (price, word) in [
         (json!({"input": -1}), "-1"),
         (json!({"input": 1.5}), "1.5"),
-        (json!({"input": TOKEN_PICOUSD_MAX + 1}), "at most"),
+        (json!({"input": TOKEN_PICOUSD_MAX + 1}), "the limit is"),
         (json!({"input": 1, "request": REQUEST_PICOUSD_MAX + 1}), "`request`"),
         (json!({"input": 1, "ouput": 1}), "ouput"),
-        (json!({"cache_read": 1}), "neither"),
+        (json!({"cache_read": 1}), "both are missing"),
         (json!({"from": "soon", "input": 1}), "soon"),
         (json!({"daily": [0, 1441], "input": 1}), "1441"),
-        (json!({"from": "2026-01-01", "daily": [0, 1], "input": 1}), "both"),
+        (json!({"from": "2026-01-01", "daily": [0, 1], "input": 1}), "not both"),
         (
             json!({"input": 1, "tiers": [{"above": 2, "input": 1}, {"above": 2, "input": 1}]}),
-            "ascend",
+            "ascending",
         ),
     ] {
         let error = fault(price);
@@ -286,7 +286,7 @@ fn invalid_file_is_refused() {
         (String::new(), "line 1: EOF"),
         ("{}".to_owned(), "providers"),
         ("[]".to_owned(), "line 1"),
-        (file(&format!("{provider},{provider}")), "twice"),
+        (file(&format!("{provider},{provider}")), "duplicate provider `a`"),
         (file(lost), "`b`"),
         (file(r#"{"id":"a","hosts":[],"models":[],"extra":1}"#), "extra"),
     ] {

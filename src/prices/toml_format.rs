@@ -118,22 +118,22 @@ impl<const DIGITS: usize, const MAX: u64> Visitor<'_> for AmountVisitor<DIGITS, 
 /// # Errors
 /// Fails for text that is not a decimal, and for a value above `max`.
 fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
+    let invalid = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) || text.ends_with('.') {
-        return Err(wrong());
+        return Err(invalid());
     }
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > digits {
-        return Err(format!("`{text}` has more than {digits} digits after the point"));
+        return Err(format!("`{text}` has more than {digits} digits after the decimal point"));
     }
     let all = format!("{whole}{fraction:0<digits$}");
     let amount = all.parse().ok().filter(|amount| *amount <= max);
     let unit = (0..digits).fold(1, |unit, _| unit * 10);
     amount.ok_or_else(|| {
         let most = max / unit;
-        format!("`{text}` is more than anything costs; it may be {most} US dollars at most")
+        format!("`{text}` is too large; the limit is {most} US dollars")
     })
 }
 
@@ -165,14 +165,16 @@ impl Entry {
     fn new(line: usize, toml: &PriceToml) -> Result<Self, String> {
         let provider = toml.provider.trim().to_lowercase();
         if provider.is_empty() {
-            return Err("provider: its name in the configuration".to_owned());
+            return Err("provider: must be the name of a provider in the configuration".to_owned());
         }
         let model = toml.model.trim().to_lowercase();
         let prefix = model.strip_suffix('*');
         let name = prefix.unwrap_or(&model);
         if name.contains('*') || model.is_empty() {
             let model = &toml.model;
-            return Err(format!("model `{model}`: a name, with `*` at its end at most"));
+            return Err(format!(
+                "model `{model}`: must be a name; a `*` is allowed only at its end"
+            ));
         }
         Ok(Self {
             line,
@@ -192,7 +194,7 @@ impl Entry {
 }
 
 fn price(toml: &PriceToml) -> Result<Price, String> {
-    let missing = "neither `input_per_mtok` nor `output_per_mtok` is given";
+    let missing = "set `input_per_mtok` or `output_per_mtok`; both are missing";
     let given = given_rates!(toml);
     let rates = match given.rates() {
         // Only a price per call.
@@ -251,7 +253,7 @@ fn model(entries: &[Entry]) -> Result<Model, String> {
     if let Some([one, other]) = pairs.find(|pair| pair[0].from == pair[1].from) {
         let (first, second) = (one.line.min(other.line), one.line.max(other.line));
         return Err(format!(
-            "line {second}: the same provider, model and `from` as in line {first}"
+            "line {second}: duplicate price; line {first} has the same provider, model and `from`"
         ));
     }
     let versions = entries.iter().map(|entry| {

@@ -49,8 +49,7 @@ impl UserPrices {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let stamp = stamp_of(path);
         let table = read(path).map_err(|error| {
-            let path = path.display();
-            Error::Config(format!("the prices cannot be used: {path}, {error}"))
+            Error::Config(format!("cannot read the prices {}: {error}", path.display()))
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -85,17 +84,16 @@ impl UserPrices {
         match read {
             // Some editors leave an empty file for a moment while they save.
             Ok(table) if table.is_empty() && !state.table.is_empty() => log::warn!(
-                "the prices in {path} are all gone; the ones before still count until there are \
-                 others or the server restarts"
+                "{path} has no prices any more; the previous ones apply until it has some or the \
+                 server restarts"
             ),
             Ok(table) => {
-                log::info!("the prices in {path} have changed and count now");
+                log::info!("the prices in {path} have changed and now apply");
                 state.table = Arc::new(table);
             }
-            Err(error) => log::warn!(
-                "the prices have changed, but cannot be used; the ones before still count: {path}, \
-                 {error}"
-            ),
+            Err(error) => {
+                log::warn!("cannot read the prices {path}: {error}; the previous ones still apply")
+            }
         }
         Arc::clone(&state.table)
     }
@@ -109,9 +107,9 @@ fn read(path: &Path) -> Result<Table, String> {
     let mut text = String::new();
     let bytes = File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| format!("which cannot be read: {error}"))?;
+        .map_err(|error| error.to_string())?;
     if bytes as u64 > FILE_BYTES_MAX {
-        return Err(format!("which is longer than {FILE_BYTES_MAX} bytes"));
+        return Err(format!("the file has more than {FILE_BYTES_MAX} bytes"));
     }
     let extension = path.extension();
     let table = match extension.is_some_and(|it| it.eq_ignore_ascii_case("json")) {

@@ -146,9 +146,11 @@ impl Audit {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
         let was_in_use = is_locked(&lock);
-        let refused = |why: String| Error::Config(format!("{}: {why}", path.display()));
+        let failed = |cause: String| {
+            Error::Config(format!("cannot open the database {}: {cause}", path.display()))
+        };
         if !path.is_file() {
-            return Err(refused("there is no database".to_owned()));
+            return Err(failed("file not found".to_owned()));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(|db| {
@@ -157,12 +159,15 @@ impl Audit {
             Ok((db, version))
         });
         let (db, version): (Connection, usize) =
-            opened.map_err(|error| refused(format!("cannot be opened: {error}")))?;
-        if version != schema::version() {
-            return Err(refused(format!(
-                "has schema version {version}, but this flowledger knows version {}; a newer one \
-                 knows newer ones, and `flowledger serve` brings older ones up to date",
-                schema::version()
+            opened.map_err(|error| failed(error.to_string()))?;
+        let supported = schema::version();
+        if version != supported {
+            let remedy = match version > supported {
+                true => "use a newer flowledger",
+                false => "run `flowledger serve` once to upgrade it",
+            };
+            return Err(failed(format!(
+                "it has schema version {version}, and this flowledger supports {supported}; {remedy}"
             )));
         }
         // The transaction never ends, so that all reads see the same snapshot.
@@ -219,7 +224,7 @@ impl Audit {
 
     /// Passes each day that is summed up for budgets, with true if its sums match its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
-        let until = days::summed_until(&self.db)?;
+        let until = days::rolled_up_until(&self.db)?;
         budgets::check(&self.db, until, each)
     }
 

@@ -25,11 +25,11 @@ const NAME_BYTES: usize = size_of::<i64>();
 
 /// Examines up to `step` blocks that are not indexed, and indexes those with all rows settled.
 /// Returns how many entries were written.
-pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
+pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
     for block in open(db, step)? {
         if !is_pending(db, block)? {
-            note_one(db, block)?;
+            index_one(db, block)?;
             written += 1;
         }
     }
@@ -38,7 +38,7 @@ pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
         if is_pending(db, next)? {
             execute(db, "INSERT INTO ledger_blocks (block) VALUES (?1)", params![next])?;
         } else {
-            note_one(db, next)?;
+            index_one(db, next)?;
         }
         next += 1;
         written += 1;
@@ -80,11 +80,11 @@ fn is_pending(db: &Connection, block: i64) -> Result<bool> {
 }
 
 /// Indexes a block with all rows settled.
-fn note_one(db: &Connection, block: i64) -> Result<()> {
-    let held = Held::of_rows(db, block, number)?;
+fn index_one(db: &Connection, block: i64) -> Result<()> {
+    let entry = IndexEntry::of_rows(db, block, number)?;
     let sql = "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
              VALUES (?1, ?2, ?3, ?4)";
-    execute(db, sql, params![block, held.first_ms, held.last_ms, held.names]).map(drop)
+    execute(db, sql, params![block, entry.first_ms, entry.last_ms, entry.names]).map(drop)
 }
 
 /// Passes the first and last id of each indexed block to `each`, with true if the index matches
@@ -97,9 +97,9 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Re
     let mut blocks = statement.query([])?;
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
-        let noted = Held::read(row, &mut 1)?;
+        let indexed = IndexEntry::read(row, &mut 1)?;
         let start = block.saturating_mul(ROWS);
-        let is_right = noted == Held::of_rows(db, block, known_number)?;
+        let is_right = indexed == IndexEntry::of_rows(db, block, known_number)?;
         each(start, start.saturating_add(ROWS - 1), is_right);
     }
     Ok(())
@@ -107,7 +107,7 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Re
 
 /// The index entry of a block.
 #[derive(PartialEq)]
-struct Held {
+struct IndexEntry {
     first_ms: Option<i64>,
     last_ms: Option<i64>,
     /// The ids of its combinations of names, sorted.
@@ -122,10 +122,10 @@ struct Names {
     status: String,
 }
 
-from_row!(Held; first_ms, last_ms, names);
+from_row!(IndexEntry; first_ms, last_ms, names);
 from_row!(Names; flow_id, provider, model, status);
 
-impl Held {
+impl IndexEntry {
     /// Computes the entry from the block's rows; `number` returns the id of a combination of names.
     fn of_rows(
         db: &Connection,
@@ -139,8 +139,8 @@ impl Held {
         let (first_ms, last_ms) = single(db, sql, rows)?;
         let sql = "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
             WHERE id >= ?1 AND id < ?2";
-        let found: Vec<Names> = all(db, sql, rows)?;
-        let numbers = found.iter().map(|names| number(db, names));
+        let combinations: Vec<Names> = all(db, sql, rows)?;
+        let numbers = combinations.iter().map(|names| number(db, names));
         let mut numbers = numbers.collect::<Result<Vec<i64>>>()?;
         numbers.sort_unstable();
         Ok(Self {
@@ -172,14 +172,14 @@ fn number(db: &Connection, names: &Names) -> Result<i64> {
 }
 
 /// Selects the blocks that may contain rows of a filter.
-struct Wanted {
+struct BlockFilter {
     /// Indexed by the ids of combinations of names; none if all names match.
     names: Option<Vec<bool>>,
     from: i64,
     to: i64,
 }
 
-impl Wanted {
+impl BlockFilter {
     fn new(db: &Connection, filter: &LedgerFilter) -> Result<Self> {
         let (condition, values) = filter.of_names().sql();
         let names = if condition == "1" {
@@ -234,7 +234,7 @@ pub(super) fn spans(
     before: i64,
     mut read: impl FnMut(i64, i64) -> Result<bool>,
 ) -> Result<()> {
-    let wanted = Wanted::new(db, filter)?;
+    let wanted = BlockFilter::new(db, filter)?;
     let mut statement = db.prepare_cached(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block <= ?1
          ORDER BY block DESC",

@@ -29,7 +29,7 @@ use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// Limits for how many periods and runs the warnings sent are remembered, the newest first.
-const TOLD_MAX: i64 = 10_000;
+const WARNED_MAX: i64 = 10_000;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
 /// tokens. Rows without use were refused or never sent.
@@ -96,7 +96,7 @@ impl Budgets {
         version: Option<&str>,
     ) -> Result<()> {
         if version.is_some_and(|version| version != budget::version(self.all.iter())) {
-            let message = "the budgets have changed since they were read; read them again";
+            let message = "the budgets have changed since they were loaded; reload them and retry";
             return Err(Error::Conflict(message.to_owned()));
         }
         self.set(db, all)
@@ -108,11 +108,13 @@ impl Budgets {
     /// [`Error::Conflict`] for a taken name, [`Error::Busy`] for too many budgets.
     pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
-            let message = format!("there is a budget named `{}` already", budget.name);
+            let message = format!("budget `{}` already exists", budget.name);
             return Err(Error::Conflict(message));
         }
         if self.all.len() >= BUDGETS_MAX {
-            return Err(Error::Busy(format!("there may be {BUDGETS_MAX} budgets")));
+            return Err(Error::Busy(format!(
+                "there are already {BUDGETS_MAX} budgets, which is the limit; delete one first"
+            )));
         }
         let all = [&self.all, std::slice::from_ref(budget)].concat();
         self.set(db, &all)
@@ -198,7 +200,7 @@ impl Budgets {
                 self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
-            let (used, whose) = match (&mut self.counts[at], &row.run_id) {
+            let (used, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.holds(row.timestamp) => {
                     if was_counted[at] {
                         let reserved = budget.reserved(&reserve).unwrap_or(0);
@@ -213,8 +215,8 @@ impl Budgets {
                 _ => continue,
             };
             let level = budget.level(used);
-            if level > 0 && level > told(db, budget, &whose)? {
-                tell(db, budget, &whose, level)?;
+            if level > 0 && level > warned_percent(db, budget, &period)? {
+                set_warned_percent(db, budget, &period, level)?;
                 warnings.push(budget.warning(used, level));
             }
         }
@@ -258,19 +260,19 @@ impl Budgets {
 }
 
 /// Returns the threshold in percent that viewers were last warned of, or 0.
-fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
+fn warned_percent(db: &Connection, budget: &Budget, period: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(db, sql, [budget.name.as_str(), whose])?;
+    let percent = one(db, sql, [budget.name.as_str(), period])?;
     Ok(percent.unwrap_or(0))
 }
 
 /// Stores that viewers are warned of a threshold, and removes the oldest entries
-/// beyond [`TOLD_MAX`].
-fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
+/// beyond [`WARNED_MAX`].
+fn set_warned_percent(db: &Connection, budget: &Budget, period: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
-    execute(db, sql, params![budget.name, whose, percent])?;
+    execute(db, sql, params![budget.name, period, percent])?;
     let sql = "DELETE FROM budget_told WHERE id <= ?1";
-    execute(db, sql, params![db.last_insert_rowid() - TOLD_MAX]).map(drop)
+    execute(db, sql, params![db.last_insert_rowid() - WARNED_MAX]).map(drop)
 }
 
 impl Store {
@@ -348,7 +350,7 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 }
 
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
-    let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::summed_until(db)?);
+    let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::rolled_up_until(db)?);
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
     all(db, &between_sql(), values)
 }
@@ -366,7 +368,7 @@ fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
     all(db, &sql, [run_id])
 }
 
-pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
+pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
         "INSERT INTO budget_days SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
@@ -398,7 +400,7 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
 }
 
 /// Removes the sums of `day` and all later days.
-pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
+pub(super) fn delete_from(db: &Connection, day: Day) -> Result<()> {
     execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day]).map(drop)
 }
 

@@ -9,7 +9,7 @@ use super::days::{self, Day};
 use super::keys;
 use super::ledger::ENTRY_COLUMNS;
 use super::prices;
-use super::sql::{execute, found, one};
+use super::sql::{execute, one, require_row};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
 use crate::money::Usd;
@@ -21,12 +21,12 @@ use crate::time::Timestamp;
 pub(super) struct CallWriter {
     pub(super) budgets: Budgets,
     /// All days before this one are summed up.
-    pub(super) summed_until: Day,
+    pub(super) rolled_up_until: Day,
 }
 
 impl CallWriter {
     pub(super) fn load(db: &Connection) -> Result<Self> {
-        Ok(Self { budgets: Budgets::load(db)?, summed_until: days::summed_until(db)? })
+        Ok(Self { budgets: Budgets::load(db)?, rolled_up_until: days::rolled_up_until(db)? })
     }
 
     pub(super) fn delete_key(
@@ -142,7 +142,7 @@ impl CallWriter {
                 charge.provider_cost
             ],
         )?;
-        found(changed, || format!("pending ledger row {}", settlement.id))?;
+        require_row(changed, || format!("pending ledger row {}", settlement.id))?;
         let row = ledger_row(db, settlement.id)?;
         let warnings = self.budgets.settle(db, &row)?;
         let context = context(&row, settlement.at);
@@ -157,9 +157,9 @@ impl CallWriter {
     fn written_row(&self, db: &Connection, at: Timestamp) -> Result<Applied> {
         let id = db.last_insert_rowid();
         let day = days::day_of(at);
-        if day < self.summed_until {
+        if day < self.rolled_up_until {
             // The clock was set back. These sums may already be removed.
-            daily_rollup::forget_from(db, day)?;
+            daily_rollup::delete_from(db, day)?;
         }
         Ok(updated(ledger_row(db, id)?, at))
     }

@@ -34,7 +34,7 @@ impl Checkpointer {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // One pending signal is enough, however often a checkpoint is due.
-        let (tell, due) = bounded(1);
+        let (request, due) = bounded(1);
         let (mut copied, mut restarted) = (0, 0);
         // Replaces SQLite's automatic checkpoint, which runs in the writer's thread.
         writer.wal_hook(Some(move |wal: &mut Wal, pages| {
@@ -43,8 +43,8 @@ impl Checkpointer {
             }
             if pages - copied >= PAGES {
                 copied = pages;
-                if let Err(TrySendError::Disconnected(())) = tell.try_send(()) {
-                    log::warn!("the thread that copies the log of writes is gone");
+                if let Err(TrySendError::Disconnected(())) = request.try_send(()) {
+                    log::warn!("the thread for WAL checkpoints has stopped");
                 }
             }
             if pages >= RESTART_PAGES && pages - restarted >= RESTART_STEP_PAGES {
@@ -65,7 +65,7 @@ impl Checkpointer {
                 Ok(_) => {}
                 // The writer is copying at the moment.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
-                Err(error) => log::warn!("the log of writes cannot be copied: {error}"),
+                Err(error) => log::warn!("WAL checkpoint failed: {error}"),
             }
         }
     }

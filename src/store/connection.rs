@@ -60,7 +60,7 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(Error::io(format!("cannot make the data directory {}", dir.display())))
+        .map_err(Error::io(format!("cannot create the data directory {}", dir.display())))
 }
 
 /// Creates the database file for its owner only. SQLite creates its other files with the same mode.
@@ -83,7 +83,7 @@ pub(super) fn lock(dir: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Error::Config(format!(
-            "{} is in use by another flowledger; stop that one, or give this one its own --data",
+            "{} is in use by another flowledger; stop it, or use another directory (--data)",
             dir.display()
         ))),
         Err(fs::TryLockError::Error(source)) => {

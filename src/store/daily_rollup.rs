@@ -8,7 +8,7 @@
 use rusqlite::{Connection, params};
 
 use super::budgets;
-use super::days::{Day, MS_PER_DAY, day_of, summed_until};
+use super::days::{Day, MS_PER_DAY, day_of, rolled_up_until};
 use super::sql::{FromRow, execute, single};
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -42,7 +42,7 @@ const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 /// Returns the next day that can be summed up, if any. All earlier days are summed up or have
 /// no rows.
 pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
-    let until = summed_until(db)?;
+    let until = rolled_up_until(db)?;
     let sql = "SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1";
     let Some(oldest) = single(db, sql, [until.saturating_mul(MS_PER_DAY)])? else {
         return Ok(None);
@@ -58,7 +58,7 @@ pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
 }
 
 /// Sums up a day, and stores that all days up to it are summed up.
-pub(super) fn sum_up(db: &Connection, day: Day) -> Result<()> {
+pub(super) fn roll_up(db: &Connection, day: Day) -> Result<()> {
     let sql = format!(
         "INSERT INTO ledger_days
          SELECT ?1, {NAMES}, {SUMS}
@@ -67,18 +67,18 @@ pub(super) fn sum_up(db: &Connection, day: Day) -> Result<()> {
     );
     let (start, end) = (day * MS_PER_DAY, (day + 1) * MS_PER_DAY);
     execute(db, &sql, params![day, start, end])?;
-    budgets::sum_up(db, day, start, end)?;
+    budgets::roll_up(db, day, start, end)?;
     set_until(db, day + 1)
 }
 
 /// Removes the sums of `day` and all later days, if there are any: a clock that was set back adds
 /// rows in the past.
-pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
-    if day >= summed_until(db)? {
+pub(super) fn delete_from(db: &Connection, day: Day) -> Result<()> {
+    if day >= rolled_up_until(db)? {
         return Ok(());
     }
     execute(db, "DELETE FROM ledger_days WHERE day >= ?1", params![day])?;
-    budgets::forget_from(db, day)?;
+    budgets::delete_from(db, day)?;
     set_until(db, day)
 }
 
@@ -112,7 +112,7 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(DaySums)) -> Result<()
             max(stored), max(of_rows)
          FROM sums GROUP BY day, {NAMES} ORDER BY day, {NAMES}"
     ))?;
-    let mut rows = statement.query([summed_until(db)?])?;
+    let mut rows = statement.query([rolled_up_until(db)?])?;
     while let Some(row) = rows.next()? {
         each(DaySums::read(row, &mut 0)?);
     }

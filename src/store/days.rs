@@ -16,7 +16,7 @@ pub(super) fn day_of(moment: Timestamp) -> Day {
 }
 
 /// Returns the first day that is not summed up, or the smallest day if none is.
-pub(super) fn summed_until(db: &Connection) -> Result<Day> {
+pub(super) fn rolled_up_until(db: &Connection) -> Result<Day> {
     let sql = "SELECT until_day FROM ledger_summed";
     Ok(one(db, sql, [])?.unwrap_or(Day::MIN))
 }
@@ -33,15 +33,19 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Creates the plan; `summed_until` is the result of [`summed_until`].
-    pub(super) fn new(from: Option<Timestamp>, to: Option<Timestamp>, summed_until: Day) -> Self {
+    /// Creates the plan; `rolled_up_until` is the result of [`rolled_up_until`].
+    pub(super) fn new(
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+        rolled_up_until: Day,
+    ) -> Self {
         let from = from.map_or(i64::MIN, |from| from.0);
         let to = to.map_or(i64::MAX, |to| to.0);
         let first = match from {
             i64::MIN => Day::MIN,
             from => from.div_euclid(MS_PER_DAY) + i64::from(from.rem_euclid(MS_PER_DAY) > 0),
         };
-        let end = to.div_euclid(MS_PER_DAY).min(summed_until);
+        let end = to.div_euclid(MS_PER_DAY).min(rolled_up_until);
         if first >= end {
             return Self { days: (0, 0), head: (from, to), tail: (0, 0) };
         }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, NewFlow, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one, single};
+use super::sql::{execute, one, require_row, single};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::ids::FlowId;
@@ -66,13 +66,13 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
     let sql = "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1";
     execute(db, sql, params![id, flow.name, flow.document, flow.at])?;
-    suggestions::note_changed_nodes(db, id, &before, &flow.document, flow.at)?;
+    suggestions::record_changed_nodes(db, id, &before, &flow.document, flow.at)?;
     Ok(Receipt::Flow(id).into())
 }
 
 pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
-    found(changed, || format!("flow {id}"))?;
+    require_row(changed, || format!("flow {id}"))?;
     triggers::delete_of_flow(db, id)?;
     execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id]).map(done)
 }

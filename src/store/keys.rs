@@ -35,7 +35,7 @@ pub(super) fn create(db: &Connection, key: &NewKey) -> Result<Applied> {
     let sql = "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING";
     let changed = execute(db, sql, params![key.name, key.hash, key.at, key.expires_at])?;
-    no_conflict(changed, || format!("there is a key named `{}` already", key.name))?;
+    no_conflict(changed, || format!("key `{}` already exists", key.name))?;
     Ok(Receipt::Key(db.last_insert_rowid()).into())
 }
 

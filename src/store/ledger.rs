@@ -190,15 +190,15 @@ impl Store {
         let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
             let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
             Error::invalid(
-                "the query cannot be read",
+                "cannot read the query",
                 "group_by",
-                format!("`{group_by}` is none of {}", names.join(", ")),
+                format!("unknown group `{group_by}`; expected one of {}", names.join(", ")),
             )
         })?;
         self.read(|db| {
             // One read transaction, so that the daily sums and the rows are of the same snapshot.
             let snapshot = db.unchecked_transaction()?;
-            let (table, values) = table(filter, group, days::summed_until(&snapshot)?);
+            let (table, values) = table(filter, group, days::rolled_up_until(&snapshot)?);
             let sql = summary_sql(group, &table);
             let groups: Vec<Summary> = all(&snapshot, &sql, params_from_iter(&values))?;
             let mut total = Sums::default();
@@ -217,11 +217,11 @@ impl Store {
 
 /// Returns a table of all matching rows, or of their daily sums, and its parameters. Daily sums
 /// have no runs, keys and tags.
-fn table(filter: &LedgerFilter, group: &Group, summed_until: Day) -> (String, Vec<Value>) {
+fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String, Vec<Value>) {
     let is_of_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
     let has_days = is_of_days && !group.is_of_rows;
-    let summed_until = if has_days { summed_until } else { Day::MIN };
-    let plan = Plan::new(filter.from, filter.to, summed_until);
+    let rolled_up_until = if has_days { rolled_up_until } else { Day::MIN };
+    let plan = Plan::new(filter.from, filter.to, rolled_up_until);
     let (condition, of_condition) = filter.of_any_moment().sql();
     let mut values = Vec::new();
     for ((from, to), has_condition) in [(plan.days, has_days), (plan.head, true), (plan.tail, true)]

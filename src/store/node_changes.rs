@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found, single};
+use super::sql::{execute, require_row, single};
 use crate::error::Result;
 use crate::event::{Event, FlowProgress, preview};
 use crate::time::Timestamp;
@@ -38,7 +38,7 @@ pub(super) fn start(
     // The statement for a node has no parameter for the item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
-    found(changed, || {
+    require_row(changed, || {
         let item = node.item.map_or_else(String::new, |item| format!("item {item} of "));
         let (node_id, run_id) = (&node.node_id, &node.run_id);
         format!("unfinished {item}node {node_id} in run {run_id}")
@@ -137,7 +137,7 @@ fn row_of(node: &NodeRef) -> (&'static str, &'static str) {
 }
 
 fn has_begun(node: &NodeRef, changed: usize) -> Result<()> {
-    found(changed, || format!("node {} in run {}", node.node_id, node.run_id))
+    require_row(changed, || format!("node {} in run {}", node.node_id, node.run_id))
 }
 
 fn failed(node: &NodeRef, error: &str, at: Timestamp, will_retry: bool) -> Applied {

@@ -154,7 +154,7 @@ impl Pool {
             return Err(Error::Stopping);
         }
         if all_in_use(&mut readers) {
-            return Err(Error::Busy("the database has too many readers; try again later".into()));
+            return Err(Error::Busy("all database readers are busy; try again later".into()));
         }
         readers.in_use += 1;
         Ok(Reader { pool: self, connection: readers.idle.pop() })

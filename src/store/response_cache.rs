@@ -44,7 +44,7 @@ pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
 }
 
 /// Returns by how many bytes the answers exceed [`ANSWERS_BYTES_MAX`].
-pub(super) fn bytes_too_many(db: &Connection) -> Result<i64> {
+pub(super) fn bytes_over_limit(db: &Connection) -> Result<i64> {
     let bytes: i64 = single(db, "SELECT coalesce(sum(bytes), 0) FROM answers", [])?;
     Ok((bytes - ANSWERS_BYTES_MAX).max(0))
 }

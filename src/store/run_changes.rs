@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found, no_conflict, one, single};
+use super::sql::{execute, no_conflict, one, require_row, single};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
@@ -31,7 +31,7 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
          WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
     let changed = execute(db, sql, params![start.run_id, start.at])?;
-    found(changed, || format!("open run {}", start.run_id))?;
+    require_row(changed, || format!("open run {}", start.run_id))?;
     Ok(started(start))
 }
 
@@ -43,7 +43,9 @@ pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
             cancel_ms = NULL, error = NULL, error_node = NULL
          WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')";
     let changed = execute(db, sql, params![run_id, start.at])?;
-    no_conflict(changed, || format!("run {run_id} has neither failed nor was it cancelled"))?;
+    no_conflict(changed, || {
+        format!("cannot resume run {run_id}: only failed or cancelled runs can resume")
+    })?;
     for table in ["run_nodes", "run_items"] {
         let sql = format!(
             "UPDATE {table} SET status = 'WAITING', error = NULL
@@ -83,7 +85,9 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
              RETURNING graph_hash";
     let graph: Option<String> = one(db, sql, [run_id])?;
     let Some(graph) = graph else {
-        return Err(Error::Conflict(format!("run {run_id} is not over; cancel it first")));
+        return Err(Error::Conflict(format!(
+            "cannot delete run {run_id}: it is still open; cancel it first"
+        )));
     };
     execute(db, "DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
@@ -98,7 +102,7 @@ fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
     for table in ["run_nodes", "run_items"] {
         let sql = format!(
             "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
-                    error = coalesce(error, 'the run ended before it')
+                    error = coalesce(error, 'the run ended first')
                  WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
         );
         execute(db, &sql, params![run_id, at])?;
@@ -122,7 +126,7 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
     );
     let changed =
         execute(db, &sql, params![run_id, end.status, end.error, end.error_node, end.at])?;
-    found(changed, || format!("open run {run_id}"))?;
+    require_row(changed, || format!("open run {run_id}"))?;
     if end.status == RunStatus::Completed {
         suggestions::count_run(db, run_id)?;
     }

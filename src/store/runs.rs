@@ -114,7 +114,7 @@ impl ItemRecord {
 }
 
 #[derive(Clone, Debug)]
-pub struct LeftOver {
+pub struct OpenRun {
     pub flow_id: FlowId,
     pub run_id: RunId,
     pub has_begun: bool,
@@ -143,7 +143,7 @@ from_row!(
     ItemRecord; item, status, attempt, started_at, finished_at, prompt, system, output, error,
     latency_ms
 );
-from_row!(LeftOver; flow_id, run_id, has_begun);
+from_row!(OpenRun; flow_id, run_id, has_begun);
 
 fn nodes(db: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
     let sql =
@@ -172,10 +172,10 @@ impl Store {
         self.read(|db| {
             let snapshot = db.unchecked_transaction()?;
             let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
-            let found =
+            let run =
                 one(&snapshot, &sql, [id])?.ok_or_else(|| Error::NotFound(format!("run {id}")))?;
             let nodes = nodes(&snapshot, id)?;
-            Ok((found, nodes))
+            Ok((run, nodes))
         })
     }
 
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// Returns all open runs: started ones first, then waiting ones, each oldest first.
-    pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
+    pub fn open_runs(&self) -> Result<Vec<OpenRun>> {
         let sql = "SELECT flow_id, id, status = 'RUNNING' FROM runs
                  WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id";
         self.all(sql, [])

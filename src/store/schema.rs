@@ -350,8 +350,8 @@ pub fn migrate(db: &mut Connection) -> Result<usize> {
     let version: usize = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version > STEPS.len() {
         return Err(Error::Config(format!(
-            "the database has schema version {version}, written by a newer flowledger; this one \
-             knows versions up to {}",
+            "cannot open the database: it has schema version {version}, and this flowledger \
+             supports {}; use a newer flowledger",
             STEPS.len()
         )));
     }

@@ -170,12 +170,12 @@ pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Resu
 
 /// # Errors
 /// [`Error::NotFound`] when no row was changed.
-pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
-    if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
+pub(super) fn require_row(changed: usize, resource: impl FnOnce() -> String) -> Result<()> {
+    if changed == 0 { Err(Error::NotFound(resource())) } else { Ok(()) }
 }
 
 /// # Errors
 /// [`Error::Conflict`] when no row was changed.
-pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
-    if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
+pub(super) fn no_conflict(changed: usize, message: impl FnOnce() -> String) -> Result<()> {
+    if changed == 0 { Err(Error::Conflict(message())) } else { Ok(()) }
 }

@@ -56,7 +56,7 @@ from_row!(AppliedEdit; before, after, last_call);
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
-        .map_err(|error| Error::internal(format!("a suggestion cannot be written: {error}")))
+        .map_err(|error| Error::internal(format!("cannot encode a suggestion: {error}")))
 }
 
 /// Returns the suggestions that meet a condition.
@@ -71,9 +71,8 @@ fn select(
 }
 
 fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
-    let mut found = select(db, COLUMNS, "id = ?1", params![id])?;
-    let found = found.pop();
-    found.ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
+    let mut rows = select(db, COLUMNS, "id = ?1", params![id])?;
+    rows.pop().ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
 }
 
 impl Store {
@@ -164,7 +163,7 @@ pub(super) fn propose(
     let sql = "SELECT document FROM flows WHERE id = ?1";
     let document: Option<String> = one(db, sql, [flow_id])?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
-        return Err(Error::Conflict(format!("flow {flow_id} has changed since it was looked at")));
+        return Err(Error::Conflict(format!("flow {flow_id} has changed since its analysis")));
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
@@ -197,7 +196,7 @@ pub(super) fn propose(
             db.last_insert_rowid()
         }
     };
-    let (context, suggestion) = announced(db, id)?;
+    let (context, suggestion) = context_and_suggestion(db, id)?;
     Ok(vec![Event::OptimizationAvailable { context, suggestion }].into())
 }
 
@@ -207,7 +206,7 @@ pub fn document_hash(document: &str) -> String {
 }
 
 /// Records the changes of a flow's nodes.
-pub(super) fn note_changed_nodes(
+pub(super) fn record_changed_nodes(
     db: &Connection,
     flow_id: FlowId,
     before: &str,
@@ -240,7 +239,7 @@ pub(super) fn note_changed_nodes(
 /// # Errors
 /// [`Error::Conflict`] for a suggestion that is not open.
 pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
-    expect(&suggestion_of(db, id)?, &[Status::Open])?;
+    require_status(&suggestion_of(db, id)?, &[Status::Open])?;
     set_status(db, id, status, at)
 }
 
@@ -258,7 +257,7 @@ pub(super) fn apply(
     at: Timestamp,
 ) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
-    expect(&old, &[Status::Open, Status::Dismissed])?;
+    require_status(&old, &[Status::Open, Status::Dismissed])?;
     replace_document(db, old.flow_id, before, after, at)?;
     let sql = "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
             document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
@@ -273,7 +272,7 @@ pub(super) fn apply(
 /// [`Error::Conflict`] for a flow that changed since, or a suggestion that is not applied.
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
-    expect(&old, &[Status::Applied])?;
+    require_status(&old, &[Status::Applied])?;
     let sql = "SELECT document_before, document_after FROM suggestions WHERE id = ?1";
     let (before, after): (String, String) = single(db, sql, [id])?;
     replace_document(db, old.flow_id, &after, &before, at)?;
@@ -310,12 +309,12 @@ fn set_status(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result
 }
 
 fn changed(db: &Connection, id: i64) -> Result<Applied> {
-    let (context, suggestion) = announced(db, id)?;
+    let (context, suggestion) = context_and_suggestion(db, id)?;
     Ok(vec![Event::OptimizationChanged { context, suggestion }].into())
 }
 
 /// Reads a suggestion for an event; like lists, events leave out the trial.
-fn announced(db: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
+fn context_and_suggestion(db: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
     let mut suggestion = Box::new(suggestion_of(db, id)?);
     suggestion.trial = None;
     let context = EventContext {
@@ -336,13 +335,15 @@ fn replace_document(
 ) -> Result<()> {
     let sql = "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2";
     let replaced = execute(db, sql, params![flow_id, before, after, at])?;
-    no_conflict(replaced, || format!("flow {flow_id} has changed since: look at it again"))?;
-    note_changed_nodes(db, flow_id, before, after, at)
+    no_conflict(replaced, || {
+        format!("flow {flow_id} has changed since the suggestion was made; reload and retry")
+    })?;
+    record_changed_nodes(db, flow_id, before, after, at)
 }
 
 /// # Errors
 /// [`Error::Conflict`] for a suggestion with another status.
-fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
+fn require_status(old: &Suggestion, wanted: &[Status]) -> Result<()> {
     if wanted.contains(&old.status) {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, no_conflict, one, single};
+use super::sql::{execute, no_conflict, one, require_row, single};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
@@ -99,7 +99,7 @@ pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
 pub(super) fn delete_hook(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(db, flow_id)?;
     let changed = execute(db, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("webhook of flow {flow_id}")).map(done)
+    require_row(changed, || format!("webhook of flow {flow_id}")).map(done)
 }
 
 fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
@@ -110,7 +110,7 @@ fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
 pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Applied> {
     let sql = "SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)";
     let is_known: bool = single(db, sql, params![delivery.slug, delivery.secret_hash])?;
-    found(usize::from(is_known), || "such webhook any more".into())?;
+    require_row(usize::from(is_known), || format!("webhook `{}`", delivery.slug))?;
     let Some(key) = &delivery.key else {
         return Ok(Receipt::Done.into());
     };
@@ -121,7 +121,7 @@ pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Appl
         sql,
         params![delivery.slug, key, delivery.run_id, delivery.at, too_old(delivery.at)],
     )?;
-    no_conflict(changed, || "the webhook was delivered this before".into()).map(done)
+    no_conflict(changed, || "the webhook has already received this delivery".into()).map(done)
 }
 
 pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Applied> {
@@ -142,20 +142,20 @@ pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Ap
             schedule.at
         ],
     )?;
-    found(changed, || format!("flow {}", schedule.flow_id)).map(done)
+    require_row(changed, || format!("flow {}", schedule.flow_id)).map(done)
 }
 
 pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("schedule of flow {flow_id}")).map(done)
+    require_row(changed, || format!("schedule of flow {flow_id}")).map(done)
 }
 
 pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {
     // This is the last check against running a time twice.
     let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
     let changed = execute(db, sql, params![flow_id, due])?;
-    let why = || format!("the schedule of flow {flow_id} has no run at {due} to start any more");
-    no_conflict(changed, why).map(done)
+    let message = || format!("the scheduled run of flow {flow_id} at {due} is no longer due");
+    no_conflict(changed, message).map(done)
 }
 
 /// Removes the triggers of a flow that is removed.

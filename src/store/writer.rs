@@ -81,7 +81,7 @@ impl Writer {
     }
 
     /// Returns the newest run beyond the newest `keep` runs, if any.
-    pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
+    pub fn newest_excess_run(&self, keep: u64) -> Result<Option<RunId>> {
         let sql = "SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1";
         one(&self.db, sql, [keep])
     }
@@ -112,32 +112,32 @@ impl Writer {
     }
 
     /// Indexes up to `step` blocks of ledger rows. Returns how many entries were written.
-    pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
+    pub fn index_blocks(&mut self, step: usize) -> Result<usize> {
         if !block_index::is_behind(&self.db, step)? {
             return Ok(0);
         }
-        self.transaction(|batch| block_index::note(batch.db, step))
+        self.transaction(|batch| block_index::index(batch.db, step))
     }
 
     /// Sums up the next day of the ledger, if one is ready. Returns whether it did.
-    pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
+    pub fn roll_up_day(&mut self, now: Timestamp) -> Result<bool> {
         // Some sums may have been removed since.
-        self.calls.summed_until = days::summed_until(&self.db)?;
+        self.calls.rolled_up_until = days::rolled_up_until(&self.db)?;
         let Some(day) = daily_rollup::next(&self.db, now)? else {
             return Ok(false);
         };
-        self.transaction(|batch| daily_rollup::sum_up(batch.db, day))?;
-        self.calls.summed_until = days::summed_until(&self.db)?;
+        self.transaction(|batch| daily_rollup::roll_up(batch.db, day))?;
+        self.calls.rolled_up_until = days::rolled_up_until(&self.db)?;
         Ok(true)
     }
 
     /// Returns by how many bytes the stored answers exceed their limit.
-    pub fn answer_bytes_too_many(&self) -> Result<i64> {
-        response_cache::bytes_too_many(&self.db)
+    pub fn cached_bytes_over_limit(&self) -> Result<i64> {
+        response_cache::bytes_over_limit(&self.db)
     }
 
     /// Removes old answers; see [`response_cache::prune`].
-    pub fn prune_answers(
+    pub fn prune_responses(
         &mut self,
         too_many: bool,
         now: Timestamp,

@@ -18,7 +18,7 @@ pub(super) fn check(
         audit,
         may_be_free,
         rows: Check::of("ledger rows"),
-        costs: Check::of("costs computed again"),
+        costs: Check::of("recomputed costs"),
         prices: HashMap::new(),
         is_before_prices: true,
         last: 0,
@@ -65,7 +65,7 @@ impl Calls<'_> {
         self.rows.checked += 1;
         // Every call gets an id before it is made, and no row is ever removed.
         if call.id != self.last + 1 {
-            self.rows.wrong_gap("ledger row", self.last, call.id);
+            self.rows.add_gap("ledger row", self.last, call.id);
         }
         self.last = call.id;
         let is_pending = call.status == "PENDING";
@@ -80,7 +80,7 @@ impl Calls<'_> {
         }
         let may_be_unpriced = self.is_before_prices || (self.may_be_free)(&call.provider);
         if let Some(fault) = fault_of(call, may_be_unpriced) {
-            self.rows.wrong(format_args!("ledger row {}: {fault}", call.id));
+            self.rows.add(format_args!("ledger row {}: {fault}", call.id));
         }
         call.price_id.map_or(Ok(()), |price_id| self.cost(call, price_id))
     }
@@ -92,13 +92,13 @@ impl Calls<'_> {
             let read = stored.map(|text| StoredPrice::from_json(&text)).transpose();
             let price = read.unwrap_or_else(|error| {
                 let costs = &mut self.costs;
-                costs.wrong(format_args!("price {price_id} cannot be read: {error}"));
+                costs.add(format_args!("cannot read price {price_id}: {error}"));
                 None
             });
             self.prices.insert(price_id, price.map(|stored| stored.price()));
         }
         let Some(Some(price)) = self.prices.get(&price_id) else {
-            self.costs.wrong(format_args!("ledger row {}: price {price_id} is not there", call.id));
+            self.costs.add(format_args!("ledger row {}: price {price_id} is missing", call.id));
             return Ok(());
         };
         let computed = usage(call).map(|usage| price.cost(&usage).nanousd);
@@ -107,8 +107,8 @@ impl Calls<'_> {
             None => call.cost,
         };
         if own_cost != computed {
-            self.costs.wrong(format_args!(
-                "ledger row {}: cost is {}, but {} by price {price_id}",
+            self.costs.add(format_args!(
+                "ledger row {}: the cost is {}, but {} according to price {price_id}",
                 call.id,
                 money(own_cost),
                 money(computed)
@@ -122,28 +122,28 @@ impl Calls<'_> {
 
     fn end(&mut self, is_in_use: bool) -> Result<()> {
         let (rows, last, pending) = (&mut self.rows, self.last, self.pending);
-        let given = self.audit.last_number("ledger")?;
-        if given != last {
-            rows.wrong(format_args!(
-                "the newest ledger row is {last}, but {given} was given: what comes after is missing"
+        let assigned = self.audit.last_number("ledger")?;
+        if assigned != last {
+            rows.add(format_args!(
+                "the newest ledger row is {last}, but id {assigned} was assigned: later rows are missing"
             ));
         }
         if is_in_use {
-            rows.notes.push((pending, "calls under way"));
+            rows.notes.push((pending, "calls in flight"));
         } else if pending > 0 {
-            rows.wrong(format_args!(
-                "{pending} rows are PENDING, though no flowledger runs; the next `flowledger serve` \
-                 makes them UNKNOWN"
+            rows.add(format_args!(
+                "{pending} rows are PENDING, but no flowledger is running; the next \
+                 `flowledger serve` sets them to UNKNOWN"
             ));
         }
-        rows.notes.push((self.unpriced, "rows with tokens, but an unknown price"));
+        rows.notes.push((self.unpriced, "rows with tokens and an unknown price"));
         rows.notes.push((self.unknown, "failed calls with unknown tokens and an unknown cost"));
         let costs = &mut self.costs.notes;
         costs
             .push((self.deviating, "rows whose provider stated another cost than the price table"));
         rows.notes.push((
             self.older,
-            "rows from before prices were kept; their costs are not computed again",
+            "rows older than stored prices; their costs are not recomputed",
         ));
         Ok(())
     }
@@ -163,17 +163,17 @@ fn tokens_fault(call: &AuditCall) -> Option<String> {
     let tokens = call.tokens;
     let [input, read, write, hour, output, reasoning] = tokens;
     if tokens.iter().any(|count| *count < 0) {
-        return Some(format!("a number of tokens is negative: {tokens:?}"));
+        return Some(format!("a token count is negative: {tokens:?}"));
     }
     if read.saturating_add(write) > input || hour > write || reasoning > output {
-        return Some(format!("tokens are more than what they are a part of: {tokens:?}"));
+        return Some(format!("a token count exceeds the count that includes it: {tokens:?}"));
     }
     match call.usage_source.parse::<UsageSource>() {
         Ok(UsageSource::None) if has_tokens(call) => {
-            Some(format!("has tokens from nowhere: {tokens:?}"))
+            Some(format!("has tokens without a usage source: {tokens:?}"))
         }
         Ok(_) => None,
-        Err(why) => Some(format!("the source of its tokens: {why}")),
+        Err(error) => Some(format!("usage source: {error}")),
     }
 }
 
@@ -185,35 +185,30 @@ fn has_tokens(call: &AuditCall) -> bool {
 fn state_fault(call: &AuditCall) -> Option<String> {
     let status = call.status.as_str();
     let is_blank = call.price_id.is_none() && !has_tokens(call);
-    let (is_right, claim) = if status == "PENDING" {
-        let claim = "is PENDING, but has tokens, a price or a cost".to_owned();
-        (is_blank && call.cost.is_none(), claim)
+    let (is_right, kind) = if status == "PENDING" {
+        (is_blank && call.cost.is_none(), "a pending call".to_owned())
     } else if status.parse::<CallStatus>().is_err() {
-        return Some(format!("`{status}` is no status"));
+        return Some(format!("unknown status `{status}`"));
     } else if let Some(by) = &call.refused {
-        if let Err(why) = by.parse::<RefusedBy>() {
-            return Some(format!("what refused it: {why}"));
+        if let Err(error) = by.parse::<RefusedBy>() {
+            return Some(format!("refused by: {error}"));
         }
         let is_right = status == "FAILED" && call.cost == Some(0) && !has_tokens(call);
         let is_right = is_right && !call.cached && call.saved.is_none();
-        let claim = format!("was refused by a {by} before it left, but is {status}");
-        (is_right, claim)
+        (is_right, format!("a call refused by a {by}"))
     } else if call.cached {
         let is_right = is_blank && call.cost == Some(0) && status == "SUCCESS";
-        let claim = format!("came from the cache, but is {status}");
-        (is_right && call.saved.unwrap_or(0) >= 0, claim)
+        (is_right && call.saved.unwrap_or(0) >= 0, "a cached response".to_owned())
     } else {
-        let saved = money(call.saved);
-        let claim = format!("did not come from the cache, but saved {saved}");
-        (call.saved.is_none(), claim)
+        (call.saved.is_none(), "an uncached call".to_owned())
     };
     (!is_right).then(|| {
         format!(
-            "{claim}, with {:?} tokens, price {:?} and a cost of {}; it saved {}",
+            "invalid values of {kind}: status {status}, tokens {:?}, price {}, cost {}, saved {}",
             call.tokens,
-            call.price_id,
+            call.price_id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
             money(call.cost),
-            money(call.saved)
+            call.saved.map_or_else(|| "nothing".to_owned(), |saved| money(Some(saved)))
         )
     })
 }
@@ -244,17 +239,17 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
         (Some(0..), None) if is_stated => None,
         (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => {
             Some(format!(
-                "its cost is {cost}, but it has no price, which only calls of `echo` do without"
+                "the cost is {cost}, but the price is missing; only calls of `echo` have none"
             ))
         }
         (Some(1..), None) if !call.is_without_reserve => {
-            Some(format!("its cost is {cost}, but it has no price"))
+            Some(format!("the cost is {cost}, but the price is missing"))
         }
-        (Some(..0), _) => Some(format!("its cost is {cost}")),
+        (Some(..0), _) => Some(format!("the cost is negative: {cost}")),
         // The cost would follow from the tokens and the price.
-        (None, Some(price)) => Some(format!("it has price {price}, but its cost is not known")),
+        (None, Some(price)) => Some(format!("has price {price}, but unknown cost")),
         (_, Some(price)) if call.usage_source == "none" => {
-            Some(format!("it has price {price}, but its tokens are not known"))
+            Some(format!("has price {price}, but unknown tokens"))
         }
         _ => source_fault(call),
     }

@@ -13,33 +13,33 @@ use crate::store::Audit;
 
 pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Check)) -> Result<()> {
     let mut events = Check::of("events");
-    let mut updates = Check::of("ledger rows that the event log tells of");
+    let mut updates = Check::of("ledger rows in the event log");
     let mut seen = HashSet::new();
     let mut above = None;
-    let given = audit.last_number("events")?;
+    let assigned = audit.last_number("events")?;
     audit.events_backwards(|event| {
         on_row();
         events.checked += 1;
         let seq = i64::try_from(event.seq).unwrap_or(i64::MAX);
         match above {
-            None if seq != given => events.wrong(format_args!(
-                "the newest event is {seq}, but {given} was given: what comes after is missing"
+            None if seq != assigned => events.add(format_args!(
+                "the newest event is {seq}, but {assigned} was assigned: later events are missing"
             )),
-            Some(above) if seq + 1 != above => events.wrong_gap("event", seq, above),
+            Some(above) if seq + 1 != above => events.add_gap("event", seq, above),
             _ => {}
         }
         above = Some(seq);
         let Some(body) = event.update else {
             return Ok(());
         };
-        let Some((id, told)) = entry(&body) else {
-            events.wrong(format_args!("event {seq} tells of no ledger row: {body}"));
+        let Some((id, logged)) = entry(&body) else {
+            events.add(format_args!("event {seq} has no valid ledger row: {body}"));
             return Ok(());
         };
         if seen.insert(id) {
             updates.checked += 1;
-            if let Some(fault) = update_fault(audit, seq, id, told) {
-                updates.wrong(format_args!("ledger row {id}{fault}"));
+            if let Some(fault) = update_fault(audit, seq, id, logged) {
+                updates.add(format_args!("ledger row {id}{fault}"));
             }
         }
         Ok(())
@@ -47,8 +47,8 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
     // If the beginning of the log was removed, some rows need not be mentioned.
     let calls = audit.extent()?.calls;
     if above == Some(1) && updates.checked < calls {
-        updates.wrong(format_args!(
-            "{} ledger rows, of which no event tells, though the log is whole",
+        updates.add(format_args!(
+            "{} ledger rows have no event, although the log is complete",
             calls - updates.checked
         ));
     }
@@ -80,35 +80,35 @@ fn entry(body: &str) -> Option<(i64, &str)> {
 }
 
 /// Compares the row in its newest message with the stored row.
-fn update_fault(audit: &Audit, seq: i64, id: i64, told: &str) -> Option<String> {
+fn update_fault(audit: &Audit, seq: i64, id: i64, logged: &str) -> Option<String> {
     let entry = match audit.entry(id) {
         Ok(Some(entry)) => entry,
-        Ok(None) => return Some(format!(" is missing, but event {seq} tells of it")),
-        Err(error) => return Some(format!(": is not as event {seq} says: {error}")),
+        Ok(None) => return Some(format!(" is missing, but event {seq} has it")),
+        Err(error) => return Some(format!(" cannot be compared with event {seq}: {error}")),
     };
     let stored = serde_json::to_string(&entry).unwrap_or_default();
     // Another version may have serialized the same row differently.
-    let is_same =
-        told == stored || serde_json::from_str::<LedgerEntry>(told).is_ok_and(|told| told == entry);
+    let is_same = logged == stored
+        || serde_json::from_str::<LedgerEntry>(logged).is_ok_and(|logged| logged == entry);
     (!is_same).then(|| {
-        let difference = first_difference(told, &stored);
-        let (told, stored) = difference.unwrap_or_else(|| (told.to_owned(), stored));
-        format!(": the newest event, {seq}, says {told}, the row {stored}")
+        let difference = first_difference(logged, &stored);
+        let (logged, stored) = difference.unwrap_or_else(|| (logged.to_owned(), stored));
+        format!(": its newest event {seq} has {logged}, but the row has {stored}")
     })
 }
 
 /// Returns the first field, as JSON, that differs between two objects.
-fn first_difference(told: &str, stored: &str) -> Option<(String, String)> {
-    let told: BTreeMap<&str, &RawValue> = serde_json::from_str(told).ok()?;
+fn first_difference(logged: &str, stored: &str) -> Option<(String, String)> {
+    let logged: BTreeMap<&str, &RawValue> = serde_json::from_str(logged).ok()?;
     let stored: BTreeMap<&str, &RawValue> = serde_json::from_str(stored).ok()?;
-    let names: BTreeSet<&str> = told.keys().chain(stored.keys()).copied().collect();
+    let names: BTreeSet<&str> = logged.keys().chain(stored.keys()).copied().collect();
     names.into_iter().find_map(|name| {
         let value = |of: &BTreeMap<&str, &RawValue>| {
-            let value = of.get(name).map_or("nothing", |value| value.get());
+            let value = of.get(name).map_or("missing", |value| value.get());
             format!("{name}: {value}")
         };
-        let (told, stored) = (value(&told), value(&stored));
-        (told != stored).then_some((told, stored))
+        let (logged, stored) = (value(&logged), value(&stored));
+        (logged != stored).then_some((logged, stored))
     })
 }
 

@@ -19,8 +19,8 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
         } else {
             deleted += 1;
             if !run.nodes.is_empty() || run.items > 0 {
-                nodes.wrong(format_args!(
-                    "run {}: is not there, but {} nodes and {} items of it are",
+                nodes.add(format_args!(
+                    "run {} is missing, but it has {} nodes and {} items",
                     run.id,
                     run.nodes.len(),
                     run.items
@@ -28,10 +28,7 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
             }
         }
     })?;
-    runs.notes = vec![
-        (open, "runs that are not over"),
-        (deleted, "runs were deleted, whose ledger rows are kept"),
-    ];
+    runs.notes = vec![(open, "open runs"), (deleted, "deleted runs with ledger rows")];
     report(runs);
     report(nodes);
     Ok(())
@@ -50,31 +47,31 @@ fn check_run(run: &AuditRun, check: &mut Check) {
         return;
     }
     if !matches!(status, "COMPLETED" | "FAILED" | "CANCELLED") {
-        check.wrong(format_args!("run {id}: `{status}` is no status"));
+        check.add(format_args!("run {id}: unknown status `{status}`"));
         return;
     }
     if stored.sums != run.sums {
-        check.wrong(format_args!(
-            "run {id}: says {}; its {} ledger rows {}",
+        check.add(format_args!(
+            "run {id}: stored {}, but its {} ledger rows sum to {}",
             sums(&stored.sums),
             run.calls,
             sums(&run.sums)
         ));
     }
     if !stored.is_finished {
-        check.wrong(format_args!("run {id}: is {status}, but has no end"));
+        check.add(format_args!("run {id}: is {status}, but has no end time"));
     }
     if run.running_items > 0 {
-        check.wrong(format_args!(
-            "run {id}: is {status}, but {} items of maps are RUNNING",
+        check.add(format_args!(
+            "run {id}: is {status}, but {} map items are RUNNING",
             run.running_items
         ));
     }
     match stored.graph_nodes {
-        None => check.wrong(format_args!("run {id}: its graph is missing")),
+        None => check.add(format_args!("run {id}: the graph is missing")),
         Some(count) if status == "COMPLETED" && count != run.nodes.len() => {
-            check.wrong(format_args!(
-                "run {id}: is COMPLETED, but of its {count} nodes {} have begun",
+            check.add(format_args!(
+                "run {id}: is COMPLETED, but {} of its {count} nodes have started",
                 run.nodes.len()
             ));
         }
@@ -85,13 +82,13 @@ fn check_run(run: &AuditRun, check: &mut Check) {
 fn check_nodes(run: &AuditRun, run_status: &str, check: &mut Check) {
     for node in &run.nodes {
         if let Some(fault) = node_fault(run, run_status, node) {
-            check.wrong(format_args!("run {}, node {}: {fault}", run.id, node.id));
+            check.add(format_args!("run {}, node {}: {fault}", run.id, node.id));
         }
     }
     for name in run.node_sums.keys() {
         if !run.nodes.iter().any(|node| node.id == *name) {
-            check.wrong(format_args!(
-                "run {}, node {name}: has ledger rows, but never began",
+            check.add(format_args!(
+                "run {}, node {name}: has ledger rows, but never started",
                 run.id
             ));
         }
@@ -102,17 +99,18 @@ fn node_fault(run: &AuditRun, run_status: &str, node: &AuditNode) -> Option<Stri
     let is_over = match node.status.as_str() {
         "COMPLETED" | "FAILED" | "CANCELLED" => true,
         "WAITING" | "RUNNING" | "SKIPPED" => false,
-        status => return Some(format!("`{status}` is no status")),
+        status => return Some(format!("unknown status `{status}`")),
     };
     let fits = match run_status {
         "COMPLETED" => matches!(node.status.as_str(), "COMPLETED" | "SKIPPED"),
         _ => is_open(run_status) || node.status != "RUNNING",
     };
     if !fits {
-        return Some(format!("is {}, but its run {run_status}", node.status));
+        return Some(format!("is {}, but its run is {run_status}", node.status));
     }
     let of_rows = run.node_sums.get(&node.id).copied().unwrap_or_default();
     // The sums of other nodes are set when they end.
-    (is_over && node.sums != of_rows)
-        .then(|| format!("says {}; its ledger rows {}", sums(&node.sums), sums(&of_rows)))
+    (is_over && node.sums != of_rows).then(|| {
+        format!("stored {}, but its ledger rows sum to {}", sums(&node.sums), sums(&of_rows))
+    })
 }

@@ -144,23 +144,23 @@ fn errors_of_toml_name_file_and_line() {
         ("input_per_mtok = '1.'", 4, "`1.`"),
         ("input_per_mtok = '1e3'", 4, "`1e3`"),
         ("input_per_mtok = '0.0000001'", 4, "more than 6 digits"),
-        ("input_per_mtok = '100000.000001'", 4, "it may be 100000 US"),
-        ("input_per_mtok = '1000000000'", 4, "more than anything costs"),
-        ("per_request = '1000.1'", 4, "it may be 1000 US dollars at most"),
+        ("input_per_mtok = '100000.000001'", 4, "the limit is 100000 US"),
+        ("input_per_mtok = '1000000000'", 4, "is too large"),
+        ("per_request = '1000.1'", 4, "the limit is 1000 US dollars"),
         ("inputs_per_mtok = '1'", 4, "inputs_per_mtok"),
         ("from = 'soon'", 4, "soon"),
-        ("", 1, "neither `input_per_mtok`"),
+        ("", 1, "both are missing"),
         ("output_per_mtok = '1'\ntiers = [{above = 1}]", 1, "tier above 1"),
         (
             "output_per_mtok = '1'\n[[price]]\nprovider = 'a'\nmodel = 'm'\noutput_per_mtok = '2'",
             5,
-            "as in line 1",
+            "line 1 has the same",
         ),
     ];
     let entry = "[[price]]\nprovider = 'a'\nmodel = 'm'\n";
     let lines = lines.map(|(rest, line, word)| (format!("{entry}{rest}"), line, word));
     let texts = [
-        ("\n[[price]]\nprovider = 'a'\nmodel = 'm'", 2, "neither"),
+        ("\n[[price]]\nprovider = 'a'\nmodel = 'm'", 2, "both are missing"),
         ("[[price]]\nprovider = 'a'\nmodel = 'a*b'\n", 1, "`a*b`"),
         ("[[price]]\nprovider = 'a'", 1, "model"),
         ("price = 1", 1, "invalid type"),
@@ -171,7 +171,7 @@ fn errors_of_toml_name_file_and_line() {
         let error = own("mine.toml", &text).err().unwrap();
         assert!(matches!(error, Error::Config(_)));
         let error = error.to_string();
-        let place = format!("mine.toml, line {line}: ");
+        let place = format!("mine.toml: line {line}: ");
         assert!(error.contains(&place), "{text}: {error}");
         assert!(error.contains(word), "{text}: {error}");
     }
@@ -182,7 +182,7 @@ fn errors_of_json_and_of_a_missing_file_name_the_file() {
     let json = "{\"providers\": [\n{\"id\": \"a\", \"hosts\": [], \"models\": [\n{\"id\": \"m\",\n\
                 \"prices\": [{\"input\": -1}]}]}]}";
     let error = own("mine.json", json).err().unwrap().to_string();
-    assert!(error.contains("mine.json, line 4: provider `a`, model `m`"), "{error}");
+    assert!(error.contains("mine.json: line 4: provider `a`, model `m`"), "{error}");
     let missing = Prices::built_in().with_own(Path::new("/nowhere/prices.toml"));
     let error = missing.err().unwrap().to_string();
     assert!(error.contains("/nowhere/prices.toml"), "{error}");

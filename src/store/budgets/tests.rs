@@ -65,7 +65,7 @@ proptest! {
                 *used.entry(day).or_default() += cost - needed;
             }
             if is_anew {
-                while writer.sum_up_a_day(Timestamp(500 * MS_PER_DAY)).unwrap() {}
+                while writer.roll_up_day(Timestamp(500 * MS_PER_DAY)).unwrap() {}
                 apply(&mut writer, set(Vec::new())).unwrap();
                 apply(&mut writer, set(all.clone())).unwrap();
             }
@@ -266,7 +266,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     assert_eq!(used(&store), expected);
     // The last days of the month are too recent for the rollup.
     let now = Timestamp(end.0 - 3 * MS_PER_DAY);
-    while writer.sum_up_a_day(now).unwrap() {}
+    while writer.roll_up_day(now).unwrap() {}
     assert_eq!(used(&store), expected);
     drop((store, writer));
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();

@@ -86,7 +86,7 @@ fn sums_are_equal_with_and_without_rollup_and_clock_steps() {
     // The last day is too recent for the rollup.
     let now = Timestamp(5 * MS_PER_DAY);
     let mut days = 0;
-    while writer.sum_up_a_day(now).unwrap() {
+    while writer.roll_up_day(now).unwrap() {
         days += 1;
     }
     assert_eq!(days, 4);
@@ -94,7 +94,7 @@ fn sums_are_equal_with_and_without_rollup_and_clock_steps() {
     row(&mut writer, 2 * MS_PER_DAY + 7, 99);
     let with_late = sums(&store);
     assert_ne!(with_late, before);
-    while writer.sum_up_a_day(now).unwrap() {}
+    while writer.roll_up_day(now).unwrap() {}
     assert_eq!(sums(&store), with_late);
 }
 
@@ -115,10 +115,10 @@ fn sums_stay_correct_after_large_clock_steps() {
         };
         write(&mut writer, 100..105);
         write(&mut writer, 105 + ahead..106 + ahead);
-        while writer.sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY)).unwrap() {}
+        while writer.roll_up_day(Timestamp((200 + ahead) * MS_PER_DAY)).unwrap() {}
         // None of these is rolled up before the next.
         write(&mut writer, 105 + back..112 + back);
-        while writer.sum_up_a_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
+        while writer.roll_up_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
         write(&mut writer, 104..107);
     }
 }
@@ -131,6 +131,6 @@ fn a_day_with_an_open_call_is_not_rolled_up() {
     let call = new_call(MS_PER_DAY + 5);
     writer.transaction(|batch| batch.apply(&Change::OpenCall(call))).unwrap();
     let now = Timestamp(9 * MS_PER_DAY);
-    assert!(writer.sum_up_a_day(now).unwrap());
-    assert!(!writer.sum_up_a_day(now).unwrap());
+    assert!(writer.roll_up_day(now).unwrap());
+    assert!(!writer.roll_up_day(now).unwrap());
 }

@@ -118,10 +118,10 @@ impl Books {
             left -= left.min(BATCH);
             // The journal also does this some time after the calls.
             if self.random.one_in(3) {
-                self.writer.note_blocks(4).unwrap();
+                self.writer.index_blocks(4).unwrap();
             }
             if self.random.one_in(3) {
-                self.writer.sum_up_a_day(Timestamp(self.now)).unwrap();
+                self.writer.roll_up_day(Timestamp(self.now)).unwrap();
             }
         }
     }
@@ -263,8 +263,8 @@ fn pages_and_sums_match_a_plain_filter_across_clock_steps() {
         };
         books.write(ROWS);
         compare(&store, &mut books);
-        books.writer.note_blocks(1_000).unwrap();
-        while books.writer.sum_up_a_day(Timestamp(books.now)).unwrap() {}
+        books.writer.index_blocks(1_000).unwrap();
+        while books.writer.roll_up_day(Timestamp(books.now)).unwrap() {}
         compare(&store, &mut books);
         let mut noted = 0;
         let mut each = |_: i64, _: i64, is_right: bool| {
@@ -321,7 +321,7 @@ fn rows_are_found_by_time_across_block_boundaries() {
         })
         .unwrap();
     // Two of the four full blocks.
-    assert_eq!(writer.note_blocks(2).unwrap(), 2);
+    assert_eq!(writer.index_blocks(2).unwrap(), 2);
     for (at, id) in ids.into_iter().enumerate() {
         let filter = LedgerFilter {
             from: Some(Timestamp(at as i64)),
@@ -360,13 +360,13 @@ fn a_block_is_indexed_after_its_open_call_settles() {
         let settled = Change::SettleCall(settlement(&mut random, row.id, 5));
         writer.transaction(|batch| batch.apply(&settled)).unwrap();
     }
-    assert_eq!(writer.note_blocks(9).unwrap(), 2);
+    assert_eq!(writer.index_blocks(9).unwrap(), 2);
     // No new block.
-    assert_eq!(writer.note_blocks(9).unwrap(), 0);
+    assert_eq!(writer.index_blocks(9).unwrap(), 0);
     let settled = Change::SettleCall(settlement(&mut random, first, 5));
     writer.transaction(|batch| batch.apply(&settled)).unwrap();
-    assert_eq!(writer.note_blocks(9).unwrap(), 1);
-    assert_eq!(writer.note_blocks(9).unwrap(), 0);
+    assert_eq!(writer.index_blocks(9).unwrap(), 1);
+    assert_eq!(writer.index_blocks(9).unwrap(), 0);
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn a_block_is_indexed_only_when_complete() {
         writer
             .transaction(|batch| batch.apply(&opened).and_then(|_| batch.apply(&settled)))
             .unwrap();
-        assert_eq!(writer.note_blocks(9).unwrap(), usize::from(last == 127));
+        assert_eq!(writer.index_blocks(9).unwrap(), usize::from(last == 127));
     }
 }
 
@@ -449,8 +449,8 @@ fn sum_queries_never_scan_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for filter in filters() {
-        for summed_until in [Day::MIN, 7] {
-            let (table, _) = table(&filter, &GROUPS[0], summed_until);
+        for rolled_up_until in [Day::MIN, 7] {
+            let (table, _) = table(&filter, &GROUPS[0], rolled_up_until);
             let plan = plan(&store, &summary_sql(&GROUPS[0], &table));
             let of_tables: Vec<_> = plan.iter().filter(|line| line.contains(" ledger")).collect();
             assert_eq!(of_tables.len(), 3, "{filter:?}: {plan:?}");
