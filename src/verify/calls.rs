@@ -141,10 +141,8 @@ impl Calls<'_> {
         let costs = &mut self.costs.notes;
         costs
             .push((self.deviating, "rows whose provider stated another cost than the price table"));
-        rows.notes.push((
-            self.older,
-            "rows older than stored prices; their costs are not recomputed",
-        ));
+        rows.notes
+            .push((self.older, "rows older than stored prices; their costs are not recomputed"));
         Ok(())
     }
 }
@@ -237,11 +235,9 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     let is_charged = |cost: i64| cost != 0 || has_tokens(call) || call.status == "SUCCESS";
     match (call.cost, call.price_id) {
         (Some(0..), None) if is_stated => None,
-        (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => {
-            Some(format!(
-                "the cost is {cost}, but the price is missing; only calls of `echo` have none"
-            ))
-        }
+        (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => Some(
+            format!("the cost is {cost}, but the price is missing; only calls of `echo` have none"),
+        ),
         (Some(1..), None) if !call.is_without_reserve => {
             Some(format!("the cost is {cost}, but the price is missing"))
         }
