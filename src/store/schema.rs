@@ -10,13 +10,13 @@ const STEPS: &[&str] = &[
 CREATE TABLE flows (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     name        TEXT NOT NULL,
-    document    TEXT NOT NULL,          -- JSON as it was posted
-    origin      TEXT UNIQUE,            -- the file that `flowledger run` read it from
+    document    TEXT NOT NULL,          -- JSON, unchanged
+    origin      TEXT UNIQUE,            -- the file that `flowledger run` saved it from
     created_ms  INTEGER NOT NULL,
     updated_ms  INTEGER NOT NULL
 ) STRICT;
 
--- A run keeps the graph as it was at its start; equal graphs are stored once.
+-- The graph of a run at its start; equal graphs are stored once.
 CREATE TABLE graphs (
     hash        TEXT PRIMARY KEY,       -- SHA-256 of data
     data        TEXT NOT NULL
@@ -37,7 +37,7 @@ CREATE TABLE runs (
     error_node  TEXT,
     input_tokens  INTEGER NOT NULL DEFAULT 0,
     output_tokens INTEGER NOT NULL DEFAULT 0,
-    cost_nanousd  INTEGER DEFAULT 0     -- null: the price of a call is not known
+    cost_nanousd  INTEGER DEFAULT 0     -- null: the cost of a call is unknown
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_flow ON runs (flow_id, id);
 CREATE INDEX runs_open ON runs (id) WHERE status IN ('QUEUED', 'RUNNING');
@@ -95,7 +95,7 @@ CREATE TABLE events (
 ) STRICT;
 ",
     "
--- What was asked, as it was sent; only agents have it.
+-- The rendered prompt, for agents only.
 ALTER TABLE run_nodes ADD COLUMN prompt TEXT;
 ALTER TABLE run_nodes ADD COLUMN system TEXT;
 CREATE INDEX runs_by_graph ON runs (graph_hash);
@@ -103,13 +103,13 @@ CREATE INDEX runs_by_graph ON runs (graph_hash);
     "
 CREATE TABLE hooks (
     flow_id     INTEGER PRIMARY KEY,
-    slug        TEXT NOT NULL UNIQUE,   -- its name in the URL
+    slug        TEXT NOT NULL UNIQUE,   -- part of the URL
     secret_hash TEXT NOT NULL,          -- SHA-256 of the secret
     created_ms  INTEGER NOT NULL,
-    secret_ms   INTEGER NOT NULL        -- when the secret was made
+    secret_ms   INTEGER NOT NULL        -- creation of the secret
 ) STRICT;
 
--- A delivery that came with a key, so that it is not run again when it is repeated.
+-- Idempotency keys of deliveries: a repeated delivery starts no second run.
 CREATE TABLE hook_keys (
     slug        TEXT NOT NULL,
     key         TEXT NOT NULL,
@@ -127,15 +127,15 @@ CREATE TABLE schedules (
     input       TEXT NOT NULL,          -- JSON
     enabled     INTEGER NOT NULL,
     updated_ms  INTEGER NOT NULL,
-    last_ms     INTEGER NOT NULL        -- nothing up to this moment is due any more
+    last_ms     INTEGER NOT NULL        -- later times are due
 ) STRICT;
 ",
     "
--- An item of a map node that has begun. What it cost is in the ledger, by its operation_id.
+-- A started item of a map node. Its calls are in the ledger, by operation_id.
 CREATE TABLE run_items (
     run_id      TEXT NOT NULL,
     node_id     TEXT NOT NULL,
-    item        INTEGER NOT NULL,       -- its place in the list, from 0
+    item        INTEGER NOT NULL,       -- index in the list, from 0
     status      TEXT NOT NULL,
     attempt     INTEGER NOT NULL,
     started_ms  INTEGER NOT NULL,
@@ -151,21 +151,21 @@ CREATE TABLE run_items (
     "
 ALTER TABLE ledger ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger ADD COLUMN first_token_ms INTEGER;
-ALTER TABLE ledger ADD COLUMN price_id INTEGER;         -- of prices
+ALTER TABLE ledger ADD COLUMN price_id INTEGER;         -- id in prices
 ALTER TABLE ledger ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE ledger ADD COLUMN saved_nanousd INTEGER;    -- of a cached one: what it would have cost
+ALTER TABLE ledger ADD COLUMN saved_nanousd INTEGER;    -- cost that the response cache saved
 ALTER TABLE ledger ADD COLUMN key_name TEXT;
 ALTER TABLE ledger ADD COLUMN tags TEXT;
 
--- A price that calls were given, as it was then; equal ones are stored once.
+-- Prices of calls, as they were then; equal ones are stored once.
 CREATE TABLE prices (
     id          INTEGER PRIMARY KEY,
     price       TEXT NOT NULL UNIQUE    -- JSON
 ) STRICT;
 ",
     "
-ALTER TABLE ledger ADD COLUMN model_asked TEXT;         -- where another one answered
--- What the call was expected to need at most; of one whose cost is not known, budgets count this.
+ALTER TABLE ledger ADD COLUMN model_asked TEXT;         -- null if it is model_used
+-- The maximum of the call, reserved before it. Budgets count it if the cost is unknown.
 ALTER TABLE ledger ADD COLUMN reserved_nanousd INTEGER;
 ALTER TABLE ledger ADD COLUMN reserved_tokens INTEGER;
 
@@ -175,11 +175,11 @@ CREATE TABLE budgets (
 ) STRICT;
 ",
     "
--- Answers for nodes that want none bought twice.
+-- The response cache.
 CREATE TABLE answers (
-    key         TEXT PRIMARY KEY,       -- SHA-256 of all that the answer depends on
+    key         TEXT PRIMARY KEY,       -- SHA-256 of everything that the response depends on
     created_ms  INTEGER NOT NULL,
-    bytes       INTEGER NOT NULL,       -- of output
+    bytes       INTEGER NOT NULL,       -- length of output
     model       TEXT NOT NULL,
     output      TEXT NOT NULL,
     cost_nanousd INTEGER
@@ -187,7 +187,7 @@ CREATE TABLE answers (
 CREATE INDEX answers_by_time ON answers (created_ms, bytes);
 ",
     "
--- Sums of the ledger by days of UTC and names; of days before ledger_summed.until_day.
+-- Daily sums of the ledger (UTC), for days before ledger_summed.until_day.
 CREATE TABLE ledger_days (
     day           INTEGER NOT NULL,     -- days since 1970-01-01
     flow_id       INTEGER,
@@ -209,12 +209,12 @@ CREATE TABLE ledger_days (
 ) STRICT;
 CREATE INDEX ledger_days_by_day ON ledger_days (day);
 CREATE TABLE ledger_summed (
-    one         INTEGER PRIMARY KEY,    -- there is one row
+    one         INTEGER PRIMARY KEY,    -- a single row
     until_day   INTEGER NOT NULL
 ) STRICT;
 ",
     "
--- Keys of the gateway's clients. Budgets name a key by its name.
+-- Virtual keys of the gateway. Budgets refer to the name.
 CREATE TABLE keys (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     name        TEXT NOT NULL UNIQUE,
@@ -225,14 +225,14 @@ CREATE TABLE keys (
 ) STRICT;
 ",
     "
--- When somebody wanted it stopped; it may still have to wait for its calls.
+-- The time of a cancel request; the run may still wait for its calls.
 ALTER TABLE runs ADD COLUMN cancel_ms INTEGER;
 ",
     "
--- Suggestions of the optimizer, and what became of them.
+-- Suggestions of the optimizer and their results.
 CREATE TABLE suggestions (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
-    key         TEXT NOT NULL,          -- kind and nodes: one of each is open in a flow at a time
+    key         TEXT NOT NULL,          -- kind and nodes; at most one is open per flow
     status      TEXT NOT NULL,
     flow_id     INTEGER NOT NULL,
     flow_name   TEXT NOT NULL,
@@ -240,12 +240,12 @@ CREATE TABLE suggestions (
     created_ms  INTEGER NOT NULL,
     changed_ms  INTEGER NOT NULL,
     applied_ms  INTEGER,
-    document_before TEXT,               -- of the flow, when it was applied
+    document_before TEXT,               -- the flow's document when the suggestion was applied
     document_after  TEXT,
-    last_call   INTEGER,                -- the newest ledger row at that time
+    last_call   INTEGER,                -- the newest ledger row when it was applied
     realised    TEXT,                   -- JSON
     trial       TEXT,                   -- JSON
-    -- How many runs that began since it was applied went well, and how long they took together.
+    -- Number and total duration of successful runs since it was applied.
     runs        INTEGER NOT NULL DEFAULT 0,
     runs_ms     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -254,15 +254,15 @@ CREATE UNIQUE INDEX suggestions_open ON suggestions (flow_id, key)
     WHERE status IN ('OPEN', 'DISMISSED');
 ",
     "
--- What did not let the call leave; null of all others, and of those before this column.
+-- What refused the call; null for other calls and for rows of earlier versions.
 ALTER TABLE ledger ADD COLUMN refused TEXT;
 ",
     "
--- Of an answer to a client of the gateway, which is stored as it was sent.
+-- For responses to gateway clients, which are stored byte for byte.
 ALTER TABLE answers ADD COLUMN content_type TEXT;
 ",
     "
--- Combinations of names that stand in ledger rows.
+-- Combinations of names in ledger rows.
 CREATE TABLE ledger_names (
     id          INTEGER PRIMARY KEY,
     flow_id     INTEGER,
@@ -271,18 +271,18 @@ CREATE TABLE ledger_names (
     status      TEXT NOT NULL
 ) STRICT;
 CREATE INDEX ledger_names_by_model ON ledger_names (model_used, provider, status, flow_id);
--- What stands in each 128 ledger rows. It takes the place of indexes, which every call would pay for.
+-- An index over blocks of 128 ledger rows. Ordinary indexes would cost time in every call.
 CREATE TABLE ledger_blocks (
-    block       INTEGER PRIMARY KEY,    -- id / 128 of its rows
-    first_ms    INTEGER,                -- the least timestamp_ms
+    block       INTEGER PRIMARY KEY,    -- id / 128
+    first_ms    INTEGER,                -- the lowest timestamp_ms
     last_ms     INTEGER,
-    names       BLOB                    -- of ledger_names, 8 bytes each; null: calls were under way
+    names       BLOB                    -- ids in ledger_names, 8 bytes each; null: calls were pending
 ) STRICT;
 CREATE INDEX ledger_blocks_open ON ledger_blocks (block) WHERE names IS NULL;
 DROP INDEX ledger_by_flow;
 ",
     "
--- When a node was changed last: calls up to that ledger row tell nothing any more about what it concerned.
+-- The last change of a node: earlier calls say nothing about what was changed.
 CREATE TABLE node_changes (
     flow_id     INTEGER NOT NULL,
     node_id     TEXT NOT NULL,
@@ -294,22 +294,22 @@ CREATE TABLE node_changes (
 CREATE INDEX node_changes_by_call ON node_changes (last_call);
 ",
     "
--- Which share of a budget viewers were told of last; the newest only.
+-- The last warning of each budget.
 CREATE TABLE budget_told (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
-    budget      TEXT NOT NULL,          -- its name
-    whose       TEXT NOT NULL,          -- the moment at which the period began, or the run
+    budget      TEXT NOT NULL,          -- name of the budget
+    whose       TEXT NOT NULL,          -- start of the period, or the run
     percent     INTEGER NOT NULL,
     UNIQUE (budget, whose)
 ) STRICT;
 ",
     "
--- What budgets count of a day's rows that they cannot tell apart; of the days of ledger_days.
+-- Daily use of budgets, by the names that budgets filter by; for the days of ledger_days.
 CREATE TABLE budget_days (
     day         INTEGER NOT NULL,
     flow_id     INTEGER,
     provider    TEXT NOT NULL,
-    model       TEXT NOT NULL,          -- the one that was asked
+    model       TEXT NOT NULL,          -- the requested model
     key_name    TEXT,
     nanousd     INTEGER NOT NULL,
     tokens      INTEGER NOT NULL
@@ -324,12 +324,12 @@ INSERT INTO budget_days
     GROUP BY 1, 2, 3, 4, 5;
 ",
     "
-ALTER TABLE ledger ADD COLUMN cost_source TEXT;             -- null in earlier rows
+ALTER TABLE ledger ADD COLUMN cost_source TEXT;             -- null in rows of earlier versions
 ALTER TABLE ledger ADD COLUMN cost_note TEXT;
 ALTER TABLE ledger ADD COLUMN price_cost_nanousd INTEGER;   -- by our own price
-ALTER TABLE ledger ADD COLUMN provider_cost_nanousd INTEGER; -- as the response stated it
+ALTER TABLE ledger ADD COLUMN provider_cost_nanousd INTEGER; -- as stated by the response
 
--- The sums of days distinguish unknown costs from unknown prices; they are computed again.
+-- Daily sums now distinguish unknown costs from unknown prices, so they are computed again.
 DELETE FROM ledger_days;
 DELETE FROM budget_days;
 DELETE FROM ledger_summed;
