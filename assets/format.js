@@ -36,6 +36,19 @@ export function duration(ms) {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
+/** The calls of a summary that its cost excludes: one text for each reason. */
+export function excludedCalls({ unpriced_calls: unpriced, unknown_cost_calls: failed }) {
+  return [
+    unpriced && `${plural(unpriced, "call")} with unknown price`,
+    failed && `${plural(failed, "failed call")} with unknown cost`,
+  ].filter(Boolean);
+}
+
+/** Returns true if no cost of a summary is known: its sum is unknown, not 0. */
+export function isCostUnknown({ calls, unpriced_calls: unpriced = 0, unknown_cost_calls: failed = 0 }) {
+  return unpriced + failed > 0 && unpriced + failed >= calls;
+}
+
 /** An unknown cost is shown as unknown, never as 0. */
 export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown cost" : money(usd));
 

@@ -174,7 +174,7 @@ function drawTokens(entry, tokens) {
 
 function drawCost(entry) {
   if (entry.total_cost_usd !== null) return money(entry.total_cost_usd);
-  return dash(entry.status === "PENDING" ? "call in progress" : "unknown cost");
+  return dash(entry.status === "PENDING" ? "call in progress" : entry.cost_note ? `unknown cost: ${entry.cost_note}` : "unknown cost");
 }
 
 function drawLatency(entry) {
@@ -188,7 +188,7 @@ function drawStatus(entry) {
 }
 
 function drawDetails(entry, onRun) {
-  const isMade = !entry.cached && !isRefused(entry);
+  const isCounted = !entry.cached && !isRefused(entry) && entry.usage_source !== "none";
   const facts = [
     [isRefused(entry) ? `Refused by a ${entry.refused}` : "Error", entry.error_message],
     ["Call ID", entry.id],
@@ -198,11 +198,15 @@ function drawDetails(entry, onRun) {
     ["Key", entry.key_name],
     ["Tags", entry.tags?.split(",").join(", ")],
     ["Prompt SHA-256", entry.prompt_hash],
-    ["Provider cache", isMade ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
-    ["Reasoning", isMade ? `${count(entry.reasoning_tokens)} tokens` : null],
-    ["Token counts from", isMade ? entry.usage_source : null],
+    ["Provider cache", isCounted ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
+    ["Reasoning", isCounted ? `${count(entry.reasoning_tokens)} tokens` : null],
+    ["Token counts from", isCounted ? entry.usage_source : null],
     ["First token", (entry.first_token_ms ?? null) === null ? null : `after ${duration(entry.first_token_ms)}`],
     ["Cost", costText(entry)],
+    ["Cost source", entry.cost_source === "none" ? null : (entry.cost_source ?? null)],
+    ["Cost note", entry.cost_note ?? null],
+    ["Stated cost", (entry.provider_cost_usd ?? null) === null ? null : money(entry.provider_cost_usd)],
+    ["Cost by our price", (entry.price_cost_usd ?? null) === null ? null : money(entry.price_cost_usd)],
     ["Price ID", (entry.price_id ?? null) === null ? null : entry.price_id],
   ].filter(([, value]) => value !== null && value !== undefined);
   const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))));

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, h, setText } from "./dom.js";
-import { count, money, moneyOrUnknown, plural } from "./format.js";
+import { count, excludedCalls, isCostUnknown, money, moneyOrUnknown, plural } from "./format.js";
 
 const DAYS = 30;
 const MS_PER_DAY = 24 * 60 * 60 * 1000;
@@ -106,8 +106,9 @@ export function createSpending({ flowName }) {
     );
     body.replaceChildren(...items.slice(0, ROWS_MAX).map((item) => row(nameOf(item.key), item)), row("Total", total));
     const left = items.length - ROWS_MAX;
+    const excluded = excludedCalls(total);
     const notes = [
-      total.unpriced_calls && `The cost excludes ${plural(total.unpriced_calls, "call")} with unknown cost.`,
+      excluded.length && `The cost excludes ${excluded.join(" and ")}.`,
       total.estimated_calls && `The tokens of ${plural(total.estimated_calls, "call")} are estimated.`,
       by.value === "tag" && "A call with several tags counts for each tag.",
       left > 0 && `The API has ${plural(left, "more row")}.`,
@@ -133,10 +134,9 @@ function firstDay(today) {
   return new Date(today.getTime() - (DAYS - 1) * MS_PER_DAY);
 }
 
-/** A sum of unknown prices only is unknown, not 0. */
-const cost = (item) => (item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0));
+const cost = (item) => (isCostUnknown(item) ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0));
 
 function dayText(item) {
-  const unpriced = item.unpriced_calls && item.unpriced_calls < item.calls ? `, ${count(item.unpriced_calls)} with unknown cost` : "";
-  return `${cost(item)}, ${plural(item.calls, "call")}${unpriced}`;
+  const excluded = isCostUnknown(item) ? [] : excludedCalls(item);
+  return [cost(item), plural(item.calls, "call"), ...excluded].join(", ");
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, setText } from "./dom.js";
-import { count, money, plural } from "./format.js";
+import { count, excludedCalls, isCostUnknown, money } from "./format.js";
 
 /** Limits how often the summary is fetched. */
 const REFRESH_EVERY_MS = 500;
@@ -16,9 +16,7 @@ export function createTotals() {
     setText(byId("total-calls"), count(total.calls));
     setText(byId("total-input-tokens"), count(total.input_tokens));
     setText(byId("total-output-tokens"), count(total.output_tokens));
-    // A sum of unknown prices only is unknown, not 0.
-    const isUnknown = total.unpriced_calls > 0 && total.unpriced_calls >= total.calls;
-    setText(byId("total-cost"), isUnknown ? "unknown" : money(total.total_cost_usd ?? 0));
+    setText(byId("total-cost"), isCostUnknown(total) ? "unknown" : money(total.total_cost_usd ?? 0));
     setText(byId("cost-notes"), notes(total));
     setText(byId("saved-note"), total.saved_usd ? `${money(total.saved_usd)} saved by the cache` : "");
     setText(byId("call-notes"), [total.failed && `${count(total.failed)} failed`, total.pending && `${count(total.pending)} pending`].filter(Boolean).join(", "));
@@ -38,6 +36,7 @@ export function createTotals() {
   return { load, refresh };
 }
 
-function notes({ unpriced_calls: unpriced, estimated_calls: estimated }) {
-  return [unpriced && `+ ${plural(unpriced, "call")} with unknown cost`, estimated && `${count(estimated)} estimated`].filter(Boolean).join(", ");
+function notes(total) {
+  const excluded = excludedCalls(total).map((text) => `+ ${text}`);
+  return [...excluded, total.estimated_calls && `${count(total.estimated_calls)} estimated`].filter(Boolean).join(", ");
 }

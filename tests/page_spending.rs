@@ -60,7 +60,7 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
         &["team=a $0.00042 2 2,000 200", "beta $0.00021 2 2,000 200", "Total $0.00042 3 3,000 300"],
     );
     person.browser.wait_for(
-        "document.querySelector('[data-testid=spending-note]').innerText.startsWith('The cost excludes 1 call with unknown cost.')",
+        "document.querySelector('[data-testid=spending-note]').innerText.startsWith('The cost excludes 1 call with unknown price.')",
     );
     chooses(&person, "spending-period", "day");
     chooses(&person, "spending-by", "model");
@@ -75,7 +75,7 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let days = "[...document.querySelectorAll('.day')]";
     person.browser.wait_for(&format!(
         "(days => days.length === 30 && days.at(-1).dataset.calls === '3' && days[0].dataset.calls === '0'
-            && days.at(-1).title.endsWith('$0.00042, 3 calls, 1 with unknown cost')
+            && days.at(-1).title.endsWith('$0.00042, 3 calls, 1 call with unknown price')
             && days.at(-1).firstChild.getBoundingClientRect().height > 50
             && days[0].firstChild.getBoundingClientRect().height === 0)({days})"
     ));
