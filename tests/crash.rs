@@ -829,7 +829,7 @@ impl<'a> Audit<'a> {
                     && row
                         .error_message
                         .as_deref()
-                        .is_some_and(|why| why.contains("the server ended"))
+                        .is_some_and(|why| why.contains("the server stopped"))
             };
             let has_right_order = row.attempt as usize == at + 1 && row.prompt_hash == hash;
             self.expect(is_right && has_right_order, || {
