@@ -76,7 +76,7 @@ struct CommonArgs {
 struct ServeArgs {
     #[command(flatten)]
     common: CommonArgs,
-    #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; a token is required unless it is a loopback address [default: {LISTEN_DEFAULT}]"))]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on [default: {LISTEN_DEFAULT}]. Other than loopback addresses need a token"))]
     listen: Option<String>,
     /// Token that every request must send (`Authorization: Bearer …`); prefer the variable, because
     /// other users of the machine can see flags [default: none]

@@ -390,7 +390,7 @@ fn a_dry_run_prints_the_cost_and_makes_no_call() {
     assert!(ended.stderr.contains("has not run yet"), "{}", ended.stderr);
     assert_eq!(home.run(&args[..4]).code, Some(0));
     let ended = home.run(&args);
-    assert!(ended.stderr.contains("the last 1 runs"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("as in the last run"), "{}", ended.stderr);
     let server = Served::start(&mut home.serve());
     assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 2);
 }

@@ -887,7 +887,7 @@ impl<'a> Audit<'a> {
             && sums["pending"] == 0
             && sums["succeeded"] == of_status(CallStatus::Success)
             && sums["failed"] == of_status(CallStatus::Unknown)
-            && sums["unpriced_calls"] == of_status(CallStatus::Unknown)
+            && sums["unknown_cost_calls"] == of_status(CallStatus::Unknown)
             && sums["input_tokens"] == tokens(|row| row.usage.input_tokens)
             && sums["output_tokens"] == tokens(|row| row.usage.output_tokens);
         self.expect(is_right, || format!("the ledger's sums are wrong: {sums}"));

@@ -134,6 +134,7 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
     let _ = writeln!(io::stdout(), "{table}");
     match estimate.runs {
         0 => say(&"Expected: estimated from the prompts, because the flow has not run yet"),
+        1 => say(&"Expected: as in the last run"),
         runs => say(&format!("Expected: mean of the last {runs} runs")),
     }
     for note in &estimate.notes {
