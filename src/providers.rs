@@ -270,7 +270,7 @@ impl Providers {
         &self,
         call: &Call,
         outcome: Result<(), Fault>,
-        partial: ResponseAccumulator,
+        mut partial: ResponseAccumulator,
         scope: &Scope,
         first_token_ms: Option<u64>,
     ) -> Result<Answer, Failure> {
@@ -281,6 +281,8 @@ impl Providers {
         };
         let model = partial.model.as_deref();
         let model = model.map_or_else(|| call.model.clone(), clean_name);
+        anthropic::price_region(&model, &mut partial.billing);
+        openai::note_search_model(&model, &mut partial.billing);
         let usage = match self.kind(&call.provider) {
             // Echo counts words, not tokens, so no frame tokens are added.
             None | Some(Kind::Echo) => partial.usage,

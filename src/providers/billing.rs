@@ -8,6 +8,12 @@ use crate::prices::Surcharge;
 /// Limits the reasons and surcharges of one call.
 const NOTES_MAX: usize = 8;
 
+/// The reason of a call that used tools of the provider with unknown prices.
+pub(super) const TOOL_FEE: &str = "tool fee";
+
+/// "1 USD = 10,000,000,000 ticks": <https://docs.x.ai/developers/cost-tracking>.
+const TICKS_PER_USD: f64 = 1e10;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Billing {
     /// The cost that the response states.
@@ -15,6 +21,9 @@ pub struct Billing {
     /// Why the price of tokens does not give the cost, such as `service tier flex`.
     pub unpriced: Vec<String>,
     pub surcharges: Vec<Surcharge>,
+    /// The shortest and the longest of several prompts that the call consisted of, in tokens. Each
+    /// has the price of its own length.
+    pub prompt_lengths: Option<(u64, u64)>,
 }
 
 impl Billing {
@@ -42,10 +51,30 @@ impl Billing {
         }
     }
 
-    /// Notes the cost in US dollars that the response states, if it is finite and not negative.
-    pub(super) fn note_stated_cost(&mut self, cost: &Value) {
-        if let Some(cost) = usd(cost) {
-            self.stated_cost = Some(cost);
+    /// Notes the cost that a usage states: a number at OpenRouter
+    /// (<https://openrouter.ai/docs/use-cases/usage-accounting>) and LiteLLM, an object at
+    /// Perplexity (<https://docs.perplexity.ai/api-reference/chat-completions-post>), ten-billionths
+    /// of a dollar at xAI (<https://docs.x.ai/developers/cost-tracking>). If the user's own key is
+    /// used at OpenRouter, the cost is its fee, and the upstream's bill is added; some servers state
+    /// the same sum as both.
+    pub(super) fn note_stated_cost(&mut self, usage: &Value) {
+        let cost = match &usage["cost"] {
+            Value::Object(parts) => parts.get("total_cost").unwrap_or(&Value::Null),
+            cost => cost,
+        };
+        let in_ticks = || usd_of(usage["cost_in_usd_ticks"].as_f64()? / TICKS_PER_USD);
+        let Some(mut sum) = usd(cost).or_else(in_ticks) else {
+            return;
+        };
+        if usage["is_byok"] == true
+            && let Some(upstream) = usd(&usage["cost_details"]["upstream_inference_cost"])
+            && upstream != sum
+        {
+            sum += upstream;
+        }
+        // A later 0 replaces no cost, like that of a count.
+        if sum > Usd::ZERO || self.stated_cost.is_none() {
+            self.stated_cost = Some(sum);
         }
     }
 
@@ -58,8 +87,14 @@ impl Billing {
 }
 
 /// Returns an amount in US dollars, rounded to nano-dollars; none if it is no possible cost.
-pub(super) fn usd(value: &Value) -> Option<Usd> {
-    let dollars = value.as_f64().filter(|dollars| (0.0..=1e6).contains(dollars))?;
+fn usd(value: &Value) -> Option<Usd> {
+    usd_of(value.as_f64()?)
+}
+
+fn usd_of(dollars: f64) -> Option<Usd> {
+    if !(0.0..=1e6).contains(&dollars) {
+        return None;
+    }
     #[expect(clippy::cast_possible_truncation, reason = "at most 10¹⁵")]
     let nanousd = (dollars * 1e9).round() as i64;
     Some(Usd::from_nanousd(nanousd))
@@ -83,6 +118,30 @@ mod tests {
             (json!(null), None),
         ] {
             assert_eq!(usd(&value), cost.map(Usd::from_nanousd), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_stated_cost_is_found_in_every_form() {
+        for (usage, cost) in [
+            (json!({"cost": 0.005_15}), Some(5_150_000)),
+            (json!({"cost": {"input_tokens_cost": 1, "total_cost": 0.005_15}}), Some(5_150_000)),
+            (json!({"cost_in_usd_ticks": 37_756_000}), Some(3_775_600)),
+            (json!({"cost_in_usd_ticks": -1}), None),
+            (json!({"cost": null, "cost_in_usd_ticks": 10}), Some(1)),
+            (json!({"is_byok": true, "cost_details": {"upstream_inference_cost": 1}}), None),
+            (
+                json!({"cost": 0.001, "is_byok": true, "cost_details": {"upstream_inference_cost": 1}}),
+                Some(1_001_000_000),
+            ),
+        ] {
+            let mut billing = Billing::default();
+            billing.note_stated_cost(&usage);
+            billing.note_stated_cost(&json!(null));
+            if cost.is_some() {
+                billing.note_stated_cost(&json!({"cost": 0}));
+            }
+            assert_eq!(billing.stated_cost, cost.map(Usd::from_nanousd), "{usage}");
         }
     }
 

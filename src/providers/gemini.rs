@@ -2,20 +2,24 @@
 
 use serde_json::{Value, json};
 
+use super::billing::{Billing, TOOL_FEE};
 use super::call::Call;
 use super::config::ProviderConfig;
+use super::excerpt::one_line;
 use super::failure::Fault;
 use super::framer::Event;
 use super::openai;
 use super::wire::{
     BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
-    counts_anything, event_json, without_nulls,
+    counts_anything, event_json, is_counted, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
 /// The API version for a URL without one: <https://ai.google.dev/gemini-api/docs/api-versions>.
 const VERSION: &str = "v1beta";
+
+const MODALITY_CHARS_MAX: usize = 20;
 
 /// Returns a request. The key is in a header, because logs would show it in the URL.
 /// <https://ai.google.dev/api/all-methods>.
@@ -150,6 +154,7 @@ impl ContentReader {
     }
 
     fn note_usage(&mut self, usage: &Value, partial: &mut ResponseAccumulator) {
+        note_modalities(usage, &mut partial.billing);
         if !counts_anything(usage) {
             return;
         }
@@ -167,16 +172,51 @@ impl ContentReader {
         };
         let counts = self.counts.tokens().zip(total);
         let counts = counts.map(|(counts, [total])| normal_usage(counts, total));
-        let is_counted = |name: &str| usage[name].as_u64() > Some(0);
-        let counts_answer = is_counted("candidatesTokenCount");
+        let counts_answer = is_counted(usage, "candidatesTokenCount");
         partial.note_usage(counts.unwrap_or_default(), counts_answer);
-        if let (Some(counted), true) = (&mut partial.counted, is_counted("thoughtsTokenCount")) {
+        if let (Some(counted), true) =
+            (&mut partial.counted, is_counted(usage, "thoughtsTokenCount"))
+        {
             counted.thinking = partial.thinking.len();
         }
     }
 }
 
+/// Notes tokens of images, audio, video and documents, which may have other prices than text:
+/// <https://ai.google.dev/api/generate-content#ModalityTokenCount>.
+fn note_modalities(usage: &Value, billing: &mut Billing) {
+    let names = ["promptTokensDetails", "toolUsePromptTokensDetails", "candidatesTokensDetails"];
+    for details in names.into_iter().filter_map(|name| usage[name].as_array()) {
+        for counted in details.iter().filter(|counted| is_counted(counted, "tokenCount")) {
+            let modality = counted["modality"].as_str().unwrap_or("TEXT");
+            if !["TEXT", "MODALITY_UNSPECIFIED"].contains(&modality) {
+                let modality = one_line(&modality.to_lowercase(), MODALITY_CHARS_MAX);
+                billing.note_unpriced(format!("{modality} tokens"));
+            }
+        }
+    }
+}
+
+/// Notes output that has other prices than text, and searches. The response lists the searches, but
+/// not which of them exceed the free ones of the day or the month:
+/// <https://ai.google.dev/gemini-api/docs/pricing>.
+fn note_special_output(candidate: &Value, billing: &mut Billing) {
+    let parts = candidate["content"]["parts"].as_array();
+    for part in parts.into_iter().flatten() {
+        if let Some(media_type) = part["inlineData"]["mimeType"].as_str() {
+            let kind = media_type.split('/').next().unwrap_or_default();
+            billing.note_unpriced(format!("{} tokens", one_line(kind, MODALITY_CHARS_MAX)));
+        }
+    }
+    let grounding = candidate["groundingMetadata"].as_object();
+    let mut lists = grounding.into_iter().flatten().filter_map(|(_, list)| list.as_array());
+    if lists.any(|list| list.iter().any(|item| item != "")) {
+        billing.note_unpriced(TOOL_FEE);
+    }
+}
+
 fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+    note_special_output(candidate, &mut partial.billing);
     let parts = candidate["content"]["parts"].as_array();
     for part in parts.into_iter().flatten() {
         // "Indicates if the part is thought from the model": <https://ai.google.dev/api/caching#Part>.
@@ -214,12 +254,13 @@ fn normal_usage(
     let input = prompt + tool_prompt;
     // Some servers with this API for other models include thoughts in the candidates, which the
     // total shows.
-    let are_within = thoughts <= candidates && total == input + candidates;
+    let are_within = total == input + candidates;
+    let output = candidates + if are_within { 0 } else { thoughts };
     Usage {
         input_tokens: input,
         cached_input_tokens: cached.min(input),
-        output_tokens: candidates + if are_within { 0 } else { thoughts },
-        reasoning_tokens: thoughts,
+        output_tokens: output,
+        reasoning_tokens: thoughts.min(output),
         source: UsageSource::Provider,
         ..Usage::default()
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::billing::{Billing, usd};
+use super::billing::{Billing, TOOL_FEE};
 use super::call::Call;
 use super::config::{ProviderConfig, host};
 use super::failure::Fault;
 use super::framer::Event;
 use super::wire::{
-    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
-    counts_anything, event_json, without_nulls,
+    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, Spellings, check_reported, count,
+    counts_anything, event_json, is_counted, spelled, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -89,30 +89,17 @@ impl ChatReader {
     /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in
     /// every chunk. A missing, zero or impossible count does not replace a valid one.
     fn note_usage(&self, document: &Value, partial: &mut ResponseAccumulator) {
-        let usage = &document["usage"];
-        note_stated_cost(usage, &mut partial.billing);
+        let usage = usage_of(document);
+        partial.billing.note_stated_cost(usage);
+        note_media(usage, &mut partial.billing);
+        note_tools(usage, &mut partial.billing);
         if !counts_anything(usage) {
             return;
         }
-        if has_audio(usage) {
-            partial.billing.note_unpriced("audio tokens");
-        }
-        let Ok(mut usage) = (self.usage)(usage) else {
-            return;
-        };
-        let known = partial.usage;
-        let counts_answer = usage.output_tokens > 0;
-        if !counts_answer {
-            usage.output_tokens = known.output_tokens;
-            usage.reasoning_tokens = known.reasoning_tokens;
-        }
-        if usage.input_tokens == 0 {
-            usage.input_tokens = known.input_tokens;
-            usage.cached_input_tokens = known.cached_input_tokens;
-            usage.cache_write_tokens = known.cache_write_tokens;
-        }
-        if usage.source != UsageSource::None {
-            partial.note_usage(usage, counts_answer);
+        if let Ok(usage) = (self.usage)(usage)
+            && usage.source != UsageSource::None
+        {
+            partial.note_usage(usage, usage.output_tokens > 0);
         }
     }
 
@@ -189,6 +176,7 @@ fn note(document: &Value, partial: &mut ResponseAccumulator) {
 /// calls.
 fn note_other_output(message: &Value, partial: &mut ResponseAccumulator) {
     note_thinking(message, partial);
+    note_special_output(message, &mut partial.billing);
     let calls = message["tool_calls"].as_array();
     for call in calls.into_iter().flatten() {
         let (function, custom) = (&call["function"], &call["custom"]);
@@ -212,31 +200,78 @@ fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     }
 }
 
-/// Notes the cost that the usage states: a number at OpenRouter
-/// (<https://openrouter.ai/docs/use-cases/usage-accounting>), xAI and LiteLLM, an object at
-/// Perplexity (<https://docs.perplexity.ai/api-reference/chat-completions-post>). If the user's own
-/// key is used at OpenRouter, the cost is its fee, and the upstream's bill is added; some servers
-/// state the same sum as both.
-fn note_stated_cost(usage: &Value, billing: &mut Billing) {
-    let cost = match &usage["cost"] {
-        Value::Object(parts) => parts.get("total_cost").unwrap_or(&Value::Null),
-        cost => cost,
-    };
-    billing.note_stated_cost(cost);
-    if usage["is_byok"] == true
-        && let Some(upstream) = usd(&usage["cost_details"]["upstream_inference_cost"])
-        && let Some(mut sum) = usd(cost).filter(|fee| *fee != upstream)
-    {
-        sum += upstream;
-        billing.stated_cost = Some(sum);
+/// Returns the usage of a response or a chunk. In a stream, Moonshot sends it within the choice
+/// that ends (<https://github.com/earendil-works/pi/issues/2017>), and Groq in `x_groq`
+/// (<https://github.com/vercel/ai/issues/1651>).
+fn usage_of(document: &Value) -> &Value {
+    let choices = document["choices"].as_array();
+    let of_choices = choices.into_iter().flatten().map(|choice| &choice["usage"]);
+    let mut others = std::iter::once(&document["x_groq"]["usage"]).chain(of_choices);
+    let usage = &document["usage"];
+    match counts_anything(usage) {
+        true => usage,
+        false => others.find(|usage| counts_anything(usage)).unwrap_or(usage),
     }
 }
 
-/// Returns whether the usage includes audio, which has other prices than text.
-fn has_audio(usage: &Value) -> bool {
-    ["prompt_tokens_details", "completion_tokens_details"]
-        .iter()
-        .any(|details| usage[details]["audio_tokens"].as_u64() > Some(0))
+/// Notes counts of audio, images and video, which have other prices than text. Mistral counts
+/// seconds of audio.
+fn note_media(usage: &Value, billing: &mut Billing) {
+    for details in ["prompt_tokens_details", "completion_tokens_details"] {
+        for kind in ["audio", "image", "video"] {
+            if is_counted(&usage[details], &format!("{kind}_tokens")) {
+                billing.note_unpriced(format!("{kind} tokens"));
+            }
+        }
+    }
+    if usage["prompt_audio_seconds"].as_f64() > Some(0.0) {
+        billing.note_unpriced("audio tokens");
+    }
+}
+
+/// Notes the uses of the server's own tools, which cost extra: searches of OpenRouter, Perplexity's
+/// deep research and xAI. Their prices depend on the search engine or the model; these providers
+/// state the whole cost.
+fn note_tools(usage: &Value, billing: &mut Billing) {
+    let names = ["num_search_queries", "citation_tokens", "num_sources_used"];
+    if names.iter().any(|name| is_counted(usage, name))
+        || is_counted(usage, "num_server_side_tools_used")
+        || counts_anything(&usage["server_tool_use"])
+    {
+        billing.note_unpriced(TOOL_FEE);
+    }
+}
+
+/// Notes output of a message or a delta that has other prices than text: images
+/// (<https://openrouter.ai/docs/features/multimodal/image-generation>), audio, and search results,
+/// whose searches cost extra and are not counted
+/// (<https://platform.openai.com/docs/guides/tools-web-search>).
+fn note_special_output(message: &Value, billing: &mut Billing) {
+    let has_any = |name: &str| message[name].as_array().is_some_and(|list| !list.is_empty());
+    if has_any("images") {
+        billing.note_unpriced("image tokens");
+    }
+    if message["audio"].is_object() {
+        billing.note_unpriced("audio tokens");
+    }
+    let annotations = message["annotations"].as_array();
+    let is_cited = |annotation: &Value| annotation["type"] == "url_citation";
+    // Groq lists the tools of its compound systems:
+    // <https://console.groq.com/docs/compound/built-in-tools>.
+    if annotations.is_some_and(|list| list.iter().any(is_cited)) || has_any("executed_tools") {
+        billing.note_unpriced(TOOL_FEE);
+    }
+}
+
+/// Notes the fee of OpenAI's models for web search in chat completions, which search before each
+/// answer. The response does not count the searches:
+/// <https://platform.openai.com/docs/guides/tools-web-search>.
+pub(super) fn note_search_model(model: &str, billing: &mut Billing) {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let is_search = |name: &str| name.contains("-search-preview") || name.contains("-search-api");
+    if name.starts_with("gpt-") && is_search(name) {
+        billing.note_unpriced(TOOL_FEE);
+    }
 }
 
 /// Returns the text of a message or a delta. Some servers send an array of parts instead. A model
@@ -260,46 +295,88 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     }
     // Servers that omit zeros omit one of them.
     let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
-    let details = &usage["prompt_tokens_details"];
-    let cached = cached_tokens(usage)?.min(input);
-    // An OpenRouter extension; its `prompt_tokens` include these as well.
-    let written = count(details, "cache_write_tokens")?.unwrap_or(0).min(input - cached);
     let reasoning = count(&usage["completion_tokens_details"], "reasoning_tokens")?.unwrap_or(0);
     let total = count(usage, "total_tokens")?;
     let output = completion + reasoning_beside(input, completion, reasoning, total);
+    let [read, written, for_an_hour] = cache_tokens(usage)?;
+    // Servers that pass on Anthropic's counts may exclude cached tokens, which the total shows.
+    let is_beside = total == Some(input + output + read + written);
+    let input = if is_beside { input + read + written } else { input };
+    let read = read.min(input);
+    let written = written.min(input - read);
     Ok(Usage {
         input_tokens: input,
-        cached_input_tokens: cached,
+        cached_input_tokens: read,
         cache_write_tokens: written,
-        cache_write_1h_tokens: 0,
+        cache_write_1h_tokens: for_an_hour.min(written),
         output_tokens: output,
-        reasoning_tokens: reasoning,
+        reasoning_tokens: reasoning.min(output),
         source: UsageSource::Provider,
     })
 }
 
-/// Returns the number of cached prompt tokens: under OpenAI's name, or else under that of DeepSeek
-/// (<https://api-docs.deepseek.com/api/create-chat-completion>) or Moonshot.
-fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
-    let places = [
-        (&usage["prompt_tokens_details"], "cached_tokens"),
+/// Returns the prompt tokens that were read from a cache, written to one, and written for an hour.
+/// Each has several names: OpenAI's and OpenRouter's `cached_tokens` and `cache_write_tokens`;
+/// DeepSeek's (<https://api-docs.deepseek.com/api/create-chat-completion>); Moonshot's; Qwen's
+/// (<https://github.com/BerriAI/litellm/issues/40090>); Anthropic's, which LiteLLM, new-api and
+/// other proxies pass on at the top, within the details or both
+/// (<https://github.com/envoyproxy/ai-gateway/issues/1719>).
+fn cache_tokens(usage: &Value) -> Result<[u64; 3], BadCount> {
+    let details = &usage["prompt_tokens_details"];
+    let read = [
+        (details, "cached_tokens"),
+        (details, "cache_read_input_tokens"),
+        (details, "cache_read_tokens"),
+        (details, "cached_read_tokens"),
         (usage, "prompt_cache_hit_tokens"),
         (usage, "cached_tokens"),
+        (usage, "cache_read_input_tokens"),
+        (usage, "cache_read_tokens"),
     ];
-    for (counts, name) in places {
-        if let Some(tokens) = count(counts, name)? {
-            return Ok(tokens);
-        }
+    let written = [
+        (details, "cache_write_tokens"),
+        (details, "cache_creation_tokens"),
+        (details, "cache_creation_input_tokens"),
+        (details, "cached_creation_tokens"),
+        (details, "cached_write_tokens"),
+        (usage, "cache_creation_input_tokens"),
+        (usage, "cache_creation_tokens"),
+        (usage, "cache_write_tokens"),
+        (usage, "cache_write_input_tokens"),
+    ];
+    let tokens = |spellings: &Spellings<'_>| {
+        let (counts, name) = spelled(spellings);
+        Ok(count(counts, name)?.unwrap_or(0))
+    };
+    let parts = [(usage, "cache_creation"), (details, "cache_creation")];
+    let parts = parts.map(|(usage, name)| &usage[name]).into_iter();
+    let parts = parts.chain([&details["cache_creation_token_details"], usage]);
+    let (mut for_minutes, mut for_an_hour) = (Vec::new(), Vec::new());
+    for part in parts {
+        for_minutes.extend([
+            (part, "ephemeral_5m_input_tokens"),
+            (part, "claude_cache_creation_5_m_tokens"),
+        ]);
+        for_an_hour.extend([
+            (part, "ephemeral_1h_input_tokens"),
+            (part, "claude_cache_creation_1_h_tokens"),
+        ]);
     }
-    Ok(0)
+    let for_an_hour = tokens(&for_an_hour)?;
+    // Some servers have only the parts.
+    let written = tokens(&written)?.max(tokens(&for_minutes)? + for_an_hour);
+    Ok([tokens(&read)?, written, for_an_hour])
 }
 
 /// Returns the reasoning tokens that `completion_tokens` does not include. xAI counts them
 /// separately (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>): then the
-/// total shows it, or reasoning exceeds completion.
+/// total shows it, or reasoning exceeds completion. It also does so at servers that count it
+/// differently; then the total is that of prompt and completion
+/// (<https://github.com/Kilo-Org/kilocode/issues/9168>).
 fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u64>) -> u64 {
+    let is_within = total == Some(input + completion);
     let is_beside = total == Some(input + completion + reasoning) || reasoning > completion;
-    if is_beside { reasoning } else { 0 }
+    if is_beside && !is_within { reasoning } else { 0 }
 }
 
 #[cfg(test)]

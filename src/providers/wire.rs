@@ -8,7 +8,7 @@ use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::{Event, Framing};
 use super::json;
-use crate::event::Usage;
+use crate::event::{Usage, UsageSource};
 
 /// Limits the text of an answer, in bytes: the longest of current models (128,000 tokens) is about
 /// 600 KiB.
@@ -21,7 +21,7 @@ const TOKENS_MAX: u64 = 1_000_000_000;
 /// Limits the name of a model, in bytes, like the limit for clients.
 const MODEL_BYTES_MAX: usize = 256;
 
-const FINISH_CHARS_MAX: usize = 100;
+pub(super) const FINISH_CHARS_MAX: usize = 100;
 
 /// Service tiers with standard prices: OpenAI's
 /// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
@@ -125,7 +125,7 @@ impl ResponseAccumulator {
     /// Notes the provider's counts. If they include the answer, they cover everything received so
     /// far.
     pub(super) fn note_usage(&mut self, usage: Usage, counts_answer: bool) {
-        self.usage = usage;
+        self.usage = replace_nonzero(&self.usage, usage);
         let counted = self.counted.get_or_insert_default();
         if counts_answer {
             *counted = Extent {
@@ -162,6 +162,29 @@ impl ResponseAccumulator {
                 self.billing.note_unpriced(format!("service tier {tier}"));
             }
         }
+    }
+}
+
+/// Returns the later counts, with the earlier ones in place of zeros. Parts never exceed their sum.
+fn replace_nonzero(earlier: &Usage, later: Usage) -> Usage {
+    // Invalid counts make all counts unknown.
+    if later.source == UsageSource::None {
+        return later;
+    }
+    let latest = |later: u64, earlier: u64| if later == 0 { earlier } else { later };
+    let input = latest(later.input_tokens, earlier.input_tokens);
+    let read = latest(later.cached_input_tokens, earlier.cached_input_tokens).min(input);
+    let written = latest(later.cache_write_tokens, earlier.cache_write_tokens).min(input - read);
+    let output = latest(later.output_tokens, earlier.output_tokens);
+    Usage {
+        input_tokens: input,
+        cached_input_tokens: read,
+        cache_write_tokens: written,
+        cache_write_1h_tokens: latest(later.cache_write_1h_tokens, earlier.cache_write_1h_tokens)
+            .min(written),
+        output_tokens: output,
+        reasoning_tokens: latest(later.reasoning_tokens, earlier.reasoning_tokens).min(output),
+        source: later.source,
     }
 }
 
@@ -235,7 +258,7 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
     if value.is_null() {
         return Ok(None);
     }
-    match value.as_u64().filter(|tokens| *tokens <= TOKENS_MAX) {
+    match whole_number(value) {
         Some(tokens) => Ok(Some(tokens)),
         None => {
             // The value is not logged, because it may have any length.
@@ -245,12 +268,36 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
     }
 }
 
+/// Returns a possible token count. Some servers write it as `1200.0`.
+fn whole_number(value: &Value) -> Option<u64> {
+    #[expect(clippy::cast_precision_loss, reason = "the limit is exact")]
+    let is_possible = |number: &f64| (0.0..=TOKENS_MAX as f64).contains(number);
+    let number = value.as_f64().filter(is_possible).filter(|number| number.fract() == 0.0)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    Some(number as u64)
+}
+
+/// Returns whether the named count is valid and not 0.
+pub(super) fn is_counted(usage: &Value, name: &str) -> bool {
+    whole_number(&usage[name]) > Some(0)
+}
+
+/// The places and names under which servers report one count.
+pub(super) type Spellings<'a> = [(&'a Value, &'a str)];
+
+/// Returns the first of these that is counted, else the first that exists: servers repeat a count
+/// under several names, or report 0 under those that they do not use.
+pub(super) fn spelled<'a>(spellings: &Spellings<'a>) -> (&'a Value, &'a str) {
+    let counted = spellings.iter().find(|(usage, name)| is_counted(usage, name));
+    let existing = || spellings.iter().find(|(usage, name)| !usage[*name].is_null());
+    counted.or_else(existing).copied().unwrap_or((&Value::Null, ""))
+}
+
 /// Returns whether a usage counts anything. Some servers end a stream with a usage of only zeros,
 /// or one that is not an object, after they have counted.
 pub(super) fn counts_anything(usage: &Value) -> bool {
-    let is_count = |value: &Value| value.as_u64().is_some_and(|tokens| tokens > 0);
     let counts = usage.as_object();
-    counts.is_some_and(|counts| counts.values().any(is_count))
+    counts.is_some_and(|counts| counts.values().any(|value| whole_number(value) > Some(0)))
 }
 
 /// The latest value of one count.
@@ -273,10 +320,12 @@ impl<const N: usize> Default for Counts<N> {
 }
 
 impl<const N: usize> Counts<N> {
-    /// Takes the existing counts of these names. An impossible one does not replace a valid one.
+    /// Takes the existing counts of these names. A 0 replaces no other count, and an impossible one
+    /// replaces no valid one.
     pub(super) fn overwrite(&mut self, counts: [(&Value, &str); N]) {
         for (kept, (usage, name)) in self.0.iter_mut().zip(counts) {
             match count(usage, name) {
+                Ok(Some(0)) if *kept != Count::Missing => {}
                 Ok(Some(tokens)) => *kept = Count::Known(tokens),
                 Err(BadCount) if *kept == Count::Missing => *kept = Count::Impossible,
                 Ok(None) | Err(BadCount) => {}
@@ -318,13 +367,70 @@ mod tests {
     #[test]
     fn out_of_range_counts_are_invalid() {
         let usage = json!({"ok": 7, "null": null, "negative": -1, "huge": 1_000_000_001u64,
-            "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}});
+            "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}, "float": 1200.0,
+            "most": 1_000_000_000});
         assert_eq!(count(&usage, "ok"), Ok(Some(7)));
+        assert_eq!(count(&usage, "float"), Ok(Some(1_200)));
+        assert_eq!(count(&usage, "most"), Ok(Some(1_000_000_000)));
         assert_eq!(count(&usage, "null"), Ok(None));
         assert_eq!(count(&usage, "missing"), Ok(None));
         for name in ["negative", "huge", "overflow", "fraction", "text", "object"] {
             assert_eq!(count(&usage, name), Err(BadCount), "{name}");
         }
+    }
+
+    #[test]
+    fn a_zero_replaces_no_earlier_count() {
+        let first = json!({"a": 5, "b": 0, "c": -1});
+        let mut counts = Counts::default();
+        for usage in [&first, &json!({"a": 0, "b": null, "c": 0}), &json!({"a": null, "b": 0})] {
+            counts.overwrite([(usage, "a"), (usage, "b")]);
+            assert_eq!(counts.tokens(), Some([5, 0]));
+        }
+        let mut impossible = Counts::default();
+        for usage in [&first, &json!({"c": 0})] {
+            impossible.overwrite([(usage, "c")]);
+            assert_eq!(impossible.tokens(), None);
+        }
+    }
+
+    #[test]
+    fn parts_kept_from_earlier_counts_fit_their_sum() {
+        let mut partial = ResponseAccumulator::default();
+        let usage = |counts: [u64; 6]| Usage {
+            input_tokens: counts[0],
+            cached_input_tokens: counts[1],
+            cache_write_tokens: counts[2],
+            cache_write_1h_tokens: counts[3],
+            output_tokens: counts[4],
+            reasoning_tokens: counts[5],
+            source: UsageSource::Provider,
+        };
+        for (later, expected) in [
+            ([100, 60, 30, 20, 50, 40], [100, 60, 30, 20, 50, 40]),
+            ([0; 6], [100, 60, 30, 20, 50, 40]),
+            ([80, 0, 0, 0, 30, 0], [80, 60, 20, 20, 30, 30]),
+        ] {
+            partial.note_usage(usage(later), later[4] > 0);
+            assert_eq!(partial.usage, usage(expected), "{later:?}");
+        }
+        partial.note_usage(Usage::default(), false);
+        assert_eq!(partial.usage, Usage::default());
+    }
+
+    #[test]
+    fn the_first_counted_name_applies() {
+        let usage = json!({"a": 0, "b": 7, "c": 9, "bad": -1});
+        let found = |names: &[&'static str]| {
+            let names: Vec<_> = names.iter().map(|name| (&usage, *name)).collect();
+            let (usage, name) = spelled(&names);
+            count(usage, name)
+        };
+        assert_eq!(found(&["a", "none", "b", "c"]), Ok(Some(7)));
+        assert_eq!(found(&["bad", "b"]), Ok(Some(7)));
+        assert_eq!(found(&["none", "bad", "a"]), Err(BadCount));
+        assert_eq!(found(&["none", "a"]), Ok(Some(0)));
+        assert_eq!(found(&["none"]), Ok(None));
     }
 
     #[test]

@@ -253,6 +253,86 @@ fn nonstandard_tiers_and_speeds_are_billed_differently() {
 }
 
 #[test]
+fn the_region_has_a_surcharge_since_version_4_6() {
+    for (model, is_known) in [
+        ("claude-opus-4-6", true),
+        ("claude-opus-4-6-20260205", true),
+        ("anthropic/claude-sonnet-4.6", true),
+        ("claude-fable-5", true),
+        ("claude-haiku-5-5", true),
+        ("claude-opus-4-5-20251101", false),
+        ("claude-opus-4-20250514", false),
+        ("claude-3-5-sonnet-latest", false),
+        ("gpt-5", false),
+    ] {
+        let mut billing = Billing::default();
+        note_region(&json!("us"), &mut billing);
+        price_region(model, &mut billing);
+        assert_eq!(billing.unpriced.is_empty(), is_known, "{model}");
+        let note = if is_known { "inference_geo us x1.1" } else { "inference_geo us" };
+        assert_eq!(billing.note().as_deref(), Some(note), "{model}");
+    }
+    for standard in [json!(null), json!(""), json!("global"), json!("not_available"), json!(7)] {
+        let mut billing = Billing::default();
+        note_region(&standard, &mut billing);
+        price_region("claude-opus-4-6", &mut billing);
+        assert_eq!(billing, Billing::default(), "{standard}");
+    }
+}
+
+#[test]
+fn the_stated_cost_of_a_message_is_read() {
+    let usage = json!({"input_tokens": 5, "output_tokens": 7, "cost": 0.001});
+    let (partial, _) = read_document(&json!({"content": [], "usage": usage}).to_string());
+    assert_eq!(partial.billing.stated_cost, Some(crate::money::Usd::from_nanousd(1_000_000)));
+}
+
+#[test]
+fn impossible_counts_of_a_compaction_make_all_unknown() {
+    for bad in [json!(-1), json!(1.5), json!("7")] {
+        let usage = json!({"input_tokens": 5, "output_tokens": 7,
+            "iterations": [{"type": "compaction", "input_tokens": bad, "output_tokens": 1}]});
+        let (partial, _) = read_document(&json!({"content": [], "usage": usage}).to_string());
+        assert_eq!(partial.usage, Usage::default(), "{usage}");
+    }
+}
+
+#[test]
+fn an_unknown_kind_of_iteration_has_no_price() {
+    let usage = json!({"input_tokens": 5, "output_tokens": 7,
+        "iterations": [{"type": "message", "input_tokens": 5, "output_tokens": 7}, {"type": "new"}]});
+    let (partial, _) = read_document(&json!({"content": [], "usage": usage}).to_string());
+    assert_eq!(partial.usage, provider_usage(5, 0, 0, 7));
+    assert_eq!(partial.billing.unpriced, ["iteration new"]);
+}
+
+#[test]
+fn a_final_count_of_zero_leaves_text_uncounted() {
+    let text = (
+        "content_block_delta",
+        r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hello"}}"#,
+    );
+    let end = ("message_delta", r#"{"type":"message_delta","usage":{"output_tokens":0}}"#);
+    let (partial, _) = read(&[START, text, end]);
+    assert_eq!(partial.counted, None);
+    let (partial, _) =
+        read_document(r#"{"content":[],"usage":{"input_tokens":5,"output_tokens":0}}"#);
+    assert!(partial.counted.is_some());
+}
+
+#[test]
+fn code_that_runs_for_a_search_is_free() {
+    let code = r#"{"type":"server_tool_use","id":"s","name":"code_execution","input":{}}"#;
+    for (uses, is_known) in [("null", false), (r#"{"web_search_requests":1}"#, true)] {
+        let document = format!(
+            r#"{{"content":[{code}],"usage":{{"input_tokens":5,"output_tokens":7,"server_tool_use":{uses}}}}}"#
+        );
+        let (partial, _) = read_document(&document);
+        assert_eq!(partial.billing.unpriced.is_empty(), is_known, "{uses}");
+    }
+}
+
+#[test]
 fn an_event_without_data_is_identified_by_its_name() {
     let (partial, flow) = read(&[START, ("ping", ""), ("message_stop", "")]);
     assert_eq!((flow, partial.is_complete), (Ok(Flow::End), true));

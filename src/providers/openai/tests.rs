@@ -131,8 +131,82 @@ fn cached_tokens_are_found_under_each_of_their_names() {
     ] {
         assert_eq!(normal_usage(&usage), Ok(provider_usage(9, 4, 1, 0)), "{usage}");
     }
+    for name in
+        ["cached_tokens", "cache_read_input_tokens", "cache_read_tokens", "cached_read_tokens"]
+    {
+        let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 0,
+            "prompt_tokens_details": {name: 4, "cached_tokens": if name == "cached_tokens" { 4 } else { 0 }}});
+        assert_eq!(normal_usage(&usage), Ok(provider_usage(9, 4, 1, 0)), "{usage}");
+    }
     let impossible = json!({"prompt_tokens": 9, "prompt_cache_hit_tokens": -4});
     assert_eq!(normal_usage(&impossible), Err(BadCount));
+}
+
+#[test]
+fn cache_writes_are_found_under_each_of_their_names() {
+    let details = [
+        "cache_write_tokens",
+        "cache_creation_tokens",
+        "cache_creation_input_tokens",
+        "cached_creation_tokens",
+    ];
+    let details = details.map(|name| json!({"prompt_tokens_details": {name: 6}}));
+    let flat = ["cache_creation_input_tokens", "cache_creation_tokens", "cache_write_tokens"];
+    let both = json!({"cache_creation_input_tokens": 6,
+        "prompt_tokens_details": {"cache_creation_tokens": 6, "cached_tokens": 0}});
+    for more in details.into_iter().chain(flat.map(|name| json!({name: 6}))).chain([both]) {
+        let mut usage = json!({"prompt_tokens": 9, "completion_tokens": 1});
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let expected = Usage { cache_write_tokens: 6, ..provider_usage(9, 0, 1, 0) };
+        assert_eq!(normal_usage(&usage), Ok(expected), "{usage}");
+    }
+}
+
+#[test]
+fn one_hour_writes_are_found_under_each_of_their_names() {
+    let nested = json!({"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 4});
+    for more in [
+        json!({"cache_creation": nested}),
+        json!({"cache_creation_input_tokens": 6, "cache_creation": nested}),
+        json!({"cache_creation_input_tokens": 6, "claude_cache_creation_1_h_tokens": 4}),
+        json!({"cache_creation_input_tokens": 6, "ephemeral_1h_input_tokens": 4}),
+        json!({"prompt_tokens_details": {"cache_creation_tokens": 6, "cache_creation_token_details": nested}}),
+    ] {
+        let mut usage = json!({"prompt_tokens": 9, "completion_tokens": 1});
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let written = Usage { cache_write_tokens: 6, cache_write_1h_tokens: 4, ..Usage::default() };
+        let expected =
+            Usage { input_tokens: 9, output_tokens: 1, source: UsageSource::Provider, ..written };
+        assert_eq!(normal_usage(&usage), Ok(expected), "{usage}");
+    }
+}
+
+#[test]
+fn reasoning_beyond_the_completion_follows_the_total() {
+    let usage = |total: Value| {
+        json!({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": total,
+            "completion_tokens_details": {"reasoning_tokens": 50}})
+    };
+    assert_eq!(normal_usage(&usage(json!(19))), Ok(provider_usage(10, 0, 9, 9)));
+    for beside in [json!(69), json!(null), json!(70)] {
+        assert_eq!(normal_usage(&usage(beside)), Ok(provider_usage(10, 0, 59, 50)));
+    }
+}
+
+#[test]
+fn output_other_than_text_has_no_known_price() {
+    for (message, note) in [
+        (r#"{"content":"a","images":[{"type":"image_url"}]}"#, Some("image tokens")),
+        (r#"{"content":null,"audio":{"id":"a"}}"#, Some("audio tokens")),
+        (r#"{"content":"a","executed_tools":[{"type":"search"}]}"#, Some("tool fee")),
+        (r#"{"content":"a","annotations":[{"type":"url_citation"}]}"#, Some("tool fee")),
+        (r#"{"content":"a","images":[],"audio":null,"annotations":[{"type":"file"}]}"#, None),
+    ] {
+        let (partial, _) = read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#));
+        assert_eq!(partial.billing.note().as_deref(), note, "{message}");
+        let (partial, _) = read(&[&format!(r#"{{"choices":[{{"delta":{message}}}]}}"#)]);
+        assert_eq!(partial.billing.note().as_deref(), note, "{message}");
+    }
 }
 
 #[test]
