@@ -134,7 +134,8 @@ impl PriceJson {
         };
         let tiers = self.tiers.iter().map(Self::tier);
         let tiers = tiers.collect::<Result<_, String>>()?;
-        let price = Price::new(self.request.unwrap_or(0), self.rates()?, tiers)?;
+        let mut price = Price::new(self.request.unwrap_or(0), self.rates()?, tiers)?;
+        price.lacks_hour_writes = self.cache_write_1h.is_none() && self.input > Some(0);
         Ok(Version::new(when, price))
     }
 }

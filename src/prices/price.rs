@@ -22,6 +22,8 @@ pub struct Price {
     pub(super) request: u64,
     pub(super) rates: Rates,
     pub(super) tiers: Vec<Tier>,
+    /// True if the price of cache writes for an hour is only that of those for five minutes.
+    pub(super) lacks_hour_writes: bool,
 }
 
 impl Price {
@@ -35,7 +37,7 @@ impl Price {
             return Err("`tiers` must be in ascending order of `above`".to_owned());
         }
         tiers.shrink_to_fit();
-        Ok(Self { request, rates, tiers })
+        Ok(Self { request, rates, tiers, lacks_hour_writes: false })
     }
 
     /// Returns the cost of a call with these counts, rounded once, half to even, to nano-dollars;

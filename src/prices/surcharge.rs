@@ -62,18 +62,44 @@ impl Quote {
             request: Some(request).filter(|request| *request <= REQUEST_PICOUSD_MAX)?,
             rates: scale_all(&self.price.rates)?,
             tiers: tiers.collect::<Option<_>>()?,
+            lacks_hour_writes: self.price.lacks_hour_writes,
         };
+        let notes = surcharges.iter().map(|surcharge| surcharge.note.clone());
+        Some(self.replaced(price, notes.collect()))
+    }
+
+    /// Returns the price of a call that consisted of several prompts with lengths in this range,
+    /// each with the price of its own length; none if these prices differ.
+    pub fn for_prompts(self, shortest: u64, longest: u64) -> Option<Self> {
+        if self.price.tiers.is_empty() {
+            return Some(self);
+        }
+        let rates = self.rates(longest).clone();
+        if *self.rates(shortest) != rates {
+            return None;
+        }
+        let price = Price { rates, tiers: Vec::new(), ..Price::clone(&self.price) };
+        Some(self.replaced(price, Vec::new()))
+    }
+
+    /// Returns whether the price of cache writes for an hour is unknown.
+    pub fn lacks_hour_writes(&self) -> bool {
+        self.price.lacks_hour_writes
+    }
+
+    /// Returns another price of the same model in the form of ledger rows.
+    fn replaced(self, price: Price, surcharges: Vec<String>) -> Self {
         let text = self.text().and_then(|text| StoredPrice::from_json(text).ok()).map(|stored| {
             let stored = StoredPrice {
                 request_picousd: price.request,
                 picousd_per_token: price.rates.clone(),
                 tiers: price.tiers.clone(),
-                surcharges: surcharges.iter().map(|surcharge| surcharge.note.clone()).collect(),
+                surcharges,
                 ..stored
             };
             serde_json::to_string(&stored).unwrap_or_default().into()
         });
-        Some(Self { price: Arc::new(price), text })
+        Self { price: Arc::new(price), text }
     }
 }
 
@@ -103,6 +129,35 @@ mod tests {
         let stored = StoredPrice::from_json(quote.text().unwrap()).unwrap();
         assert_eq!(stored.surcharges, ["eu x1.1", "3 web searches"]);
         assert_eq!(stored.price().cost(&usage), quote.cost(&usage));
+    }
+
+    #[test]
+    fn several_prompts_have_the_price_of_their_lengths() {
+        let prices = Prices::built_in();
+        let at: Timestamp = "2026-11-01".parse().unwrap();
+        let quote = || prices.find_any("anthropic", None, &["claude-sonnet-4-5"], at).unwrap();
+        let usage = Usage { input_tokens: 300_000, output_tokens: 10, ..Usage::default() };
+        let short = quote().for_prompts(100, 200_000).unwrap();
+        assert_eq!(short.cost(&usage), Usd::from_nanousd(900_150_000));
+        let long = quote().for_prompts(200_001, 300_000).unwrap();
+        assert_eq!(long.cost(&usage), quote().cost(&usage));
+        let stored = StoredPrice::from_json(short.text().unwrap()).unwrap();
+        assert_eq!(stored.price().cost(&usage), short.cost(&usage));
+        assert_eq!(quote().for_prompts(200_000, 200_001), None);
+    }
+
+    #[test]
+    fn only_listed_prices_of_hour_writes_are_known() {
+        let prices = Prices::built_in();
+        let at: Timestamp = "2026-11-01".parse().unwrap();
+        for (provider, model, is_unknown) in [
+            ("anthropic", "claude-opus-4-6", false),
+            ("openrouter", "anthropic/claude-opus-4.6", true),
+            ("openrouter", "bytedance-research/ui-tars-72b:free", false),
+        ] {
+            let quote = prices.find_any(provider, None, &[model], at).unwrap();
+            assert_eq!(quote.lacks_hour_writes(), is_unknown, "{provider} {model}");
+        }
     }
 
     #[test]

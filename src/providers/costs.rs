@@ -19,6 +19,22 @@ const FRAME_TOKENS: u64 = 32;
 /// Limits the remembered models without a price; more are not logged.
 const LOGGED_UNPRICED_MAX: usize = 1_000;
 
+/// Returns the price of a call from that of its model.
+///
+/// # Errors
+/// Returns the reason why the price does not apply.
+fn adapted(quote: Quote, usage: &Usage, billing: &Billing) -> Result<Quote, &'static str> {
+    if usage.cache_write_1h_tokens > 0 && quote.lacks_hour_writes() {
+        return Err("one-hour cache writes");
+    }
+    let quote = match billing.prompt_lengths {
+        Some((shortest, longest)) => quote.for_prompts(shortest, longest),
+        None => Some(quote),
+    };
+    let quote = quote.ok_or("prompts of several price tiers")?;
+    quote.with_surcharges(&billing.surcharges).ok_or("surcharges above the limit")
+}
+
 /// Returns the maximum tokens of a prompt of this length: one per byte, plus the frame. A token has
 /// at least one byte, and digits, hexadecimal and some scripts come close to that. Ordinary text
 /// has a fourth of it; but one tokenizer is no bound for others, only the length of a client's
@@ -76,8 +92,15 @@ impl Providers {
             _ if trusted.is_some() => self.quote(&call.provider, &[model, &call.model], at),
             _ => self.quote_or_log(call, model, at),
         };
-        let quote = quote.and_then(|quote| quote.with_surcharges(&billing.surcharges));
         let mut note = billing.note();
+        let quote = quote.and_then(|quote| {
+            let adapted = adapted(quote, usage, billing);
+            if let Err(reason) = adapted {
+                let others = note.take().map(|others| others + ", ");
+                note = Some(others.unwrap_or_default() + reason);
+            }
+            adapted.ok()
+        });
         let price_cost = quote.as_ref().map(|quote| quote.cost(usage)).filter(|cost| {
             let is_possible = *cost <= COST_MAX;
             if !is_possible {
