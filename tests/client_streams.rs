@@ -214,6 +214,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         headers: &[],
         key: None,
         hides_usage: false,
+        has_sound: false,
         drain_max: None,
     };
     let not = providers.forward(&forward, &Cancel::new(), &mut Gone);

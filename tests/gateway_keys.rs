@@ -82,6 +82,7 @@ fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKe
         headers: &[],
         key,
         hides_usage: false,
+        has_sound: false,
         drain_max: None,
     };
     let failed = providers.forward(&forward, &Cancel::new(), &mut Nobody);

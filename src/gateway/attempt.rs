@@ -233,6 +233,7 @@ impl Gateway {
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
+            has_sound: request.prompt.has_sound(),
             drain_max: self.policy(&call.provider).drain_max,
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);

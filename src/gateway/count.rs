@@ -32,6 +32,7 @@ impl Gateway {
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: false,
+            has_sound: false,
             drain_max: None,
         };
         let mut client = ClientSink::new(operation, None, reply);

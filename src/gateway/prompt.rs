@@ -31,6 +31,7 @@ pub struct Prompt {
     /// (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
     images: u64,
     references: u64,
+    has_sound: bool,
 }
 
 impl Prompt {
@@ -58,6 +59,11 @@ impl Prompt {
         self.text_bytes + self.images * IMAGE_BYTES_PACED
     }
 
+    /// Returns whether any part is audio or video, which have other prices than text.
+    pub fn has_sound(&self) -> bool {
+        self.has_sound
+    }
+
     /// Reads messages, a message, its content, or a part of it; parts may nest.
     fn content(&mut self, content: &RawValue, depth: usize) {
         if each_element(content.get(), |part| self.part(part, depth)).is_err() {
@@ -78,7 +84,12 @@ impl Prompt {
             "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
             "image_url" => self.image_url(value),
             "file" => self.file(value),
-            _ if name.ends_with("_url") => self.url(value),
+            _ if name.ends_with("_url") => {
+                self.has_sound |= ["audio_url", "video_url"].contains(&name);
+                self.url(value);
+            }
+            "input_audio" | "input_video" => self.has_sound = true,
+            "inlineData" | "inline_data" | "fileData" | "file_data" => self.inline_data(value),
             _ => {}
         });
         if let Some(first) = source.first {
@@ -101,6 +112,15 @@ impl Prompt {
         if let Some(url) = url.only().filter(|url| begins(url, "data:image/")) {
             self.text_bytes -= url.get().len() as u64;
         }
+        self.has_sound |= url.first.is_some_and(is_sound);
+    }
+
+    /// Reads a part of Gemini's own API.
+    fn inline_data(&mut self, data: &RawValue) {
+        each_non_null(data, |name, value| {
+            let is_type = ["mimeType", "mime_type"].contains(&name);
+            self.has_sound |= is_type && is_sound(value);
+        });
     }
 
     /// Reads a video, a sound or a document.
@@ -125,8 +145,11 @@ impl Prompt {
     }
 
     fn file(&mut self, file: &RawValue) {
-        each_non_null(file, |name, _| match name {
-            "file_data" => self.images += 1,
+        each_non_null(file, |name, value| match name {
+            "file_data" => {
+                self.images += 1;
+                self.has_sound |= is_sound(value);
+            }
             "file_id" => self.references += 1,
             _ => {}
         });
@@ -160,6 +183,12 @@ impl Prompt {
             self.images += 1;
         }
     }
+}
+
+/// Returns whether a media type or a URL with its data is audio or video.
+fn is_sound(value: &RawValue) -> bool {
+    let kinds = ["audio/", "video/", "data:audio/", "data:video/"];
+    kinds.iter().any(|kind| begins(value, kind))
 }
 
 /// Visits the non-null fields of an object.
@@ -237,6 +266,26 @@ mod tests {
     }
 
     const DATA: &str = "iVBORw0KGgoAAAANSUhEUgAA";
+
+    #[test]
+    fn audio_and_video_are_found_in_every_form() {
+        for (part, has_sound) in [
+            (r#"{"type":"input_audio","input_audio":{"data":"AA","format":"wav"}}"#, true),
+            (r#"{"type":"video_url","video_url":{"url":"https://a/b.mp4"}}"#, true),
+            (r#"{"type":"audio_url","audio_url":"https://a/b.mp3"}"#, true),
+            (r#"{"type":"image_url","image_url":{"url":"data:audio\/wav;base64,AA"}}"#, true),
+            (r#"{"type":"file","file":{"file_data":"data:video/mp4;base64,AA"}}"#, true),
+            (r#"{"inlineData":{"mimeType":"audio/wav","data":"AA"}}"#, true),
+            (r#"{"file_data":{"mime_type":"video/mp4","file_uri":"u"}}"#, true),
+            (r#"{"inlineData":{"mimeType":"image/png","data":"AA"}}"#, false),
+            (r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AA"}}"#, false),
+            (r#"{"type":"file","file":{"file_data":"data:application/pdf;base64,AA"}}"#, false),
+            (r#"{"type":"text","text":"input_audio data:audio/wav"}"#, false),
+            (r#"{"type":"input_audio","input_audio":null}"#, false),
+        ] {
+            assert_eq!(read(&format!("[{part}]")).has_sound(), has_sound, "{part}");
+        }
+    }
 
     #[test]
     fn only_the_data_of_certain_images_is_not_text() {

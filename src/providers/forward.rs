@@ -129,6 +129,9 @@ pub struct Forward<'a> {
     /// True if the chunk that contains only the usage is hidden from the client, which did not
     /// request it.
     pub hides_usage: bool,
+    /// True if the prompt has audio or video. Providers do not always count these apart from text,
+    /// which has another price.
+    pub has_sound: bool,
     /// Limits reading after the client disconnected; none ends the call immediately.
     pub drain_max: Option<Duration>,
 }
@@ -193,6 +196,9 @@ impl Providers {
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
+        if forward.has_sound {
+            partial.billing.note_unpriced("audio tokens");
+        }
         // Extracting the texts scans the whole body, so only for an estimate.
         let has_any = outcome.is_ok() || partial.has_any();
         let texts = if has_any && partial.usage.input_tokens == 0 {
@@ -424,6 +430,7 @@ mod tests {
             headers: &[],
             key: None,
             hides_usage: false,
+            has_sound: false,
             drain_max: None,
         };
         let failed = providers.forward(&forward, &Cancel::default(), &mut LeftClient);
