@@ -378,3 +378,134 @@ fn unknown_tokens_are_null_and_counted_apart() {
     let at = head.iter().position(|name| *name == "input_tokens").unwrap();
     assert_eq!(row[at], "", "{row:?}");
 }
+
+/// The rows of a call that gets this answer, in a flow and at `/v1/messages`.
+fn rows_with_message(provider: &str, model: &str, usage: &Value) -> [Value; 2] {
+    let message = json!({"model": model, "content": [{"type": "text", "text": "Hello"}],
+        "stop_reason": "end_turn", "usage": usage});
+    let upstream = Upstream::saying(json_answer("200 OK", &message.to_string()));
+    let server = server_with(&upstream, |config| {
+        add_provider(config, "openrouter", Kind::Anthropic, upstream.url());
+    });
+    let mut node = agent("a", provider, model, "Hi");
+    node["data"]["stream"] = json!(false);
+    let run = server.run(server.save(&chain("One", &[node])), &json!({}));
+    let path = format!("/api/ledger?run_id={}", run["runId"].as_str().unwrap());
+    let in_flow = server.get(&path).json()["items"][0].clone();
+    [in_flow, row_of_client(&server, MESSAGES, &format!("{provider}/{model}"), false)]
+}
+
+#[test]
+fn surcharges_and_fees_are_part_of_the_cost() {
+    let usage = json!({"input_tokens": 1_000, "output_tokens": 500, "inference_geo": "us",
+        "server_tool_use": {"web_search_requests": 2}});
+    for row in rows_with_message("anthropic", "claude-opus-4-6", &usage) {
+        assert_eq!(row["total_cost_usd"], json!(0.039_25), "{row:#}");
+        assert_eq!(row["cost_note"], "2 web searches, inference_geo us x1.1", "{row:#}");
+        assert_eq!(row["cost_source"], "price", "{row:#}");
+    }
+}
+
+#[test]
+fn an_unknown_region_leaves_the_cost_unknown() {
+    let usage = json!({"input_tokens": 1_000, "output_tokens": 500, "inference_geo": "eu"});
+    for row in rows_with_message("anthropic", "claude-opus-4-6", &usage) {
+        assert_eq!(tokens(&row), (1_000, 500, "provider"), "{row:#}");
+        assert_eq!(row["total_cost_usd"], Value::Null, "{row:#}");
+        assert_eq!(row["cost_note"], "inference_geo eu", "{row:#}");
+    }
+}
+
+#[test]
+fn a_model_without_hour_write_price_has_no_cost() {
+    let usage = json!({"input_tokens": 3, "output_tokens": 100,
+        "cache_creation_input_tokens": 10_000,
+        "cache_creation": {"ephemeral_1h_input_tokens": 10_000}});
+    for row in rows_with_message("openrouter", "anthropic/claude-opus-4.6", &usage) {
+        assert_eq!(tokens(&row), (10_003, 100, "provider"), "{row:#}");
+        assert_eq!(row["total_cost_usd"], Value::Null, "{row:#}");
+        assert_eq!(row["cost_note"], "one-hour cache writes", "{row:#}");
+    }
+    for row in rows_with_message("anthropic", "claude-opus-4-6", &usage) {
+        assert_eq!(row["total_cost_usd"], json!(0.102_515), "{row:#}");
+    }
+    let for_minutes = json!({"input_tokens": 3, "output_tokens": 100,
+        "cache_creation_input_tokens": 10_000});
+    for row in rows_with_message("openrouter", "anthropic/claude-opus-4.6", &for_minutes) {
+        assert_eq!(row["total_cost_usd"], json!(0.065_015), "{row:#}");
+    }
+}
+
+#[test]
+fn compactions_of_a_message_are_billed() {
+    let usage = json!({"input_tokens": 23_000, "output_tokens": 1_000, "iterations": [
+        {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500},
+        {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000}]});
+    for row in rows_with_message("anthropic", "claude-sonnet-4-5", &usage) {
+        assert_eq!(tokens(&row), (203_000, 4_500, "provider"), "{row:#}");
+        // No prompt reaches the tier above 200,000 tokens.
+        assert_eq!(row["total_cost_usd"], json!(0.676_5), "{row:#}");
+    }
+}
+
+#[test]
+fn xai_states_the_cost_in_ticks() {
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 140,
+        "cost_in_usd_ticks": 37_756_000, "num_sources_used": 4});
+    for row in rows_with_usage(&usage, Some(true)) {
+        assert_eq!(row["cost_source"], "provider", "{row:#}");
+        assert_eq!(row["total_cost_usd"], json!(0.003_775_6), "{row:#}");
+    }
+    for row in rows_with_usage(&usage, Some(false)) {
+        assert_eq!(row["total_cost_usd"], Value::Null, "{row:#}");
+        assert_eq!(row["cost_note"], "tool fee", "{row:#}");
+    }
+}
+
+#[test]
+fn image_tokens_leave_the_cost_unknown() {
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 1_290,
+        "completion_tokens_details": {"image_tokens": 1_290}});
+    for row in rows_with_usage(&usage, None) {
+        assert_eq!(tokens(&row), (10, 1_290, "provider"), "{row:#}");
+        assert_eq!(row["total_cost_usd"], Value::Null, "{row:#}");
+        assert_eq!(row["cost_note"], "image tokens", "{row:#}");
+    }
+}
+
+#[test]
+fn audio_in_a_prompt_leaves_the_cost_unknown() {
+    let answer = json!({"model": "gemini-2.5-flash",
+        "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}});
+    let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+    let server = server_with(&upstream, |config| {
+        add_provider(config, "gemini", Kind::Gemini, upstream.url());
+    });
+    let text = json!({"type": "text", "text": "Hi"});
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
+    let audio = json!({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}});
+    let video = json!({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}});
+    for (part, is_known) in [(text, true), (image, true), (audio, false), (video, false)] {
+        let body = json!({"model": "gemini/gemini-2.5-flash",
+            "messages": [{"role": "user", "content": [part]}]});
+        server.post(CHAT, &body);
+        let mut row = Value::Null;
+        eventually("the newest row is settled", || {
+            row = server.get("/api/ledger?limit=1").json()["items"][0].clone();
+            row["status"] == "SUCCESS"
+        });
+        assert_eq!(tokens(&row), (1_000, 100, "provider"), "{row:#}");
+        assert_eq!(row["total_cost_usd"].is_number(), is_known, "{part}: {row:#}");
+        let note = (!is_known).then_some("audio tokens");
+        assert_eq!(row["cost_note"].as_str(), note, "{part}: {row:#}");
+    }
+}
+
+#[test]
+fn a_fractional_count_is_no_count() {
+    let usage = json!({"prompt_tokens": 1_200.5, "completion_tokens": 100});
+    for row in rows_with_usage(&usage, None) {
+        assert_eq!(row["usage_source"], "estimated", "{row:#}");
+    }
+}

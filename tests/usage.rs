@@ -7,7 +7,7 @@ use std::io::Write;
 use flowledger::event::{Usage, UsageSource};
 use flowledger::money::Usd;
 use flowledger::providers::{
-    Answer, Billing, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
+    Answer, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
 };
 use flowledger::secret::Secret;
 use flowledger::time::Timestamp;
@@ -153,24 +153,24 @@ fn check(kind: Kind, case: &Case) {
     let at = format!("{}: {}", name(kind), case.name);
     let wire = case.on_the_wire(kind);
     let (outcome, pieces, providers, call) = ask(kind, &case.model, case.stream, wire);
-    let (found, model) = match outcome {
+    let (found, model, billing) = match outcome {
         Ok(answer) => {
             assert_eq!(case.fails, None, "{at}");
             assert_eq!(answer.text, case.text, "{at}");
             assert_eq!(answer.finish_reason, case.finish_reason, "{at}");
-            (answer.usage, answer.model)
+            (answer.usage, answer.model, answer.billing)
         }
         Err(failure) => {
             let part = case.fails.as_ref().unwrap_or_else(|| panic!("{at}: {failure}"));
             assert!(failure.message.contains(part), "{at}: {failure}");
-            (failure.usage, failure.model)
+            (failure.usage, failure.model, failure.billing)
         }
     };
     if case.stream {
         assert_eq!(pieces, case.text, "{at}");
     }
     assert_eq!(found, usage(&case.usage), "{at}");
-    let cost = providers.charge(&call, &model, &found, &Billing::default(), day()).cost;
+    let cost = providers.charge(&call, &model, &found, &billing, day()).cost;
     assert_eq!(cost, case.cost_nanousd.map(Usd::from_nanousd), "{at}");
 }
 
