@@ -98,7 +98,7 @@ pub(super) struct MessageReader {
     /// message_delta event are cumulative"), so each one overwrites the previous.
     counts: Counts<PARTS>,
     iterations: Iterations,
-    /// True if the provider executed code without a search.
+    /// True if the provider executed code.
     has_run_code: bool,
 }
 

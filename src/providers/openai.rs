@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::billing::{Billing, TOOL_FEE};
 use super::call::Call;
 use super::config::{ProviderConfig, host};
+use super::excerpt::one_line;
 use super::failure::Fault;
 use super::framer::Event;
 use super::wire::{
-    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, Spellings, check_reported, count,
-    counts_anything, event_json, is_counted, spelled, without_nulls,
+    BadCount, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator, Spellings,
+    check_reported, count, counts_anything, event_json, is_counted, spelled, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -239,6 +240,12 @@ fn note_tools(usage: &Value, billing: &mut Billing) {
         || counts_anything(&usage["server_tool_use"])
     {
         billing.note_unpriced(TOOL_FEE);
+    }
+    // Perplexity's fee depends on it; the price table has only that of `high`:
+    // <https://docs.perplexity.ai/getting-started/pricing>.
+    if let Some(size) = usage["search_context_size"].as_str().filter(|size| *size != "high") {
+        let size = one_line(size, FINISH_CHARS_MAX);
+        billing.note_unpriced(format!("search context {size}"));
     }
 }
 

@@ -194,6 +194,33 @@ fn reasoning_beyond_the_completion_follows_the_total() {
 }
 
 #[test]
+fn uses_of_server_tools_have_no_known_price() {
+    for (more, note) in [
+        (json!({"num_search_queries": 3}), Some("tool fee")),
+        (json!({"citation_tokens": 900}), Some("tool fee")),
+        (json!({"num_sources_used": 4}), Some("tool fee")),
+        (json!({"server_tool_use": {"web_search_requests": 1}}), Some("tool fee")),
+        (json!({"search_context_size": "low"}), Some("search context low")),
+        (json!({"search_context_size": "high"}), None),
+        (json!({"num_sources_used": 0, "server_tool_use": {"web_search_requests": 0}}), None),
+    ] {
+        let mut usage = json!({"prompt_tokens": 9, "completion_tokens": 1});
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (partial, _) = read(&[&json!({"choices": [], "usage": usage}).to_string()]);
+        assert_eq!(partial.billing.note().as_deref(), note, "{usage}");
+    }
+    for (model, has_fee) in [
+        ("openai/gpt-5-search-api-2025-10-14", true),
+        ("gpt-4o-search-preview", true),
+        ("gpt-4o", false),
+    ] {
+        let mut billing = Billing::default();
+        note_search_model(model, &mut billing);
+        assert_eq!(!billing.unpriced.is_empty(), has_fee, "{model}");
+    }
+}
+
+#[test]
 fn output_other_than_text_has_no_known_price() {
     for (message, note) in [
         (r#"{"content":"a","images":[{"type":"image_url"}]}"#, Some("image tokens")),
