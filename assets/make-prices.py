@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Writes `assets/prices.json` and `tests/fixtures/prices-oracle.json`; run it as `make prices`.
+"""Writes `assets/prices.json`, `assets/prices-extra.json` and `tests/fixtures/prices-oracle.json`;
+run it as `make prices`.
 
     python3 assets/make-prices.py [VERSION]
 
 Takes the dated prices of the Python package `genai-prices` (its bundled data; the newest version
 unless VERSION is given), installed into `target/prices-venv`, and converts them into the format
-that `src/prices.rs` documents. The oracle holds costs computed by the package itself, for
+that `src/prices/json_format.rs` documents. The oracle holds costs computed by the package itself, for
 the tests. A price that cannot be converted exactly stops the script, except for the cases that
-ROUNDED and `unpriced` below describe; both are reported.
+ROUNDED and `unpriced` below describe; both are reported. So does a package that has changed its
+format or names, or has far fewer models than before. `extra_prices.py` makes the second file.
 """
 
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -24,6 +27,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = ROOT / "target" / "prices-venv"
 PRICES = ROOT / "assets" / "prices.json"
+EXTRA = ROOT / "assets" / "prices-extra.json"
 ORACLE = ROOT / "tests" / "fixtures" / "prices-oracle.json"
 PACKAGE = "genai-prices"
 REPOSITORY = "https://github.com/pydantic/genai-prices"
@@ -35,9 +39,14 @@ if os.environ.get("FLOWLEDGER_PRICES_VENV") != "1":
     subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     wanted = f"{PACKAGE}=={sys.argv[1]}" if len(sys.argv) > 1 else PACKAGE
     subprocess.run([python, "-m", "pip", "install", "-q", "--upgrade", wanted], check=True)
+    # Only its price map is read, so that none of its dependencies are needed.
+    only = ["--no-deps", "--upgrade", "litellm"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *only], check=True)
     os.environ["FLOWLEDGER_PRICES_VENV"] = "1"
     os.execv(python, [str(python), str(pathlib.Path(__file__).resolve())])
 
+sys.dont_write_bytecode = True
+import extra_prices
 import genai_prices
 from genai_prices import types
 from genai_prices.data import providers as PROVIDERS
@@ -113,9 +122,56 @@ HOSTS = {
     r"https://(api\.)?openrouter\.ai": ["openrouter.ai", "api.openrouter.ai"],
 }
 
+# The package's names that this script uses.
+TYPES = {
+    "ClauseRegex", "ClauseOr", "ClauseAnd", "ConditionalPrice", "ModelPrice", "StartDateConstraint",
+    "TieredPrices", "TimeOfDateConstraint",
+}  # fmt: skip
+FIELDS = {
+    "id", "name", "api_pattern", "provider_match", "model_match", "fallback_model_providers", "models",
+}  # fmt: skip
+# Providers that must exist, with their least number of models.
+EXPECTED = {
+    "openai": 60, "anthropic": 15, "google": 30, "azure": 10, "aws": 60, "mistral": 30,
+    "deepseek": 4, "x-ai": 10, "groq": 15, "openrouter": 400, "perplexity": 10, "together": 50,
+}  # fmt: skip
+MODELS_MIN, MODELS_MAX = 1_500, 10_000
+# The largest part of the previous models that one update may remove.
+LOST_MAX = 0.2
+
+# Other makers' models are offered there at prices of its own; upstream takes the makers' prices, for
+# example DeepSeek's with its hours. Models of OpenAI and Anthropic have their makers' prices at Azure:
+# https://azure.microsoft.com/en-us/pricing/details/cognitive-services/openai-service/ and
+# https://learn.microsoft.com/en-us/azure/foundry/foundry-models/concepts/claude-models
+FALLBACKS = {"azure": ["openai", "anthropic"]}
+
 
 def fail(text):
     sys.exit(f"make-prices: {text}")
+
+
+def check_package():
+    """Stops the script if the package has changed its format or names."""
+    missing = sorted(name for name in TYPES if not hasattr(types, name))
+    missing += sorted(name for name in FIELDS if not hasattr(PROVIDERS[0], name))
+    missing += [name for name in ("calc_price", "Usage") if not hasattr(genai_prices, name)]
+    if missing:
+        fail(f"{PACKAGE} has no {', '.join(missing)} any more; its format has changed")
+    models = {p.id: len(p.models) for p in PROVIDERS}
+    for name, least in EXPECTED.items():
+        if models.get(name, 0) < least:
+            fail(f"{PACKAGE} has {models.get(name, 0)} models of {name}; expected {least} or more")
+    total = sum(models.values())
+    if not MODELS_MIN <= total <= MODELS_MAX:
+        fail(f"{PACKAGE} has {total} models; expected {MODELS_MIN} to {MODELS_MAX}")
+    if PRICES.exists():
+        before = sum(len(p["models"]) for p in json.loads(PRICES.read_text())["providers"])
+        if total < before * (1 - LOST_MAX):
+            fail(f"{PACKAGE} has {total} models; the previous table has {before}")
+
+
+def fallbacks(provider):
+    return FALLBACKS.get(provider.id, provider.fallback_model_providers or ())
 
 
 def hosts(provider):
@@ -379,12 +435,12 @@ def convert():
         for name, value in (
             ("name_match", clause(provider.provider_match)),
             ("model_match", clause(provider.model_match)),
-            ("fallback", [p for p in provider.fallback_model_providers or () if p in ids] or None),
+            ("fallback", [p for p in fallbacks(provider) if p in ids] or None),
         ):
             if value is not None:
                 head[name] = value
         lines.append(compact(head)[:-1] + ',"models":[\n' + ",\n".join(models) + "\n]}")
-    if dropped & {f for p in PROVIDERS for f in p.fallback_model_providers or ()}:
+    if dropped & {f for p in PROVIDERS for f in fallbacks(p)}:
         fail("a provider without prices is the fallback of another provider")
     return lines, skipped
 
@@ -397,7 +453,7 @@ def text_of(lines, retrieved):
         "license": "MIT, Copyright (c) Pydantic Services Inc. 2025 to present",
         "retrieved": retrieved,
     }
-    about = "Made by assets/make-prices.py; src/prices.rs describes the format. Prices are pico-dollars per token (micro-dollars per million tokens) and per request."
+    about = "Made by assets/make-prices.py; src/prices/json_format.rs describes the format. Prices are pico-dollars per token (micro-dollars per million tokens) and per request."
     return (
         '{"about":' + compact(about) + ',\n"source":' + compact(source)
         + ',\n"rounded":[\n' + ",\n".join(map(compact, rounded)) + '\n],\n"providers":[\n'
@@ -528,8 +584,31 @@ def iso(moment):
 ROUNDED_ONCE = "the package's total, which is not rounded, to nano-dollars, half to even"
 DEVIATIONS = {
     "unpriced": "the model also bills what a ledger of tokens does not count, or nothing is known of its price; the package computes what tokens it has a price for, here the cost is unknown",
+    "days": "the peak hours of DeepSeek apply from Monday to Friday, and the package has them on all days; the cost is that of its other hours",
+    "moved alias": "the alias has selected Mistral Large 3 since 2025-12-02, and the package has the price of the former model; the cost is that of mistral-large-2512",
+    "other maker": "Azure offers the model at a price of its own, and the package takes the maker's; the cost is unknown or from the second source",
     "rounded": "a price upstream is a cut quotient or a float's noise, here it is whole pico-dollars a token; hence the costs may differ by within_nanousd",
 }
+
+
+# The day on which `mistral-large-latest` began to select Mistral Large 3.
+MISTRAL_3 = datetime.datetime(2025, 12, 2, tzinfo=datetime.timezone.utc)
+
+
+def corrected(name, url, model, moment):
+    """Returns why the package's price is wrong, and a call that it prices rightly, if any."""
+    if name == "azure" or (url and "azure" in url):
+        provider = next(p for p in PROVIDERS if p.id == "azure")
+        if not any(p.find_model(model) for p in PROVIDERS if p.id in ("azure", *FALLBACKS["azure"])):
+            if any(p.find_model(model) for p in PROVIDERS if p.id in provider.fallback_model_providers):
+                return "other maker", None
+    if name == "deepseek" and model.startswith(("deepseek-v4", "deepseek-flash")):
+        is_weekend = moment.weekday() >= 5
+        if is_weekend and any(start <= moment.hour < end for start, end in ((1, 4), (6, 10))):
+            return "days", (model, moment.replace(hour=12))
+    if model == "mistral-large-latest" and moment >= MISTRAL_3:
+        return "moved alias", ("mistral-large-2512", moment)
+    return None, (model, moment)
 
 
 def oracle():
@@ -545,9 +624,13 @@ def oracle():
         )
         where = {"provider_api_url": url} if url else {"provider_id": name}
         moment = datetime.datetime.fromisoformat(at)
-        deviation = {}
+        why, call = corrected(name, url, model, moment)
+        deviation = {"deviation": why} if why else {}
         try:
-            found = genai_prices.calc_price(usage, model, genai_request_timestamp=moment, **where)
+            if call is None:
+                raise LookupError
+            asked, moment = call
+            found = genai_prices.calc_price(usage, asked, genai_request_timestamp=moment, **where)
         except LookupError:
             cost = None
         else:
@@ -586,8 +669,27 @@ def oracle():
     )  # fmt: skip
 
 
+def is_known(provider, model):
+    """Returns whether genai-prices has the model at the provider of ours."""
+    ids = [provider, *FALLBACKS.get(provider, ())]
+    return any(p.id in ids and p.find_model(model.lower()) for p in PROVIDERS)
+
+
+def extra(today):
+    """Returns the text of the second file, and the entries of its source that are left out."""
+    package = importlib.metadata.distribution("litellm")
+    name = "litellm/model_prices_and_context_window_backup.json"
+    file = next((file for file in package.files if str(file) == name), None)
+    if file is None:
+        fail(f"litellm has no {name} any more")
+    models = extra_prices.load(file.locate().read_text(encoding="utf-8"))
+    before = json.loads(EXTRA.read_text()) if EXTRA.exists() else {}
+    return extra_prices.document(models, package.version, is_known, today, before)
+
+
 def main():
     warnings.simplefilter("error")
+    check_package()
     lines, skipped = convert()
     today = datetime.date.today().isoformat()
     text = text_of(lines, today)
@@ -598,10 +700,15 @@ def main():
             text = text_of(lines, before)
     if len(text.encode()) > SIZE_LIMIT:
         fail(f"{PRICES.name} has {len(text.encode())} bytes; the limit is {SIZE_LIMIT}")
-    json.loads(text)
+    extra_text, extra_skipped = extra(today)
+    skipped += extra_skipped
+    costs = oracle()
+    json.loads(text), json.loads(extra_text), json.loads(costs)
+    # Only after everything succeeded, so that the files stay consistent.
     PRICES.write_text(text)
+    EXTRA.write_text(extra_text)
     ORACLE.parent.mkdir(parents=True, exist_ok=True)
-    ORACLE.write_text(oracle())
+    ORACLE.write_text(costs)
     variants = sum(bool(m.price_variants) for p in PROVIDERS for m in p.models)
     for title, reported in ("rounded", rounded), ("without a price", skipped):
         print(f"{title}: {len(reported)}")

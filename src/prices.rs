@@ -2,16 +2,19 @@
 //!
 //! The built-in table is `assets/prices.json`, which `make prices` generates from the Python
 //! package `genai-prices` (<https://github.com/pydantic/genai-prices>, MIT); `json_format`
-//! describes its format. The user's own prices come from a separate file and override the built-in
-//! ones: see `user_prices`. Each ledger row keeps its price: see `stored`.
+//! describes its format. `assets/prices-extra.json` has the same format; it adds and corrects
+//! prices, each with its source and date. The user's own prices come from a separate file and
+//! override the built-in ones: see `user_prices`. Each ledger row keeps its price: see `stored`.
 //!
 //! Only standard prices are known: batch and priority processing, tools such as web search, and
 //! audio or images in the prompt have other prices. Models that always bill more than text tokens
 //! are listed without a price.
 
 mod json_format;
+mod model_name;
 mod pattern;
 mod price;
+mod regional;
 mod stored;
 mod surcharge;
 mod table;
@@ -19,18 +22,22 @@ mod table;
 mod tests;
 mod toml_format;
 mod user_prices;
+mod when;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::LazyLock;
 
+pub use self::model_name::selects;
 pub use self::price::{Price, Rates};
+use self::regional::Rate;
 pub use self::stored::StoredPrice;
 pub use self::surcharge::Surcharge;
 pub use self::table::Quote;
 use self::table::Table;
 use self::user_prices::UserPrices;
+pub use self::when::Weekdays;
 use crate::error::Result;
 use crate::money::Usd;
 use crate::time::Timestamp;
@@ -41,11 +48,16 @@ pub const COST_MAX: Usd = Usd::from_nanousd(10_000_000_000_000);
 
 /// Parsed on first use, so that a server without calls never pays for it.
 static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
-    json_format::parse(include_str!("../assets/prices.json")).unwrap_or_else(|error| {
-        // A test parses the same text, so this cannot happen in a tested build.
-        log::error!("cannot read the built-in prices; costs stay unknown: {error}");
-        Table::default()
-    })
+    let read = |text: &str| {
+        json_format::parse(text).unwrap_or_else(|error| {
+            // A test parses the same texts, so this cannot happen in a tested build.
+            log::error!("cannot read the built-in prices; costs stay unknown: {error}");
+            Table::default()
+        })
+    };
+    let mut table = read(include_str!("../assets/prices.json"));
+    table.overlay(read(include_str!("../assets/prices-extra.json")));
+    table
 });
 
 /// The built-in table, and the user's own, which overrides it.
@@ -111,8 +123,27 @@ impl Prices {
             models.iter().find_map(find)
         });
         own.unwrap_or_else(|| {
-            let find = |model: &String| self.table().find(&name, base_url, model, at);
+            let find = |model: &String| {
+                let quote = self.table().find(&name, base_url, model, at)?;
+                match base_url.and_then(|url| self.table().regional_rate(url, model)) {
+                    Some(Rate::Factor(name, per_mille)) => {
+                        quote.with_surcharges(&[Surcharge::factor(&name, per_mille)])
+                    }
+                    Some(Rate::Unknown(_)) => None,
+                    Some(Rate::Standard) | None => Some(quote),
+                }
+            };
             models.iter().find_map(find)
+        })
+    }
+
+    /// Returns the name of a surcharge of this address that may apply to the models, if its rate is
+    /// not known for them. Their cost is then unknown, although they have a price.
+    pub fn unknown_surcharge(&self, base_url: &str, models: &[&str]) -> Option<String> {
+        let rate = |model: &&str| self.table().regional_rate(base_url, &model.to_lowercase());
+        models.iter().find_map(|model| match rate(model)? {
+            Rate::Unknown(name) => Some(name),
+            Rate::Standard | Rate::Factor(..) => None,
         })
     }
 

@@ -93,6 +93,61 @@ fn the_current_price_of_a_model_is_returned() {
     assert_eq!(response.status, 405);
 }
 
+#[test]
+fn current_prices_depend_on_the_address_and_the_spelling() {
+    let server = TestServer::start_with(|config| {
+        for (name, kind, address) in [
+            ("eu", Kind::OpenAi, "https://eu.api.openai.com/v1"),
+            ("router", Kind::OpenAi, "https://openrouter.ai/api/v1"),
+            ("vertex", Kind::OpenAi, "https://aiplatform.googleapis.com/v1"),
+            ("foundry", Kind::OpenAi, "https://me.services.ai.azure.com/models"),
+            ("qwen", Kind::OpenAi, "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
+        ] {
+            add_provider(config, name, kind, address);
+        }
+    });
+    let input = |provider: &str, model: &str| {
+        let response = server.get(&format!("/api/prices?provider={provider}&model={model}"));
+        response.json()["usd_per_mtok"]["input"].clone()
+    };
+    assert_eq!(input("eu", "gpt-5.4"), json!(2.75));
+    assert_eq!(input("eu", "gpt-4o"), json!(2.5));
+    assert_eq!(input("eu", "gpt-chat-latest"), Value::Null);
+    for variant in ["", ":nitro", ":floor", ":exacto"] {
+        assert_eq!(input("router", &format!("openai/gpt-4o{variant}")), json!(2.5), "{variant}");
+    }
+    assert_eq!(input("router", "openai/gpt-4o:free"), Value::Null);
+    for prefix in ["", "google/", "models/", "publishers/google/models/"] {
+        assert_eq!(input("vertex", &format!("{prefix}gemini-2.5-flash")), json!(0.3), "{prefix}");
+    }
+    assert_eq!(input("foundry", "DeepSeek-R1"), json!(1.35));
+    assert_eq!(input("foundry", "deepseek-reasoner"), Value::Null);
+    assert_eq!(input("qwen", "qwen-max"), json!(1.6));
+    let price = server.get("/api/prices?provider=eu&model=gpt-5.4").json();
+    assert_eq!(price["surcharges"], json!(["data residency eu x1.1"]));
+    let price = server.get("/api/prices?provider=qwen&model=qwen-max").json();
+    let source = price["source"].as_str().unwrap();
+    assert!(source.starts_with("https://www.alibabacloud.com/"), "{source}");
+}
+
+#[test]
+fn a_changed_format_of_the_second_source_is_an_error() {
+    let home = Home::new();
+    for (map, part) in [
+        ("{", "cannot read"),
+        ("[]", "not an object"),
+        (r#"{"a": {"mode": "chat"}}"#, "lists 1 models; expected 2000"),
+    ] {
+        let map = home.write("map.json", map);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/extra_prices.py");
+        let ended = std::process::Command::new("python3").arg(script).arg(map).output().unwrap();
+        let message = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{message}");
+        assert!(message.contains(part), "{message}");
+        assert!(ended.stdout.is_empty());
+    }
+}
+
 const ENTRY: &str = "[[price]]\nprovider = 'ollama'\nmodel = 'llama3'\n";
 
 #[test]

@@ -7,7 +7,7 @@ use super::Context;
 use super::reply::{self, Answer};
 use super::request::Query;
 use crate::error::{Error, Fault};
-use crate::prices::{Rates, StoredPrice};
+use crate::prices::{Rates, StoredPrice, Weekdays};
 use crate::time::Timestamp;
 
 /// Micro-dollars per million tokens equal pico-dollars per token: six digits after the point.
@@ -26,6 +26,10 @@ struct View<'a> {
     from: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     daily: Option<(i64, i64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    days: Option<Weekdays>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    surcharges: Vec<String>,
     usd_per_request: Box<RawValue>,
     usd_per_mtok: PerMtok,
     tiers: Vec<Tier>,
@@ -83,6 +87,8 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
                 model,
                 from: None,
                 daily: None,
+                days: None,
+                surcharges: Vec::new(),
                 usd_per_request: decimal(0, PER_REQUEST_DIGITS)?,
                 usd_per_mtok: per_mtok(&Rates::default())?,
                 tiers: Vec::new(),
@@ -106,6 +112,8 @@ fn view(id: Option<i64>, text: &str) -> Answer {
             model: &stored.model,
             from: stored.from,
             daily: stored.daily,
+            days: stored.days,
+            surcharges: stored.surcharges.clone(),
             usd_per_request: decimal(stored.request_picousd, PER_REQUEST_DIGITS)?,
             usd_per_mtok: per_mtok(&stored.picousd_per_token)?,
             tiers: tiers.collect::<Result<_, Error>>()?,

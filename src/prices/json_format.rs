@@ -12,8 +12,9 @@
 //!   applies. A tier has all its prices; it inherits none from the tier below.
 //! - In `prices`, the last entry in force applies, or the first one if none is. `from` is the first
 //!   date (UTC) of a price; `daily` has the minutes of the UTC day, `[start, end)`, in which it
-//!   applies (over midnight if the end is smaller). An empty list: the model is known, but its
-//!   price is not.
+//!   applies (over midnight if the end is smaller); `days` the weekdays of UTC, from 1, Monday, to
+//!   7, Sunday. A price has any of the three. An empty list: the model is known, but its price is
+//!   not.
 //! - `match` selects the names of the model, by default its id: `=` equals, `^` starts with, `$`
 //!   ends with, `~` contains, `#` has the shape (`#` is a digit, a trailing `*` matches any rest); a
 //!   list means any of them, `{"and": […]}` all of them, `{"not": …}` not. Names are compared in
@@ -22,13 +23,17 @@
 //!   characters other than `/`. `name_match` finds the provider by its common names, `model_match`
 //!   by a model's name alone. `fallback` lists other providers whose models it also offers at their
 //!   prices.
+//! - A model can have its own `source` and `date`. `regional` lists surcharges of addresses: see
+//!   `regional`.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::pattern::{Mark, Pattern};
 use super::price::{GivenRates, Price, Rates, Tier};
-use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
+use super::regional::Regional;
+use super::table::{Model, Provider, Table, Version};
+use super::when::{Weekdays, When};
 use crate::time::Timestamp;
 
 // Unknown keys are rejected if a misspelled one would change a price.
@@ -39,6 +44,8 @@ struct FileJson<'a> {
     /// Each entry is parsed separately, like its models, so that an error can name its line.
     #[serde(borrow)]
     providers: Vec<&'a RawValue>,
+    #[serde(default)]
+    regional: Vec<Regional>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +78,8 @@ struct ModelJson {
     id: String,
     r#match: Option<Pattern>,
     prices: Vec<PriceJson>,
+    source: Option<String>,
+    date: Option<String>,
 }
 
 /// A price, or a tier of one.
@@ -79,9 +88,10 @@ struct ModelJson {
 struct PriceJson {
     /// Set only for tiers.
     above: Option<u64>,
-    /// Not set for tiers, like the next three.
+    /// Not set for tiers, like the next four.
     from: Option<Timestamp>,
     daily: Option<(i64, i64)>,
+    days: Option<Weekdays>,
     request: Option<u64>,
     #[serde(default)]
     tiers: Vec<PriceJson>,
@@ -109,7 +119,8 @@ impl PriceJson {
     }
 
     fn tier(&self) -> Result<Tier, String> {
-        let is_tier = self.from.is_none() && self.daily.is_none() && self.request.is_none();
+        let is_always = self.from.is_none() && self.daily.is_none() && self.days.is_none();
+        let is_tier = is_always && self.request.is_none();
         let above = self.above.filter(|_| is_tier && self.tiers.is_empty());
         let above = above.ok_or("a tier must have `above` and token prices only")?;
         Ok(Tier { above, picousd_per_token: self.rates()? })
@@ -119,19 +130,8 @@ impl PriceJson {
         if self.above.is_some() {
             return Err("`above` is allowed only in `tiers`".to_owned());
         }
-        let when = match (self.from, self.daily) {
-            (None, None) => When::Always,
-            (Some(start), None) => When::From(start),
-            (None, Some((start, end))) => {
-                if !(0..MINUTES_PER_DAY).contains(&start) || !(0..=MINUTES_PER_DAY).contains(&end) {
-                    return Err(format!(
-                        "`daily` must be two minutes of the day from 0 to {MINUTES_PER_DAY}, not [{start}, {end}]"
-                    ));
-                }
-                When::Daily { start, end }
-            }
-            (Some(_), Some(_)) => return Err("set `from` or `daily`, not both".to_owned()),
-        };
+        let when = When { from: self.from, daily: self.daily, days: self.days };
+        when.check()?;
         let tiers = self.tiers.iter().map(Self::tier);
         let tiers = tiers.collect::<Result<_, String>>()?;
         let mut price = Price::new(self.request.unwrap_or(0), self.rates()?, tiers)?;
@@ -146,7 +146,12 @@ impl ModelJson {
         let versions = versions.collect::<Result<_, String>>()?;
         let name = self.id.to_lowercase();
         let is_known_by_name = self.r#match.is_none() && name == self.id;
+        let source = self.source.map(|source| match &self.date {
+            Some(date) => format!("{source}, {date}"),
+            None => source,
+        });
         Ok(Model {
+            source: source.map(String::into_boxed_str),
             names: self.r#match.unwrap_or_else(|| Pattern::new(Mark::Equals, &name)),
             id: (!is_known_by_name).then(|| self.id.into()),
             versions,
@@ -207,6 +212,7 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
             .source
             .map_or_else(String::new, |source| format!("{} {}", source.package, source.version)),
         is_open_ended: true,
+        regional: file.regional,
     })
 }
 

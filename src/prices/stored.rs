@@ -4,12 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, Tier, check_price};
+use super::when::Weekdays;
 use crate::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredPrice {
-    /// The package with its version, or the user's file.
+    /// The package with its version, the page with its date, or the user's file.
     pub source: String,
     /// The name in the source, like `model`.
     pub provider: String,
@@ -20,6 +21,9 @@ pub struct StoredPrice {
     /// The minutes of the UTC day, `[start, end)`, in which the price applies, if not all day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<(i64, i64)>,
+    /// The days of the week on which it applies, if not on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days: Option<Weekdays>,
     /// Pico-dollars (10⁻¹² USD) per call, in addition to its tokens.
     pub request_picousd: u64,
     /// Pico-dollars per token, equal to micro-dollars per million.

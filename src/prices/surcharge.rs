@@ -35,6 +35,12 @@ impl Surcharge {
 }
 
 impl Quote {
+    /// Returns the surcharges that are part of the price, if any.
+    pub fn surcharges(&self) -> Option<Vec<String>> {
+        let text = self.text().filter(|text| text.contains("\"surcharges\""))?;
+        Some(StoredPrice::from_json(text).ok()?.surcharges)
+    }
+
     /// Returns the price of a call with these surcharges; none if it exceeds the limits of a price.
     /// The new price is stored like any other, so that `verify` computes the same cost again.
     pub fn with_surcharges(self, surcharges: &[Surcharge]) -> Option<Self> {
@@ -94,7 +100,7 @@ impl Quote {
                 request_picousd: price.request,
                 picousd_per_token: price.rates.clone(),
                 tiers: price.tiers.clone(),
-                surcharges,
+                surcharges: stored.surcharges.iter().cloned().chain(surcharges).collect(),
                 ..stored
             };
             serde_json::to_string(&stored).unwrap_or_default().into()

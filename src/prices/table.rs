@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use super::model_name::{without_publisher, without_variants};
 use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
 use super::price::{Price, Rates};
+use super::regional::{Rate, Regional};
 use super::stored::StoredPrice;
+use super::when::When;
 use crate::event::Usage;
 use crate::money::Usd;
 use crate::time::Timestamp;
-
-const MS_PER_MINUTE: i64 = 60_000;
-pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
@@ -44,7 +44,7 @@ impl Quote {
 
     /// Returns whether both are the same price of the same model, under any names.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.price, &other.price)
+        Arc::ptr_eq(&self.price, &other.price) || (self.text.is_some() && self == other)
     }
 
     /// Returns the price in the form of ledger rows, a [`StoredPrice`]; none for `echo`.
@@ -59,6 +59,7 @@ pub(super) struct Table {
     pub(super) providers: Vec<Provider>,
     /// True if the first price also applies before its start.
     pub(super) is_open_ended: bool,
+    pub(super) regional: Vec<Regional>,
 }
 
 pub(super) struct Provider {
@@ -74,6 +75,8 @@ pub(super) struct Provider {
 pub(super) struct Model {
     /// None if it equals the text of `names`.
     pub(super) id: Option<Box<str>>,
+    /// None if it is the table's.
+    pub(super) source: Option<Box<str>>,
     pub(super) names: Pattern,
     pub(super) versions: Box<[Version]>,
 }
@@ -83,17 +86,6 @@ pub(super) struct Version {
     pub(super) price: Arc<Price>,
     /// The form of ledger rows, created on first use.
     text: OnceLock<Arc<str>>,
-}
-
-/// The time in which a price applies.
-pub(super) enum When {
-    Always,
-    From(Timestamp),
-    /// Minutes of the UTC day.
-    Daily {
-        start: i64,
-        end: i64,
-    },
 }
 
 impl Table {
@@ -119,6 +111,29 @@ impl Table {
         };
         let (provider, model) = self.find_model(provider, model)?;
         self.quote(provider, model, at)
+    }
+
+    /// Returns the surcharge of an address, if any.
+    pub(super) fn regional_rate(&self, base_url: &str, model: &str) -> Option<Rate> {
+        let address = address(base_url);
+        let mut regional = self.regional.iter();
+        regional.find_map(|it| it.rate(&address, without_publisher(model)))
+    }
+
+    /// Adds the prices of another table, which take precedence.
+    pub(super) fn overlay(&mut self, other: Self) {
+        for mut added in other.providers {
+            let known = self.providers.iter_mut().find(|provider| provider.id == added.id);
+            let Some(known) = known else {
+                // Indices of another table.
+                added.fallback.clear();
+                self.providers.push(added);
+                continue;
+            };
+            known.hosts.append(&mut added.hosts);
+            known.models.splice(..0, added.models);
+        }
+        self.regional.extend(other.regional);
     }
 
     /// Like `find`, in the user's own table, where the provider's name in the configuration takes
@@ -205,7 +220,16 @@ impl Table {
                 Some((it, models.find(|model| model.names.matches(name))?))
             })
         };
-        find(model).or_else(|| find(&with_dashed_dates(model)?))
+        let find = |name: &str| find(name).or_else(|| find(&with_dashed_dates(name)?));
+        // In the user's table, providers have any name.
+        let is_users = !self.is_open_ended;
+        let other = match &*provider.id {
+            "google" => without_publisher(model),
+            "openrouter" => without_variants(model),
+            _ if is_users => without_publisher(without_variants(model)),
+            _ => model,
+        };
+        find(model).or_else(|| Some(other).filter(|other| *other != model).and_then(find))
     }
 
     pub(super) fn quote(&self, provider: &Provider, model: &Model, at: Timestamp) -> Option<Quote> {
@@ -222,17 +246,14 @@ impl Table {
     }
 
     fn stored(&self, provider: &Provider, model: &Model, version: &Version) -> StoredPrice {
-        let (from, daily) = match version.when {
-            When::Always => (None, None),
-            When::From(start) => (Some(start), None),
-            When::Daily { start, end } => (None, Some((start, end))),
-        };
+        let When { from, daily, days } = version.when;
         StoredPrice {
-            source: self.source.clone(),
+            source: model.source.as_deref().unwrap_or(&self.source).to_owned(),
             provider: provider.id.to_string(),
             model: model.id.as_deref().unwrap_or(model.names.text()).to_owned(),
             from,
             daily,
+            days,
             request_picousd: version.price.request,
             picousd_per_token: version.price.rates.clone(),
             tiers: version.price.tiers.clone(),
@@ -253,22 +274,5 @@ impl Model {
 impl Version {
     pub(super) fn new(when: When, price: Price) -> Self {
         Self { when, price: Arc::new(price), text: OnceLock::new() }
-    }
-}
-
-impl When {
-    fn covers(&self, at: Timestamp) -> bool {
-        match *self {
-            Self::Always => true,
-            Self::From(start) => at >= start,
-            Self::Daily { start, end } => {
-                let minute = at.0.div_euclid(MS_PER_MINUTE).rem_euclid(MINUTES_PER_DAY);
-                if end < start {
-                    minute >= start || minute < end
-                } else {
-                    start <= minute && minute < end
-                }
-            }
-        }
     }
 }

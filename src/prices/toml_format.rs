@@ -24,7 +24,8 @@ use toml::Spanned;
 
 use super::pattern::{Mark, Pattern};
 use super::price::{GivenRates, Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Tier};
-use super::table::{Model, Provider, Table, Version, When};
+use super::table::{Model, Provider, Table, Version};
+use super::when::When;
 use crate::time::Timestamp;
 
 /// Digits after the point of dollars per million tokens, down to one pico-dollar per token.
@@ -256,13 +257,12 @@ fn model(entries: &[Entry]) -> Result<Model, String> {
             "line {second}: duplicate price; line {first} has the same provider, model and `from`"
         ));
     }
-    let versions = entries.iter().map(|entry| {
-        let when = entry.from.map_or(When::Always, When::From);
-        Version::new(when, entry.price.clone())
-    });
+    let versions =
+        entries.iter().map(|entry| Version::new(When::starting(entry.from), entry.price.clone()));
     let (name, is_prefix) = entries.first().map_or(("", false), |it| (&it.name, it.is_prefix));
     Ok(Model {
         id: is_prefix.then(|| format!("{name}*").into()),
+        source: None,
         names: match is_prefix {
             true => Pattern::new(Mark::StartsWith, name),
             false => Pattern::new(Mark::Equals, name),

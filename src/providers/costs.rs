@@ -92,7 +92,12 @@ impl Providers {
             _ if trusted.is_some() => self.quote(&call.provider, &[model, &call.model], at),
             _ => self.quote_or_log(call, model, at),
         };
-        let mut note = billing.note();
+        let regional = self.regional_note(call, model, quote.as_ref(), usage);
+        // Without a price, the row would not show that its prompts may have several price tiers.
+        let is_split = quote.is_none() && billing.prompt_lengths.is_some();
+        let prompts = is_split.then(|| "several prompts".to_owned());
+        let notes = [regional, billing.note(), prompts].into_iter().flatten();
+        let mut note = notes.reduce(|one, other| format!("{one}, {other}"));
         let quote = quote.and_then(|quote| {
             let adapted = adapted(quote, usage, billing);
             if let Err(reason) = adapted {
@@ -132,6 +137,26 @@ impl Providers {
             FailedCallCost::Zero => Charge::FREE,
             FailedCallCost::Unknown => Charge::UNKNOWN,
         }
+    }
+
+    /// Names the surcharge of the provider's address, which is part of the price or, if it is not
+    /// known for the model, the reason why there is none.
+    fn regional_note(
+        &self,
+        call: &Call,
+        model: &str,
+        quote: Option<&Quote>,
+        usage: &Usage,
+    ) -> Option<String> {
+        if let Some(quote) = quote {
+            return quote.surcharges().map(|surcharges| surcharges.join(", "));
+        }
+        let config = self.providers.get(&call.provider)?;
+        let is_called = usage.source != UsageSource::None && config.kind != Kind::Echo;
+        is_called.then(|| {
+            let models = [model, call.model.as_str()];
+            self.prices.unknown_surcharge(config.base_url(), &models)
+        })?
     }
 
     fn trusts_cost_of(&self, provider: &str) -> bool {

@@ -947,6 +947,29 @@ fn the_reservation_covers_automatic_caching() {
 }
 
 #[test]
+fn regional_surcharges_are_part_of_the_cost() {
+    let providers = providers(Kind::OpenAi, "https://eu.api.openai.com/v1", Timeouts::default());
+    let at = "2026-11-22T12:00:00Z".parse().unwrap();
+    let charge = |model: &str, source| {
+        let usage = Usage { input_tokens: 1_000, output_tokens: 500, source, ..Usage::default() };
+        let call = Call { model: model.into(), ..call(false) };
+        providers.charge(&call, model, &usage, &Billing::default(), at)
+    };
+    let priced = charge("gpt-5.4", UsageSource::Provider);
+    assert_eq!(priced.cost, Some(Usd::from_nanousd(11_000_000)));
+    assert_eq!(priced.note.as_deref(), Some("data residency eu x1.1"));
+    let older = charge("gpt-4o", UsageSource::Provider);
+    assert_eq!((older.cost, older.note), (Some(Usd::from_nanousd(7_500_000)), None));
+    let unknown = charge("gpt-chat-latest", UsageSource::Provider);
+    assert_eq!(unknown, Charge { note: Some("data residency eu".into()), ..Charge::UNKNOWN });
+    assert_eq!(charge("gpt-5.4", UsageSource::None), Charge::UNKNOWN);
+    let call = Call { model: "gpt-5.4".into(), max_tokens: Some(1_000_000), ..call(false) };
+    // 16.50 USD for a million tokens of the answer.
+    let reserve = providers.reserve(&call, at).cost.unwrap();
+    assert!(reserve >= Usd::from_nanousd(16_500_000_000), "{reserve}");
+}
+
+#[test]
 fn cost_above_the_maximum_is_unknown() {
     let provider = ProviderConfig {
         kind: Kind::OpenAi,
