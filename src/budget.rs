@@ -10,6 +10,7 @@ use crate::error::{Error, Fault, Result};
 use crate::event::{BudgetWarning, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
+use crate::prices::selects;
 use crate::time::{Timestamp, unknown_zone};
 
 pub const BUDGETS_MAX: usize = 100;
@@ -61,7 +62,7 @@ pub struct Budget {
     pub name: String,
     pub per: Per,
     pub flow_id: Option<FlowId>,
-    /// `PROVIDER/MODEL` as requested; a trailing `*` matches any rest.
+    /// `PROVIDER/MODEL` as requested, in any spelling; a trailing `*` matches any rest.
     pub model: Option<String>,
     /// The name of a gateway key.
     pub key: Option<String>,
@@ -147,12 +148,11 @@ impl Budget {
     pub fn covers(&self, call: &Scope<'_>) -> bool {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
+        // As tolerant as the price table, so that no spelling of a priced model evades a budget.
         let is_model = |pattern: &str| {
-            let name = format!("{}/{}", call.provider, call.model);
-            match pattern.strip_suffix('*') {
-                Some(start) => name.starts_with(start),
-                None => name == pattern,
-            }
+            let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
+            provider.trim().to_lowercase() == call.provider.trim().to_lowercase()
+                && selects(model, call.model)
         };
         is_flow && is_key && self.model.as_deref().is_none_or(is_model)
     }
@@ -452,6 +452,8 @@ mod tests {
             (json!({"model": "openai/gpt-4o-mini"}), true),
             (json!({"model": "groq/*"}), false),
             (json!({"key": "ann"}), false),
+            (json!({"model": "OpenAI/GPT-4o-Mini"}), true),
+            (json!({"model": "openai2/gpt-4o*"}), false),
         ] {
             assert_eq!(budget(more.clone()).covers(&call), expected, "{more}");
         }

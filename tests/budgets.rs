@@ -463,6 +463,67 @@ fn a_run_budget_does_not_limit_client_calls() {
 }
 
 #[test]
+fn no_spelling_of_a_model_evades_a_hard_budget() {
+    let upstream = answering();
+    let server = TestServer::start_with(|config| {
+        for name in ["openai", "google", "openrouter"] {
+            add_provider(config, name, Kind::OpenAi, upstream.url());
+        }
+    });
+    let budget =
+        |model: &str| json!({"name": model, "per": "day", "limitUsd": "0", "model": model});
+    set(
+        &server,
+        json!([
+            budget("openai/gpt-4o*"),
+            budget("google/gemini-2.5-flash"),
+            budget("google/models/gemini-2.5-pro"),
+            budget("openrouter/openai/gpt-4o")
+        ]),
+    );
+    let status = |model: &str| {
+        let asked = json!({"model": model, "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+        server.post("/v1/chat/completions", &asked).status
+    };
+    for model in [
+        "openai/gpt-4o",
+        "openai/GPT-4o",
+        "openai/Gpt-4O-mini",
+        "google/gemini-2.5-flash",
+        "google/google/gemini-2.5-flash",
+        "google/models/gemini-2.5-flash",
+        "google/publishers/google/models/Gemini-2.5-Flash",
+        "google/gemini-2.5-pro",
+        "openrouter/openai/gpt-4o:nitro",
+        "openrouter/OpenAI/gpt-4o:Floor",
+    ] {
+        assert_eq!(status(model), 402, "{model}");
+    }
+    assert_eq!(upstream.count(), 0);
+    // Other models, and the same model without a budget.
+    for model in ["openai/gpt-4.1", "openrouter/openai/gpt-4o:extended"] {
+        assert_eq!(status(model), 200, "{model}");
+    }
+}
+
+#[test]
+fn a_model_with_its_publisher_has_a_cost_under_a_hard_budget() {
+    let upstream = answering();
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "google", Kind::OpenAi, upstream.url());
+    });
+    set(&server, json!([{"name": "all", "per": "day", "limitUsd": "1"}]));
+    for model in ["google/gemini-2.5-flash", "models/gemini-2.5-flash"] {
+        let asked = json!({"model": format!("google/{model}"), "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+        assert_eq!(server.post("/v1/chat/completions", &asked).status, 200, "{model}");
+    }
+    eventually("both calls have a cost", || {
+        let costs = rows(&server).into_iter().map(|row| row["total_cost_usd"].as_f64());
+        costs.flatten().filter(|cost| *cost > 0.0).count() == 2
+    });
+}
+
+#[test]
 fn unmatchable_budgets_are_refused_unless_their_flow_is_gone() {
     let upstream = answering();
     let server = server(&upstream);
