@@ -2,6 +2,7 @@
 
 mod ledger;
 mod optimize;
+mod reprice;
 mod run;
 mod serve;
 mod verify;
@@ -15,6 +16,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::config::{Config, LISTEN_DEFAULT, Overrides};
 use crate::error::{Error, Result};
+use crate::time::Timestamp;
 
 /// The exit status of a failed flow, and of any failure at run time.
 const FAILED: u8 = 1;
@@ -56,6 +58,11 @@ enum Command {
     ///
     /// This changes nothing. To apply a suggestion, use its ID on the page or in the API.
     Optimize(OptimizeArgs),
+    /// Compute the cost of past calls whose price was unknown, at the prices known now.
+    ///
+    /// The costs are written as corrections; the ledger rows stay as they are, and so do budgets.
+    /// Stop the server first, or use --dry-run.
+    Reprice(RepriceArgs),
 }
 
 #[derive(Args, Clone)]
@@ -136,6 +143,18 @@ struct OptimizeArgs {
     common: CommonArgs,
 }
 
+#[derive(Args, Clone)]
+struct RepriceArgs {
+    /// Only calls at or after this time (2026-11-24T10:00:00Z) or day
+    #[arg(long, value_name = "TIME")]
+    from: Timestamp,
+    /// Show the costs without writing them, also while a server is running [default: off]
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
 impl CommonArgs {
     fn config(self) -> Result<Config> {
         Config::load(self.overrides())
@@ -182,6 +201,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Verify(common) => verify::run(&common.config()?),
         Command::Ledger(args) => ledger::run(&args.common.config()?, args.query),
+        Command::Reprice(args) => reprice::run(&args.common.config()?, args.from, args.dry_run),
         Command::Optimize(args) => optimize::run(&args.common.config()?, args.json),
     }
 }

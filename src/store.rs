@@ -14,6 +14,7 @@ mod call_stats;
 mod change;
 mod checkpoint;
 mod connection;
+mod corrections;
 mod daily_rollup;
 mod days;
 mod events;
@@ -43,12 +44,13 @@ pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Ex
 pub use budgets::BudgetState;
 pub use call_stats::CallRow;
 pub use change::{
-    Applied, Bought, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewKey,
-    NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
+    Applied, Bought, Change, Correction, Delivery, FailedNode, FinishedNode, NewCall, NewFlow,
+    NewHook, NewKey, NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
 };
 pub use checkpoint::Checkpointer;
 #[cfg(test)]
 pub(crate) use connection::alter;
+pub use corrections::{AuditCorrection, ModelNames, UnpricedModel, UnpricedRow};
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;

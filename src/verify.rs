@@ -2,6 +2,7 @@
 //! the results.
 
 mod calls;
+mod corrections;
 mod events;
 mod runs;
 
@@ -63,6 +64,7 @@ pub fn verify(
 ) -> Result<()> {
     report(file(audit)?);
     calls::check(audit, may_be_free, on_row, report)?;
+    report(corrections::check(audit)?);
     report(blocks(audit)?);
     report(days(audit)?);
     report(budget_days(audit)?);

@@ -148,6 +148,129 @@ fn a_changed_format_of_the_second_source_is_an_error() {
     }
 }
 
+/// A server with two calls of a model without a price: 1,000 tokens of the prompt and 100 of the
+/// answer each.
+fn unpriced(upstream: &Upstream) -> TestServer {
+    let server =
+        TestServer::start_with(|config| add_provider(config, "mine", Kind::OpenAi, upstream.url()));
+    let mut flow = chain(
+        "New",
+        &[agent("a", "mine", "new-model-1", "x"), agent("b", "mine", "new-model-1", "y")],
+    );
+    for node in flow["data"]["nodes"].as_array_mut().unwrap() {
+        node["data"]["stream"] = json!(false);
+    }
+    let run = server.run(server.save(&flow), &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    server
+}
+
+fn new_model() -> Upstream {
+    Upstream::saying(completion("well", 1_000, 100).replace("gpt-4o-mini", "new-model-1"))
+}
+
+#[test]
+fn models_without_a_price_are_listed() {
+    let upstream = new_model();
+    let server = unpriced(&upstream);
+    let unknown = chain("Other", &[agent("a", "mine", "new-model-2", "x")]);
+    server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
+    let missing = |query: &str| server.get(&format!("/api/prices/missing{query}"));
+    let listed = missing("").json();
+    let item = &listed["items"][0];
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!((&item["provider"], &item["model"]), (&json!("mine"), &json!("new-model-1")));
+    assert_eq!((&item["calls"], &item["input_tokens"]), (&json!(2), &json!(2_000)));
+    assert_eq!((&item["output_tokens"], &listed["next"]), (&json!(200), &Value::Null));
+    assert!(item["last_seen"].as_str().unwrap().starts_with("20"), "{item}");
+    // The upstream answers as `new-model-1`, so the calls of both requested models are one item.
+    server.run(server.save(&unknown), &json!({}));
+    assert_eq!(missing("").json()["items"][0]["calls"], 3);
+    assert_eq!(missing("?limit=0").status, 422);
+    assert_eq!(server.request("POST", "/api/prices/missing", &[], b"").status, 405);
+}
+
+#[test]
+fn reprice_adds_costs_beside_unchanged_rows() {
+    let upstream = new_model();
+    let mut server = unpriced(&upstream);
+    let budget =
+        json!({"budgets": [{"name": "all", "per": "month", "limitUsd": "1", "hard": false}]});
+    server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
+    let used = |server: &TestServer| {
+        server.get("/api/budget").json()["budgets"][0]["state"]["used"].clone()
+    };
+    let used_before = used(&server);
+    let home = Home::new();
+    let config = format!(
+        "[providers.mine]\nkind = 'openai'\nbase_url = '{}'\napi_key = 'k'\n",
+        upstream.url()
+    );
+    let config = home.write("flowledger.toml", config);
+    let prices = home.write(
+        "mine.toml",
+        "[[price]]\nprovider = 'mine'\nmodel = 'new-model-1'\ninput_per_mtok = '2'\noutput_per_mtok = '5'",
+    );
+    let data = server.data().to_owned();
+    let reprice = |more: &[&str]| {
+        let [data, config, prices] = [&data, &config, &prices].map(|path| path.to_str().unwrap());
+        let args = ["reprice", "--data", data, "--config", config, "--prices", prices];
+        home.run(&[&args, more].concat())
+    };
+    let since = ["--from", "2020-01-01"];
+    let dry = reprice(&["--from", "2020-01-01", "--dry-run"]);
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    let shown = "2 calls, $0.005: would be corrected; nothing was written.";
+    assert!(dry.stdout.contains(shown) && dry.stdout.contains("mine.toml"), "{dry:?}");
+    let busy = reprice(&since);
+    assert_eq!(busy.code, Some(2), "{busy:?}");
+    assert!(busy.stderr.contains("is in use by another flowledger"), "{busy:?}");
+    assert_eq!(server.get("/api/ledger/summary").json()["total"]["corrected_calls"], 0);
+
+    server.stop();
+    let later = reprice(&["--from", "2100-01-01"]);
+    assert!(later.stdout.contains("No calls of unknown price"), "{later:?}");
+    let done = reprice(&since);
+    assert!(done.stdout.contains("2 calls, $0.005: corrected."), "{done:?}");
+    let again = reprice(&since);
+    assert!(again.stdout.contains("No calls of unknown price"), "{again:?}");
+    let ledger = home.run(&["ledger", "--data", data.to_str().unwrap()]);
+    assert!(ledger.stdout.contains("$0.0025 (corrected)"), "{ledger:?}");
+    let verified = home.run(&["verify", "--data", data.to_str().unwrap()]);
+    assert!(verified.stdout.contains("corrections: 2, ok"), "{verified:?}");
+    for (column, value, fault) in [
+        ("cost_nanousd", 5, "the cost is 0.000000005 USD, but 0.0025 USD according to its price"),
+        ("price_id", 99, "the price is missing"),
+    ] {
+        let db = rusqlite::Connection::open(data.join("flowledger.db")).unwrap();
+        let sql = format!("SELECT {column} FROM corrections WHERE ledger_id = 1");
+        let before: i64 = db.query_row(&sql, [], |row| row.get(0)).unwrap();
+        let set = format!("UPDATE corrections SET {column} = ?1 WHERE ledger_id = 1");
+        db.execute(&set, [value]).unwrap();
+        let verified = home.run(&["verify", "--data", data.to_str().unwrap()]);
+        assert_eq!(verified.code, Some(1), "{verified:?}");
+        assert!(verified.stdout.contains(fault), "{verified:?}");
+        db.execute(&set, [before]).unwrap();
+    }
+
+    server.start_again();
+    for row in rows(&server) {
+        assert_eq!(row["total_cost_usd"], Value::Null);
+        assert_eq!(row["corrected_cost_usd"], json!(0.0025));
+    }
+    for group in ["model", "day", "tag", "key"] {
+        let summary = server.get(&format!("/api/ledger/summary?group_by={group}")).json();
+        for sums in [&summary["total"], &summary["items"][0]] {
+            assert_eq!(sums["corrected_cost_usd"], json!(0.005), "{group}");
+            assert_eq!((&sums["corrected_calls"], &sums["calls"]), (&json!(2), &json!(2)));
+            assert_eq!((&sums["unpriced_calls"], &sums["total_cost_usd"]), (&json!(2), &json!(0)));
+        }
+    }
+    let other = server.get("/api/ledger/summary?provider=other").json();
+    assert_eq!(other["total"]["corrected_calls"], 0);
+    assert_eq!(used(&server), used_before);
+}
+
 const ENTRY: &str = "[[price]]\nprovider = 'ollama'\nmodel = 'llama3'\n";
 
 #[test]

@@ -187,6 +187,14 @@ fn every_external_change_is_reported_with_both_values() {
             &["ledger row 1: refused by: unknown value `me`; expected one of budget"],
         ),
         (
+            "INSERT INTO corrections VALUES (1, 0, 1, 5)",
+            &["correction of ledger row 1: the row has a cost or unknown tokens"],
+        ),
+        (
+            "INSERT INTO corrections VALUES (99, 0, 1, 5)",
+            &["correction of ledger row 99: the row is missing"],
+        ),
+        (
             "UPDATE ledger SET price_id = 99 WHERE id = 1",
             &["ledger row 1: price 99 is missing"],
         ),

@@ -106,7 +106,7 @@ fn rows(rows: &[LedgerEntry]) -> Table {
             row.agent_role.clone().unwrap_or_default(),
             tokens(row, row.usage.input_tokens),
             tokens(row, row.usage.output_tokens),
-            row.total_cost_usd.map_or_else(|| "?".to_owned(), dollars),
+            cost(row),
             row.latency_ms.map(|ms| ms.to_string()).unwrap_or_default(),
             format!("{}{mark}", row.status),
         ]);
@@ -124,12 +124,13 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
         "Out",
         "Cost",
         "No price",
+        "Corrected",
         "No cost",
         "Estimated",
         "Cached",
         "Saved",
     ];
-    let mut table = table(&head, 1..11);
+    let mut table = table(&head, 1..12);
     let row = |name: &str, sums: &Sums| {
         [
             name.to_owned(),
@@ -139,6 +140,7 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
             sums.output_tokens.to_string(),
             dollars(sums.total_cost_usd),
             sums.unpriced_calls.to_string(),
+            dollars(sums.corrected_cost_usd),
             sums.unknown_cost_calls.to_string(),
             sums.estimated_calls.to_string(),
             sums.cached_calls.to_string(),
@@ -154,6 +156,14 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
 
 fn tokens(row: &LedgerEntry, count: u64) -> String {
     row.usage.known(count).map_or_else(|| "?".to_owned(), |count| count.to_string())
+}
+
+fn cost(row: &LedgerEntry) -> String {
+    match (row.total_cost_usd, row.more.corrected_cost_usd) {
+        (Some(cost), _) => dollars(cost),
+        (None, Some(cost)) => format!("{} (corrected)", dollars(cost)),
+        (None, None) => "?".to_owned(),
+    }
 }
 
 fn dollars(usd: Usd) -> String {

@@ -218,6 +218,9 @@ pub struct LedgerDetails {
     /// The cost that the response stated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_cost_usd: Option<Usd>,
+    /// The cost by a price that was added after the call; the row's own cost stays unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrected_cost_usd: Option<Usd>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -138,6 +138,7 @@ static COLUMNS: &[Column] = &[
     ("cost_note", |r| text(r.more.cost_note.as_deref())),
     ("price_cost_usd", |r| optional(r.more.price_cost_usd.as_ref())),
     ("provider_cost_usd", |r| optional(r.more.provider_cost_usd.as_ref())),
+    ("corrected_cost_usd", |r| optional(r.more.corrected_cost_usd.as_ref())),
 ];
 
 fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::Result<Vec<u8>> {

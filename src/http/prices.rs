@@ -1,4 +1,6 @@
-//! `/api/prices`: current prices of calls, and the price that a ledger row used.
+//! `/api/prices`: current prices of calls, the price that a ledger row used, and missing prices.
+
+use std::cmp::Reverse;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -7,7 +9,9 @@ use super::Context;
 use super::reply::{self, Answer};
 use super::request::Query;
 use crate::error::{Error, Fault};
+use crate::listener::Presence;
 use crate::prices::{Rates, StoredPrice, Weekdays};
+use crate::store::{ModelNames, Store};
 use crate::time::Timestamp;
 
 /// Micro-dollars per million tokens equal pico-dollars per token: six digits after the point.
@@ -95,6 +99,54 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
             },
         )),
     }
+}
+
+/// The calls of a model whose price is unknown.
+#[derive(Serialize)]
+struct MissingPrice {
+    provider: String,
+    model: String,
+    calls: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+    last_seen: Timestamp,
+}
+
+/// `GET /api/prices/missing`: returns the models that have calls of unknown cost and still no
+/// price, most tokens first.
+pub fn missing(context: &Context, mut query: Query, client: &Presence) -> Answer {
+    let limit = query.take_limit();
+    query.finish()?;
+    let read = |store: &Store| store.unpriced_models();
+    let now = Timestamp::now();
+    let mut missing: Vec<MissingPrice> = Vec::new();
+    for found in context.heavy_reads.run(&context.store, client, read)? {
+        let ModelNames { provider, model, model_asked } = found.names;
+        if context.providers.quote(&provider, &[&model, &model_asked], now).is_some() {
+            continue;
+        }
+        // The models that were requested do not matter any more.
+        let known = missing.iter_mut().find(|it| it.provider == provider && it.model == model);
+        match known {
+            Some(known) => {
+                known.calls += found.calls;
+                known.input_tokens += found.input_tokens;
+                known.output_tokens += found.output_tokens;
+                known.last_seen = known.last_seen.max(found.last_seen);
+            }
+            None => missing.push(MissingPrice {
+                provider,
+                model,
+                calls: found.calls,
+                input_tokens: found.input_tokens,
+                output_tokens: found.output_tokens,
+                last_seen: found.last_seen,
+            }),
+        }
+    }
+    missing.sort_by_key(|it| Reverse(it.input_tokens.saturating_add(it.output_tokens)));
+    missing.truncate(limit);
+    Ok(reply::list(&missing, None::<()>))
 }
 
 fn view(id: Option<i64>, text: &str) -> Answer {

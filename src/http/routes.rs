@@ -51,6 +51,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.id("suggestion")?)),
     (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.id("suggestion")?, &r.body()?)),
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
+    (Get, "/api/prices/missing", |c, r| prices::missing(c, r.query(), &r.client)),
     (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),
     (Get, "/api/keys", |c, _| keys::list(c)),
     (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
@@ -87,7 +88,8 @@ pub fn answer(
     if found.is_empty() {
         return Err(Error::NotFound(format!("route {path}")).into());
     }
-    let allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
+    let mut allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
+    allowed.dedup();
     let (method, allowed) = (&head.method, allowed.join(", "));
     let message = format!("{path} does not support {method}; use {allowed}");
     Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))

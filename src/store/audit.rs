@@ -204,16 +204,21 @@ impl Audit {
         Ok(last.unwrap_or(0))
     }
 
-    pub fn calls(&self, mut each: impl FnMut(AuditCall)) -> Result<()> {
-        let mut statement = self.db.prepare(
+    pub fn calls(&self, each: impl FnMut(AuditCall)) -> Result<()> {
+        self.each(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
                 cost_source, price_cost_nanousd, provider_cost_nanousd, price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
              FROM ledger ORDER BY id",
-        )?;
+            each,
+        )
+    }
+
+    pub(super) fn each<T: FromRow>(&self, sql: &str, mut each: impl FnMut(T)) -> Result<()> {
+        let mut statement = self.db.prepare(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            each(AuditCall::read(row, &mut 0)?);
+            each(T::read(row, &mut 0)?);
         }
         Ok(())
     }
@@ -322,10 +327,16 @@ impl Audit {
         Ok(())
     }
 
+    /// Returns a row as it was when its call was settled, without a correction.
+    ///
     /// # Errors
     /// Read errors of the database, and invalid values in the row.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
-        one(&self.db, &sql, [id])
+        let mut entry: Option<LedgerEntry> = one(&self.db, &sql, [id])?;
+        if let Some(entry) = &mut entry {
+            entry.more.corrected_cost_usd = None;
+        }
+        Ok(entry)
     }
 }

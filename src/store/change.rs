@@ -160,6 +160,16 @@ pub struct Settlement {
     pub at: Timestamp,
 }
 
+/// The cost of a row of unknown price, by a price that was added later.
+#[derive(Clone, Debug)]
+pub struct Correction {
+    pub ledger_id: i64,
+    /// In the form of ledger rows.
+    pub price: Arc<str>,
+    pub cost: Usd,
+    pub at: Timestamp,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bought {
     /// SHA-256 of everything that the answer depends on, in hexadecimal.
@@ -254,6 +264,9 @@ pub enum Change {
         at: Timestamp,
     },
     SettleCall(Settlement),
+    /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
+    /// cost or a correction.
+    CorrectCall(Correction),
     FinishNode(FinishedNode),
     /// The node is on no branch that was taken.
     SkipNode {

@@ -125,21 +125,28 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
 }
 
 /// Returns a table expression over all rows of a plan: names and counts, with a `timestamp_ms`
-/// within the day. Keys and tags are known for rows only.
+/// within the day. Keys and tags are known for rows only. Corrections are not part of daily sums,
+/// because they are added later; the last part has them, without other counts.
 ///
-/// The parameters are, for each of the three parts, its two bounds and then those of its condition:
-/// `of_days`, which may refer to [`NAMES`] only, and `of_rows`, twice. `moment` is `timestamp_ms`,
+/// The parameters are, for each of the four parts, its two bounds and then those of its condition:
+/// `of_days`, which may refer to [`NAMES`] only, and `of_rows`, three times. `moment` is `timestamp_ms`,
 /// or `+timestamp_ms` to keep SQLite from using the index of times.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
+    let none = COUNTS.split(',').map(|_| "0").collect::<Vec<_>>().join(", ");
     format!(
-        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags, {COUNTS}
+        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags, {COUNTS},
+            0 AS corrected, 0 AS corrected_cost
           FROM ledger_days WHERE day >= ? AND day < ? AND {of_days}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}
+          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}, 0, 0
           FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}
-          FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows})"
+          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}, 0, 0
+          FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
+          UNION ALL
+          SELECT timestamp_ms, {NAMES}, key_name, tags, {none}, 1, corrections.cost_nanousd
+          FROM corrections CROSS JOIN ledger ON ledger.id = ledger_id
+          WHERE +timestamp_ms >= ? AND +timestamp_ms < ? AND {of_rows})"
     )
 }
 

@@ -21,7 +21,8 @@ pub(super) const ENTRY_COLUMNS: &str =
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
      cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
      status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused,
-     cost_source, cost_note, price_cost_nanousd, provider_cost_nanousd";
+     cost_source, cost_note, price_cost_nanousd, provider_cost_nanousd,
+     (SELECT corrections.cost_nanousd FROM corrections WHERE ledger_id = ledger.id)";
 
 /// Returns SQL that sets the sums of a node or a run from its ledger rows, over all attempts, so
 /// that the two can never differ. The cost is unknown if a call's price is.
@@ -45,7 +46,7 @@ from_row!(
 );
 from_row!(
     LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused, cost_source,
-    cost_note, price_cost_usd, provider_cost_usd
+    cost_note, price_cost_usd, provider_cost_usd, corrected_cost_usd
 );
 
 /// Sums of known tokens and costs over ledger rows, with counts of the unknown ones.
@@ -77,6 +78,10 @@ pub struct Sums {
     pub compared_provider_cost_usd: Usd,
     /// The costs of these calls by our own prices.
     pub compared_price_cost_usd: Usd,
+    /// Calls of unknown price whose cost was computed later.
+    pub corrected_calls: u64,
+    /// The costs of these calls; `total_cost_usd` leaves them out.
+    pub corrected_cost_usd: Usd,
 }
 
 macro_rules! sums {
@@ -93,7 +98,7 @@ sums!(
     Sums; calls, succeeded, failed, pending, unpriced_calls, unknown_cost_calls, estimated_calls,
     input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
     total_cost_usd, cached_calls, saved_usd, compared_calls, compared_provider_cost_usd,
-    compared_price_cost_usd
+    compared_price_cost_usd, corrected_calls, corrected_cost_usd
 );
 
 /// The sums over a table of [`daily_rollup::table`].
@@ -106,7 +111,8 @@ const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
      coalesce(sum(cache_write_tokens), 0), coalesce(sum(output_tokens), 0),
      coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0), coalesce(sum(cached), 0),
      coalesce(sum(saved), 0), coalesce(sum(compared), 0), coalesce(sum(compared_provider), 0),
-     coalesce(sum(compared_price), 0)";
+     coalesce(sum(compared_price), 0), coalesce(sum(corrected), 0),
+     coalesce(sum(corrected_cost), 0)";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -224,8 +230,10 @@ fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String,
     let plan = Plan::new(filter.from, filter.to, rolled_up_until);
     let (condition, of_condition) = filter.of_any_moment().sql();
     let mut values = Vec::new();
-    for ((from, to), has_condition) in [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
-    {
+    let (from, to) =
+        (filter.from.map_or(i64::MIN, |at| at.0), filter.to.map_or(i64::MAX, |at| at.0));
+    let rows = [plan.head, plan.tail, (from, to)].map(|part| (part, true));
+    for ((from, to), has_condition) in std::iter::once((plan.days, has_days)).chain(rows) {
         values.extend([Value::from(from), Value::from(to)]);
         values.extend(of_condition.iter().filter(|_| has_condition).cloned());
     }

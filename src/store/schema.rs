@@ -338,6 +338,15 @@ ALTER TABLE ledger_days ADD COLUMN compared INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_provider INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_price INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+-- Costs of rows without one, by prices that were added later. The rows stay as they are.
+CREATE TABLE corrections (
+    ledger_id   INTEGER PRIMARY KEY,
+    at_ms       INTEGER NOT NULL,
+    price_id    INTEGER NOT NULL,       -- of prices
+    cost_nanousd INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// Returns the version of a migrated database.

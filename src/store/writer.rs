@@ -9,8 +9,8 @@ use super::change::{Applied, Change, done};
 use super::checkpoint::Checkpointer;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, daily_rollup, days, flows, keys, node_changes, response_cache, run_changes,
-    suggestions, triggers,
+    block_index, corrections, daily_rollup, days, flows, keys, node_changes, response_cache,
+    run_changes, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -240,6 +240,7 @@ impl Batch<'_> {
                 calls.insert(db, call, None, Some((model, *saved)))
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(bought) => response_cache::keep(db, bought),
             Change::SetBudgets { all, version } => {
                 calls.budgets.replace(db, all, version.as_deref()).map(done)

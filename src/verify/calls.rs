@@ -101,7 +101,7 @@ impl Calls<'_> {
             self.costs.add(format_args!("ledger row {}: price {price_id} is missing", call.id));
             return Ok(());
         };
-        let computed = usage(call).map(|usage| price.cost(&usage).nanousd);
+        let computed = usage(call.tokens).map(|usage| price.cost(&usage).nanousd);
         let own_cost = match call.provider_cost {
             Some(_) => call.price_cost,
             None => call.cost,
@@ -252,8 +252,8 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
 }
 
 /// Returns none if a count is negative.
-fn usage(call: &AuditCall) -> Option<Usage> {
-    let counts = call.tokens.map(|count| u64::try_from(count).ok());
+pub(super) fn usage(tokens: [i64; 6]) -> Option<Usage> {
+    let counts = tokens.map(|count| u64::try_from(count).ok());
     let [input, read, write, hour, output, reasoning] = counts;
     Some(Usage {
         input_tokens: input?,

@@ -3,7 +3,7 @@ use super::*;
 use crate::event::{CallStatus, Charge, Usage, UsageSource};
 use crate::money::Usd;
 use crate::store::testing::{self, apply, new_call, settlement};
-use crate::store::{Change, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
+use crate::store::{Change, Correction, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
 
 fn charge(seed: u64) -> Charge {
     let amount = |seed: u64| Usd::from_nanousd((seed % 100_000) as i64);
@@ -121,6 +121,42 @@ fn sums_stay_correct_after_large_clock_steps() {
         while writer.roll_up_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
         write(&mut writer, 104..107);
     }
+}
+
+#[test]
+fn corrections_count_on_days_that_are_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    for seed in 0..60 {
+        row(&mut writer, (seed as i64 % 5) * MS_PER_DAY + 5, seed);
+    }
+    let rows = store.unpriced_rows(Timestamp(MS_PER_DAY), 0, 100).unwrap();
+    assert_eq!(rows.len(), 8);
+    assert_eq!(store.unpriced_rows(Timestamp(0), rows[5].id, 1).unwrap()[0].id, rows[6].id);
+    let correct = |writer: &mut Writer, id: i64| {
+        let (price, cost) = ("price".into(), Usd::from_nanousd(7));
+        let correction = Correction { ledger_id: id, price, cost, at: Timestamp(id) };
+        apply(writer, Change::CorrectCall(correction)).unwrap();
+    };
+    rows[..4].iter().for_each(|row| correct(&mut writer, row.id));
+    let before = sums(&store);
+    while writer.roll_up_day(Timestamp(9 * MS_PER_DAY)).unwrap() {}
+    assert_eq!(sums(&store), before);
+    rows.iter().for_each(|row| correct(&mut writer, row.id));
+    // A row with a cost has no correction.
+    correct(&mut writer, 2);
+    for group in ["day", "key"] {
+        let (groups, total) = store.summary(&LedgerFilter::default(), group).unwrap();
+        assert_eq!((total.corrected_calls, total.corrected_cost_usd), (8, Usd::from_nanousd(56)));
+        assert_eq!(groups.iter().map(|group| group.sums.corrected_calls).sum::<u64>(), 8);
+        assert_eq!(total.calls, 60);
+    }
+    let first_days =
+        LedgerFilter { to: Some(Timestamp(2 * MS_PER_DAY)), ..LedgerFilter::default() };
+    assert_eq!(store.summary(&first_days, "day").unwrap().1.corrected_calls, 2);
+    assert!(store.unpriced_rows(Timestamp(MS_PER_DAY), 0, 100).unwrap().is_empty());
+    let corrected = store.ledger(&LedgerFilter::default(), Some(rows[0].id + 1), 1).unwrap();
+    assert_eq!(corrected[0].more.corrected_cost_usd, Some(Usd::from_nanousd(7)));
 }
 
 #[test]

@@ -197,6 +197,8 @@ fn add(sums: &mut Sums, row: &LedgerEntry) {
         compared_calls: is(compared.is_some()),
         compared_price_cost_usd: compared.unwrap_or_default().0,
         compared_provider_cost_usd: compared.unwrap_or_default().1,
+        corrected_calls: is(row.more.corrected_cost_usd.is_some()),
+        corrected_cost_usd: row.more.corrected_cost_usd.unwrap_or_default(),
     };
 }
 
