@@ -122,7 +122,7 @@ impl FromRow for AuditCorrection {
 
 impl Audit {
     /// Passes all corrections in the order of their rows.
-    pub fn corrections(&self, mut each: impl FnMut(AuditCorrection)) -> Result<()> {
+    pub fn corrections(&self, each: impl FnMut(AuditCorrection)) -> Result<()> {
         let unpriced = UNPRICED.replace("cost_nanousd", "ledger.cost_nanousd");
         let sql = format!(
             "SELECT ledger_id, corrections.cost_nanousd, price, ({unpriced}), input_tokens,
@@ -132,6 +132,6 @@ impl Audit {
                 LEFT JOIN ledger ON ledger.id = ledger_id
              ORDER BY ledger_id"
         );
-        self.each(&sql, |correction| each(correction))
+        self.each(&sql, each)
     }
 }
