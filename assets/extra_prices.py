@@ -268,7 +268,10 @@ def taken(models, is_known, today):
 
 
 def vertex_regions(models):
-    """Returns the surcharge of Vertex AI's regional addresses."""
+    """Returns the surcharge of Vertex AI's regional addresses.
+
+    For models of Anthropic see https://platform.claude.com/docs/en/build-with-claude/claude-on-vertex-ai
+    """
     key = "regional_endpoint_uplift_multiplier"
     with_key = {name: model for name, model in models.items() if key in model}
     factors = {model[key] for model in with_key.values()}

@@ -142,7 +142,7 @@ LOST_MAX = 0.2
 # Other makers' models are offered there at prices of its own; upstream takes the makers' prices, for
 # example DeepSeek's with its hours. Models of OpenAI and Anthropic have their makers' prices at Azure:
 # https://azure.microsoft.com/en-us/pricing/details/cognitive-services/openai-service/ and
-# https://learn.microsoft.com/en-us/azure/foundry/foundry-models/concepts/claude-models
+# https://platform.claude.com/docs/en/build-with-claude/claude-in-microsoft-foundry
 FALLBACKS = {"azure": ["openai", "anthropic"]}
 
 
