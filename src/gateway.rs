@@ -269,8 +269,8 @@ impl RequestHandler for Gateway {
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), ApiError> {
-        self.client(head).map(drop)
+    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<Option<i64>, ApiError> {
+        self.client(head).map(|client| client.key_id)
     }
 
     fn answer(
