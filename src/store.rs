@@ -52,7 +52,7 @@ pub(crate) use connection::alter;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
-pub use keys::KeyRecord;
+pub use keys::{KeyFlows, KeyRecord};
 pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
 pub use reader::{Interrupt, Store};

@@ -338,6 +338,10 @@ ALTER TABLE ledger_days ADD COLUMN compared INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_provider INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_price INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+-- The flows that a key may name in its calls, as a JSON array; null for none.
+ALTER TABLE keys ADD COLUMN flows TEXT;
+",
 ];
 
 /// Returns the version of a migrated database.
