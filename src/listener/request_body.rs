@@ -161,8 +161,7 @@ impl<'a> RequestBody<'a> {
     fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, ApiError> {
         loop {
             match line_end(self.buffer)? {
-                // httparse parses a line without a size as a size of 0.
-                Some(end) if end < CHUNK_LINE_BYTES_MAX && self.buffer[0].is_ascii_hexdigit() => {
+                Some(end) if end < CHUNK_LINE_BYTES_MAX && is_size(&self.buffer[..end]) => {
                     let Ok(httparse::Status::Complete((line, size))) =
                         httparse::parse_chunk_size(self.buffer)
                     else {
@@ -244,6 +243,14 @@ fn line_end(bytes: &[u8]) -> Result<Option<usize>, ApiError> {
         return Err(bad_request("cannot read the chunked request body: invalid line"));
     }
     Ok(end.map(|end| end - 1))
+}
+
+/// Returns whether a line is a size, optionally with extensions. httparse also accepts a line
+/// without a size, and white space after it.
+fn is_size(line: &[u8]) -> bool {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let rest = &line[digits..];
+    digits > 0 && (rest.is_empty() || rest.trim_ascii_start().starts_with(b";"))
 }
 
 /// Returns whether a trailer has the form of a header field.
@@ -330,6 +337,12 @@ mod tests {
             b"\n",
         ] {
             assert!(line_end(line).is_err(), "{line:?}");
+        }
+        for line in [&b"0"[..], b"1F", b"5;a", b"5 \t;a=b"] {
+            assert!(is_size(line), "{line:?}");
+        }
+        for line in [&b""[..], b"5 ", b"5 a", b" 5", b";a", b"0x5", b"+5", b"5\t"] {
+            assert!(!is_size(line), "{line:?}");
         }
         assert!(is_field(b"x-sum: 1") && is_field(b"x:"));
         for line in [&b"x"[..], b" x: 1", b": 1", b"x : 1", b"x y: 1"] {
