@@ -687,10 +687,12 @@ fn an_error_of_a_choice_triggers_the_fallback() {
         json!({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})
     };
     let chunk = event(&with("delta"));
+    let role = json!({"index": 0, "delta": {"role": "assistant", "content": ""}});
+    let role = event(&json!({"choices": [role]}));
     for (bad, is_streamed) in [
         (json_answer("200 OK", &with("message").to_string()), false),
         (format!("{STREAM_HEAD}{chunk}data: [DONE]\n\n"), true),
-        (format!("{STREAM_HEAD}: OPENROUTER PROCESSING\n\n{chunk}"), true),
+        (format!("{STREAM_HEAD}: OPENROUTER PROCESSING\n\n{role}{chunk}"), true),
         (format!("{STREAM_HEAD}data: {{\"error\":{error},\"usage\":{usage}}}\n\n"), true),
     ] {
         let (_upstream, server) = server_with_fallback(bad.clone());

@@ -196,7 +196,7 @@ impl Providers {
             head: AnswerHead::default(),
             refused: None,
             ready: Vec::new(),
-            has_event: false,
+            has_output: false,
             is_held: false,
             is_begun: false,
             is_reported_to_client: false,
@@ -318,9 +318,9 @@ struct ClientReceiver<'a> {
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
     ready: Vec<u8>,
-    /// True if `ready` had an event of the answer.
-    has_event: bool,
-    /// True from an error before any event: another target may still answer.
+    /// True after an event with output.
+    has_output: bool,
+    /// True from an error before any output was sent: another target may still answer.
     is_held: bool,
     is_begun: bool,
     is_reported_to_client: bool,
@@ -332,7 +332,7 @@ impl ClientReceiver<'_> {
         if fault.kind != FailureKind::Status {
             return;
         }
-        self.is_held |= !self.is_begun && !self.has_event;
+        self.is_held |= !self.is_begun && !self.has_output;
         // Clients know no other form of an error.
         self.is_reported_to_client |= event.data.contains("\"error\"") || event.name == "error";
     }
@@ -395,7 +395,7 @@ impl Receiver for ClientReceiver<'_> {
                 if self.hides_usage && is_usage_alone(&event.data) {
                     return;
                 }
-                self.has_event = true;
+                self.has_output = partial.has_any();
                 self.ready.extend_from_slice(frame.raw);
             }
             // An answer does not contain the key; other events may, so it is redacted.
