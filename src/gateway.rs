@@ -39,6 +39,7 @@ use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
+use crate::ids::FlowId;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
@@ -170,13 +171,8 @@ impl Gateway {
         let labels = Labels::read(head)?;
         let cache_age = cache::age_max(head)?;
         let request = ChatRequest::read(protocol, body)?;
-        if let Some(id) = labels.flow_id
-            && !self.store.has_flow(id).map_err(|error| internal(&error))?
-        {
-            let message = format!("flow {id} not found (header `X-Flowledger-Flow`)");
-            return Err(ApiError::bad_request("no_such_flow", message).into());
-        }
         let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
+        self.check_flow(&operation)?;
         let targets = self.targets(&operation);
         let mut attempt = 0;
         let mut error = None;
@@ -197,6 +193,27 @@ impl Gateway {
             }
         }
         Err(error.unwrap_or_else(|| no_target().into()))
+    }
+
+    /// Checks that the client may name this flow. With a virtual key, a missing flow and one of
+    /// others have the same error, so that ids reveal nothing.
+    fn check_flow(&self, operation: &Operation<'_>) -> Result<(), ApiError> {
+        let Some(id) = operation.labels.flow_id else {
+            return Ok(());
+        };
+        let flows = operation.client.flows.as_ref();
+        let is_allowed = flows.is_none_or(|flows| flows.contains(&id));
+        if is_allowed && self.store.has_flow(id).map_err(|error| internal(&error))? {
+            return Ok(());
+        }
+        if flows.is_none() {
+            let message = format!("flow {id} not found (header `X-Flowledger-Flow`)");
+            return Err(ApiError::bad_request("no_such_flow", message));
+        }
+        let message = format!(
+            "this key may not use flow {id} (header `X-Flowledger-Flow`); create a key with `flows`"
+        );
+        Err(ApiError::new(403, "flow_not_allowed", message))
     }
 
     fn targets(&self, operation: &Operation<'_>) -> Vec<Target> {
@@ -237,9 +254,10 @@ impl Gateway {
                 return Ok(Client::default());
             }
             match self.keys.find(&offered) {
-                KeyLookup::Valid { id, name } => {
+                KeyLookup::Valid { id, name, flows } => {
                     let key_name = Some(name.to_string());
-                    return Ok(Client { key_id: Some(id), key_name, own: None });
+                    let flows = Some(flows);
+                    return Ok(Client { key_id: Some(id), key_name, flows, own: None });
                 }
                 KeyLookup::Expired => {
                     return Err(invalid_key("the key has expired"));
@@ -269,8 +287,8 @@ impl RequestHandler for Gateway {
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), ApiError> {
-        self.client(head).map(drop)
+    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<Option<i64>, ApiError> {
+        self.client(head).map(|client| client.key_id)
     }
 
     fn answer(
@@ -301,6 +319,8 @@ struct Client {
     /// The number of the virtual key; numbers are never reused.
     key_id: Option<i64>,
     key_name: Option<String>,
+    /// The flows that a virtual key may name; none if there is no restriction.
+    flows: Option<Arc<[FlowId]>>,
     /// The client's own key, if it is not a virtual key.
     own: Option<ClientKey>,
 }

@@ -28,8 +28,8 @@ pub use request_head::RequestHead;
 pub use response_writer::{Presence, ResponseWriter};
 
 use self::auth::is_probe;
-use self::connections::{ConnectionPermit, Connections, Full, Kind};
-use self::request_body::BodyBytes;
+use self::connections::{ConnectionPermit, Connections, Full, Kind, machine};
+use self::request_body::{BodyBytes, BodyOwner};
 use self::request_head::{BadRequestHead, Body};
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
@@ -74,8 +74,9 @@ pub trait RequestHandler: Send + Sync {
     fn takes(&self, head: &RequestHead) -> bool;
 
     /// Checks a request before its body is read. By default, the server's token is required.
-    fn admit(&self, head: &RequestHead, auth: &Auth) -> Result<(), ApiError> {
-        auth.check_token(head)
+    /// Returns the number of the client's key if it has its own share of the room for bodies.
+    fn admit(&self, head: &RequestHead, auth: &Auth) -> Result<Option<i64>, ApiError> {
+        auth.check_token(head).map(|()| None)
     }
 
     /// Answers a request. A body that is not read ends the connection.
@@ -326,10 +327,12 @@ impl Connection {
         let mut response = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread)
             .to(head, keep_alive, origin);
         match handler.admit(head, &shared.access) {
-            Ok(()) => {
+            Ok(key) => {
                 let (client, buffer) = (&self.stream, &mut self.buffer);
+                let address = BodyOwner::Address(machine(self.address.ip()));
+                let owner = key.map_or(address, BodyOwner::Key);
                 let bytes = &shared.body_bytes;
-                let mut body = RequestBody::new(client, buffer, head, &is_unread, bytes);
+                let mut body = RequestBody::new(client, buffer, head, &is_unread, bytes, owner);
                 handler.answer(head, &mut body, &mut response);
             }
             Err(denied) => response.refuse(&denied, &handler.refusal(head, &denied)),

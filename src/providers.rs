@@ -5,8 +5,8 @@
 //! thread. This module does not retry or store anything: callers do, and every [`Failure`] has the
 //! known facts about its cost.
 //!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal` and `excerpt` are
-//! pure; `client` makes the HTTP exchange, for calls and for requests that `forward` passes on;
+//! `openai`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal`, `excerpt` and
+//! `content_encoding` are pure; `client` makes the HTTP exchange, for calls and for requests that `forward` passes on;
 //! `estimate` counts tokens that the provider did not; `model_list` lists the models of a provider;
 //! `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
 
@@ -23,6 +23,7 @@ mod call;
 mod cancel;
 mod client;
 mod config;
+mod content_encoding;
 mod costs;
 mod echo;
 mod estimate;

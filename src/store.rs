@@ -54,7 +54,7 @@ pub use corrections::{AuditCorrection, ModelNames, UnpricedModel, UnpricedRow};
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
-pub use keys::KeyRecord;
+pub use keys::{KeyFlows, KeyRecord};
 pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
 pub use reader::{Interrupt, Store};

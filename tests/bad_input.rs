@@ -444,6 +444,8 @@ fn non_http_bytes_are_refused() {
             b"GET / HTTP/1.1\r\nhost : localhost\r\n\r\n",
             b"GET / HTTP/1.1\r\nhost: localhost\r\n folded: x\r\n\r\n",
             b"GET / HTTP/1.1\r\nhost: localhost\r\nx: \x00\r\n\r\n",
+            b"GET / HTTP/1.1\nhost: localhost\n\n",
+            b"GET / HTTP/1.1\r\nhost: localhost\r\nx: y\ncontent-length: 2\r\n\r\n",
             b"GET / HTTP/1.1\r\nhost: localhost\r\nx: \xff\r\n\r\n",
             b"GET /\xc3\xa9 HTTP/1.1\r\nhost: localhost\r\n\r\n",
         ] {
@@ -503,6 +505,15 @@ fn invalid_chunks_are_refused() {
             " \r\n",
             "10000000000000000\r\n",
             &format!("2;{}\r\n", "x".repeat(10_000)),
+            "2;a\nb\r\n{}\r\n0\r\n\r\n",
+            "2;\n\r\n{}\r\n0\r\n\r\n",
+            "2;a=\0\r\n{}\r\n0\r\n\r\n",
+            "2;a\r\r\n{}\r\n0\r\n\r\n",
+            "2\r\n{}\r\n0;\n\r\n\r\n",
+            "2\r\n{}\r\n0\r\nx: y\nz: w\r\n\r\n",
+            "2\r\n{}\r\n0\r\nx: \0\r\n\r\n",
+            "2\r\n{}\r\n0\r\nGET /api/health HTTP/1.1\r\n\r\n",
+            "2\r\n{}\r\n0\r\n\n",
         ] {
             let fields = "transfer-encoding: chunked\r\n";
             let mut connection = Connection::with(&server);

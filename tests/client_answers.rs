@@ -14,7 +14,7 @@ use flowledger::providers::{Kind, Rate};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Response, TestServer, add_provider, eventually};
+use crate::harness::{DEADLINE, Response, TestServer, add_provider, agent, chain, eventually};
 use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -67,6 +67,67 @@ fn rows(server: &TestServer, count: usize) -> Vec<Value> {
         rows.len() == count && rows.iter().all(|row| row["status"] != "PENDING")
     });
     rows
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::fast());
+    encoder.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// An upstream that compresses its answers, whatever the request accepts.
+fn compressing(answer: &str, coding: &str, is_compressed: bool) -> Upstream {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let head: Vec<&str> =
+        head.split("\r\n").filter(|line| !line.starts_with("content-length")).collect();
+    let head = format!("{}\r\ncontent-encoding: {coding}\r\n\r\n", head.join("\r\n"));
+    let body = if is_compressed { gzip(body) } else { b"\x0b\x02\x80".to_vec() };
+    let bytes = [head.into_bytes(), body].concat();
+    Upstream::start(move |_, stream| drop(stream.write_all(&bytes)))
+}
+
+#[test]
+fn responses_that_were_compressed_unasked_are_decoded() {
+    let document = completion("Hello", 7, 2);
+    let stream = format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("Hello"));
+    let error = json_answer("400 Bad Request", r#"{"error":{"message":"too long"}}"#);
+    for (answer, is_streamed, status) in
+        [(&document, false, "SUCCESS"), (&stream, true, "SUCCESS"), (&error, false, "FAILED")]
+    {
+        let upstream = compressing(answer, "gzip", true);
+        let server = server(&upstream);
+        let response = server.post(CHAT, &chat("Hi", is_streamed));
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        assert_eq!(response.text(), body);
+        assert_eq!(response.header("content-encoding"), None);
+        assert!(upstream.heads().recv().unwrap().contains("accept-encoding: identity\n"));
+        let flow = server.save(&chain("one", &[agent("a", "openai", "gpt-4o-mini", "Hi")]));
+        server.run(flow, &json!({}));
+        for row in rows(&server, 2) {
+            assert_eq!(row["status"], status, "{row}");
+        }
+    }
+}
+
+#[test]
+fn an_unsupported_compression_is_refused_by_name() {
+    let error = json_answer("400 Bad Request", "{}");
+    for (answer, is_streamed) in
+        [(completion("Hello", 7, 2), false), (STREAM_HEAD.to_owned(), true), (error, false)]
+    {
+        let upstream = compressing(&answer, "br", false);
+        let server = server(&upstream);
+        let response = server.post(CHAT, &chat("Hi", is_streamed));
+        assert_eq!(response.status, 502, "{}", response.text());
+        assert!(response.text().contains("compressed with br"), "{}", response.text());
+        assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
+    }
+    // The limit is on the decoded bytes.
+    let body = json!({"choices": [{"message": {"content": "x".repeat(33 << 20)}}]}).to_string();
+    let upstream = compressing(&json_answer("200 OK", &body), "gzip", true);
+    let response = server(&upstream).post(CHAT, &chat("Hi", false));
+    assert!(response.text().contains("longer than"), "{}", response.text());
 }
 
 /// A streamed answer with its usage at the end.

@@ -589,3 +589,224 @@ fn an_error_event_ends_an_open_stream() {
         }
     }
 }
+
+/// The stream of a short answer, with these events before its end.
+fn answer_with(path: &str, events: &str) -> String {
+    match path {
+        CHAT => format!("{}{events}data: [DONE]\n\n", delta("well")),
+        _ => {
+            let end = event(&json!({"type": "message_stop"}));
+            message_start() + &text_delta("well") + events + &end
+        }
+    }
+}
+
+#[test]
+fn keep_alives_in_data_lines_are_ignored() {
+    let texts = ["data: : OPENROUTER PROCESSING\n\n", "data: ping\n\n", "event: ping\ndata: -\n\n"];
+    let empty = ["data: {}\n\n", "data:\n\n", "data: null\n\n"];
+    for (path, provider, model) in WAYS {
+        let before = texts.concat() + &empty.concat();
+        let answer = before.clone() + &answer_with(path, &before);
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let flow = server.save(&chain("one", &[agent("a", provider, model, "Hi")]));
+        let run = server.run(flow, &json!({}));
+        assert_eq!(run["status"], "COMPLETED", "{run}");
+        // Clients expect JSON in data, so they get comments instead.
+        let text = ask(&server, path, model).text();
+        let replaced = empty.iter().fold(text.clone(), |text, it| text.replace(it, ""));
+        let replaced = replaced.replace(": keep-alive\n\n", "");
+        assert_eq!(replaced, answer_with(path, ""), "{text}");
+        assert_eq!(text.matches(": keep-alive").count(), 2 * texts.len(), "{text}");
+        for row in rows(&server, 2) {
+            assert_eq!(row["status"], "SUCCESS", "{row}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_content_event_still_fails() {
+    for (path, provider, model) in WAYS {
+        for broken in ["data: {\"choices\":[{\n\n", "data: ok\"}}]}\n\n", "data: hello\n\n"] {
+            let answer = answer_with(path, broken);
+            let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+            let server = server(&upstream);
+            let flow = server.save(&chain("one", &[agent("a", provider, model, "Hi")]));
+            server.run(flow, &json!({}));
+            ask(&server, path, model);
+            for row in rows(&server, 2) {
+                assert_eq!(row["status"], "FAILED", "{broken}: {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_without_a_finish_reason_is_incomplete() {
+    for reason in [json!(""), json!(" "), json!(null), json!(0), json!(false), json!({})] {
+        let choice = json!({"index": 0, "delta": {"content": "well"}, "finish_reason": reason});
+        let chunk = event(&json!({"choices": [choice]}));
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{chunk}"));
+        let server = server(&upstream);
+        let flow = server.save(&chain("one", &[agent("a", "openai", "gpt-4o-mini", "Hi")]));
+        server.run(flow, &json!({}));
+        ask(&server, CHAT, "gpt-4o-mini");
+        for row in rows(&server, 2) {
+            assert_eq!(row["status"], "FAILED", "{reason}: {row}");
+        }
+    }
+}
+
+/// A server with an alias for two models of `openai`: `bad` and gpt-4o-mini.
+fn server_with_fallback(bad: String) -> (Upstream, TestServer) {
+    let upstream = Upstream::start(move |body, stream| {
+        let is_streamed = body.contains("\"stream\":true");
+        let answer = match (body.contains("\"bad\""), is_streamed) {
+            (true, _) => bad.clone(),
+            (false, true) => format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("well")),
+            (false, false) => completion("well", 7, 1),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server_with(&upstream, |config| {
+        let targets = ["bad", "gpt-4o-mini"]
+            .map(|model| Target { provider: "openai".into(), model: model.into() });
+        config.gateway.aliases.insert("both".into(), targets.into());
+    });
+    (upstream, server)
+}
+
+#[test]
+fn an_error_of_a_choice_triggers_the_fallback() {
+    let error = json!({"code": 502, "message": "Upstream error"});
+    let usage = json!({"prompt_tokens": 9, "completion_tokens": 2});
+    let with = |name: &str| {
+        let choice =
+            json!({"index": 0, name: {"content": "par"}, "finish_reason": "error", "error": error});
+        json!({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})
+    };
+    let chunk = event(&with("delta"));
+    let role = json!({"index": 0, "delta": {"role": "assistant", "content": ""}});
+    let role = event(&json!({"choices": [role]}));
+    for (bad, is_streamed) in [
+        (json_answer("200 OK", &with("message").to_string()), false),
+        (format!("{STREAM_HEAD}{chunk}data: [DONE]\n\n"), true),
+        (format!("{STREAM_HEAD}: OPENROUTER PROCESSING\n\n{role}{chunk}"), true),
+        (format!("{STREAM_HEAD}data: {{\"error\":{error},\"usage\":{usage}}}\n\n"), true),
+    ] {
+        let (_upstream, server) = server_with_fallback(bad.clone());
+        let answer = server.post(CHAT, &chat("both", is_streamed)).text();
+        assert!(answer.contains("well") && !answer.contains("Upstream"), "{bad}: {answer}");
+        // Without another model, the client gets the provider's words.
+        let alone = server.post(CHAT, &chat("bad", is_streamed)).text();
+        assert!(alone.contains("Upstream error"), "{bad}: {alone}");
+        let rows = rows(&server, 3);
+        assert_eq!(rows[1]["status"], "SUCCESS");
+        for row in [&rows[0], &rows[2]] {
+            assert_eq!(row["status"], "FAILED", "{row}");
+            assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(9), &json!(2)));
+            assert!(row["error_message"].as_str().unwrap().contains("Upstream error"), "{row}");
+        }
+    }
+}
+
+#[test]
+fn an_error_after_the_first_event_reaches_the_client() {
+    let error = json!({"code": 502, "message": "Upstream error"});
+    let choice = json!({"index": 0, "delta": {}, "finish_reason": "error", "error": error});
+    let chunk = event(&json!({"choices": [choice]}));
+    let counted =
+        event(&json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}));
+    let bad = format!("{STREAM_HEAD}{}{chunk}{counted}data: [DONE]\n\n", delta("par"));
+    let (_upstream, server) = server_with_fallback(bad);
+    let answer = ask(&server, CHAT, "both").text();
+    assert_eq!(answer, format!("{}{chunk}data: [DONE]\n\n", delta("par")));
+    let flow = server.save(&chain("one", &[agent("a", "openai", "bad", "Hi")]));
+    server.run(flow, &json!({}));
+    for row in rows(&server, 2) {
+        assert_eq!(row["status"], "FAILED", "{row}");
+        // The usage follows the error.
+        assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(9), &json!(2)));
+    }
+}
+
+#[test]
+fn a_stream_without_an_answer_fails_and_costs_no_estimate() {
+    let balance = json!({"status_code": 1008, "status_msg": "insufficient balance"});
+    let refused = json!({"choices": null, "base_resp": balance});
+    for (way, answer, message) in [
+        (0, "data: [DONE]\n\n".to_owned(), "ended without a response"),
+        (0, event(&json!({"choices": null})) + "data: [DONE]\n\n", "ended without a response"),
+        (0, event(&refused) + "data: [DONE]\n\n", "insufficient balance"),
+        (1, event(&json!({"type": "message_stop"})), "ended without a response"),
+        (1, "data: [DONE]\n\n".to_owned(), "ended without a response"),
+        (1, event(&refused), "insufficient balance"),
+    ] {
+        let (path, provider, model) = WAYS[way];
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let flow = server.save(&chain("one", &[agent("a", provider, model, "Hi")]));
+        assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+        let response = ask(&server, path, model);
+        assert!(response.text().contains(message), "{answer}: {}", response.text());
+        assert!(!response.text().contains("[DONE]\n"), "{answer}: {}", response.text());
+        for row in rows(&server, 2) {
+            assert_eq!((&row["status"], &row["usage_source"]), (&json!("FAILED"), &json!("none")));
+            assert!(row["error_message"].as_str().unwrap().contains(message), "{row}");
+            assert_eq!(row["input_tokens"], Value::Null, "{row}");
+        }
+    }
+    let (_upstream, server) = server_with_fallback(format!("{STREAM_HEAD}data: [DONE]\n\n"));
+    assert!(ask(&server, CHAT, "both").text().contains("well"));
+    assert_eq!(rows(&server, 2)[0]["status"], "FAILED");
+}
+
+#[test]
+fn counts_of_any_server_are_hidden_unless_requested() {
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 2});
+    for last in [
+        json!({"choices": [], "usage": usage, "timings": {"prompt_n": 12, "prompt_ms": 1.5}}),
+        json!({"choices": null, "usage": usage}),
+        json!({"id": "c", "choices": [], "usage": usage, "time_info": {"queue_time": 0.1}}),
+    ] {
+        let answer = format!("{}{}data: [DONE]\n\n", delta("x"), event(&last));
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let text = ask(&server, CHAT, "gpt-4o-mini").text();
+        assert_eq!(text, delta("x") + "data: [DONE]\n\n");
+        let mut body = chat("gpt-4o-mini", true);
+        body["stream_options"] = json!({"include_usage": true});
+        assert_eq!(server.post(CHAT, &body).text(), answer);
+        for row in rows(&server, 2) {
+            assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(7), &json!(2)));
+        }
+    }
+}
+
+#[test]
+fn the_key_is_replaced_in_response_headers() {
+    let fields = "x-request-id: r-test-key\r\nx-ratelimit-test: test-key\r\ncontent-type";
+    let with = |answer: String| answer.replacen("content-type", fields, 1);
+    let stream = format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("x"));
+    for answer in [completion("x", 1, 1), json_answer("429 Slow", "{}"), stream] {
+        let upstream = Upstream::saying(with(answer));
+        let response = ask(&server(&upstream), CHAT, "gpt-4o-mini");
+        assert_eq!(response.header("x-request-id"), Some("r-***"));
+        assert_eq!(response.header("x-ratelimit-test"), Some("***"));
+    }
+}
+
+#[test]
+fn a_stream_asks_reverse_proxies_not_to_buffer() {
+    let stream = format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("x"));
+    let upstream = Upstream::saying(stream);
+    let server = server(&upstream);
+    for model in ["gpt-4o-mini", "echo/echo-1"] {
+        let response = ask(&server, CHAT, model);
+        assert_eq!(response.header("x-accel-buffering"), Some("no"), "{model}");
+    }
+    let csv = server.get("/api/ledger.csv");
+    assert_eq!(csv.header("x-accel-buffering"), Some("no"));
+    assert_eq!(server.get("/api/health").header("x-accel-buffering"), None);
+}

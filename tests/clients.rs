@@ -508,6 +508,51 @@ fn a_virtual_key_opens_only_the_gateway_and_labels_its_calls() {
 }
 
 #[test]
+fn a_virtual_key_names_only_flows_that_it_was_created_for() {
+    let upstream = Upstream::saying(completion("Hello", 3, 1));
+    let mut server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));
+    let admin = [("authorization", "Bearer the-token")];
+    let save = |server: &TestServer| {
+        let made = server.request("POST", "/api/flows", &admin, two_nodes().to_string().as_bytes());
+        made.json()["id"].as_i64().unwrap()
+    };
+    let (one, other) = (save(&server), save(&server));
+    let missing = other + 1;
+    let body = chat("gpt-4o-mini", false).to_string();
+    let ask = |server: &TestServer, key: &str, flow: i64| {
+        let fields = [("authorization", key), ("x-flowledger-flow", &*flow.to_string())];
+        server.request("POST", CHAT, &fields, body.as_bytes())
+    };
+    let key_for = |flows: Value| {
+        let made = make_key(&server, &json!({"name": format!("for {flows}"), "flows": flows}));
+        assert_eq!((made.status, &made.json()["flows"]), (201, &flows), "{}", made.text());
+        bearer(made.json()["key"].as_str().unwrap())
+    };
+    let (none, allowed) = (key_for(json!([])), key_for(json!([one])));
+    for _ in 0..2 {
+        assert_eq!(ask(&server, &allowed, one).status, 200);
+        assert_eq!(ask(&server, "Bearer the-token", other).status, 200);
+        assert_eq!(ask(&server, "Bearer the-token", missing).error_code(), "no_such_flow");
+        for (key, flow) in
+            [(&none, one), (&none, missing), (&allowed, other), (&allowed, missing), (&allowed, -1)]
+        {
+            let refused = ask(&server, key, flow);
+            assert_eq!((refused.status, refused.error_code()), (403, "flow_not_allowed".into()));
+            let text = refused.text().replace(&flow.to_string(), "N");
+            let of_missing = ask(&server, &none, missing).text();
+            assert_eq!(text, of_missing.replace(&missing.to_string(), "N"));
+        }
+        server.start_again();
+    }
+    for flows in [json!([missing]), json!(["1"]), json!(1), json!(vec![one; 1_001])] {
+        let refused = make_key(&server, &json!({"name": "x", "flows": flows}));
+        assert_eq!(refused.status, 422, "{flows}");
+    }
+    let rows = server.request("GET", &format!("/api/ledger?flow_id={one}"), &admin, b"").json();
+    assert_eq!(rows["items"].as_array().unwrap().len(), 2, "{rows}");
+}
+
+#[test]
 fn keys_have_unique_names_and_may_expire() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));

@@ -42,11 +42,11 @@ pub fn request_head(bytes: &[u8]) {
 
 /// Serializes a head in its shortest form, so that it does not exceed a limit that it met before.
 fn written(head: &RequestHead) -> String {
-    let mut text = format!("{} {} HTTP/1.{}\n", head.method, head.target, head.version);
+    let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, head.version);
     for (name, value) in &head.headers {
-        text.push_str(&format!("{name}:{value}\n"));
+        text.push_str(&format!("{name}:{value}\r\n"));
     }
-    text + "\n"
+    text + "\r\n"
 }
 
 /// Checks a client message.

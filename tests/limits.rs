@@ -46,3 +46,25 @@ fn a_request_with_a_truncated_body_starts_no_run() {
     let runs = server.get("/api/runs").json();
     assert_eq!(runs["items"].as_array().unwrap().len(), 1, "{runs:#}");
 }
+
+#[test]
+fn stalled_large_bodies_leave_room_for_other_requests() {
+    let server = TestServer::start();
+    let path = "/v1/chat/completions";
+    let stalled: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = server.connect();
+            let length = 32 << 20;
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let text = "x".repeat(2 << 20);
+    let messages = json!([{"role": "user", "content": text}]);
+    let response = server.post(path, &json!({"model": "echo/echo-1", "messages": messages}));
+    assert_eq!(response.status, 200, "{}", response.text());
+    drop(stalled);
+}

@@ -1,7 +1,7 @@
 //! Nodes that make no model calls (requests, inputs, conditions, templates, outputs), and the paths
 //! of runs through them.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -213,6 +213,31 @@ fn an_http_node_follows_no_redirect_and_reports_refusals() {
     let error = run["error"].as_str().unwrap();
     assert!(error.contains("redirects are not followed"), "{error}");
     assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn an_http_node_decodes_a_response_compressed_unasked() {
+    let mut gzip = Vec::new();
+    let text = br#"{"name": "ant"}"#;
+    let mut encoder = flate2::read::GzEncoder::new(&text[..], flate2::Compression::fast());
+    encoder.read_to_end(&mut gzip).unwrap();
+    for (coding, outcome) in [("gzip", "COMPLETED"), ("br", "FAILED")] {
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\nconnection: close\r\n\r\n");
+        let bytes = [head.into_bytes(), gzip.clone()].concat();
+        let upstream = Upstream::start(move |_, stream| drop(stream.write_all(&bytes)));
+        let server = that_may_ask_this_machine();
+        let flow = server.save(&request(json!({"url": upstream.url()})));
+        let run = server.run(flow, &json!({}));
+        assert_eq!(run["status"], outcome, "{run:#}");
+        assert!(upstream.heads().recv().unwrap().contains("accept-encoding: identity\n"));
+        if outcome == "COMPLETED" {
+            assert_eq!(run["output"], "ant");
+        } else {
+            let error = run["error"].as_str().unwrap();
+            assert!(error.contains("compressed with br"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -176,6 +176,27 @@ fn a_wrong_name_and_a_wrong_secret_get_equal_responses() {
 }
 
 #[test]
+fn a_delivery_without_the_secret_is_refused_unread() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let hook = Hook::set(&server, flow);
+    for (path, length, secret, status) in [
+        (hook.path(), 900_000, "", 401),
+        (hook.path(), 4 << 20, "wrong", 401),
+        ("/hooks/unknown".into(), 900_000, hook.secret.as_str(), 401),
+        (hook.path(), (1 << 20) + 1, hook.secret.as_str(), 413),
+    ] {
+        // The body never follows.
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nx-flowledger-secret: {secret}\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        assert_eq!(server.raw(head.as_bytes()).status, status, "{path} {length} {secret}");
+    }
+    assert_eq!(runs(&server, flow), [] as [Value; 0]);
+}
+
+#[test]
 fn a_webhook_secret_authorizes_only_its_deliveries() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new(TOKEN)));
     let whole = format!("Bearer {TOKEN}");
@@ -237,7 +258,7 @@ fn a_non_object_body_starts_no_run() {
     }
     let large = json!({"topic": "x".repeat(1 << 20)});
     let answer = hook.deliver(&server, Some("k"), &large);
-    assert_eq!((answer.status, answer.error_code().as_str()), (422, "invalid"));
+    assert_eq!((answer.status, answer.error_code().as_str()), (413, "body_too_large"));
     assert_eq!(runs(&server, flow), [] as [Value; 0]);
     // None of these consumed the idempotency key.
     let answer = hook.deliver(&server, Some("k"), &json!({"topic": "bees"}));

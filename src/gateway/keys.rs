@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use crate::budget::{self, Budget};
 use crate::error::{Error, Fault, Result};
+use crate::ids::FlowId;
 use crate::journal::Journal;
 use crate::secret::Secret;
-use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
+use crate::store::{Change, KeyFlows, KeyRecord, NewKey, Receipt, Store};
 use crate::time::Timestamp;
 
 pub const PREFIX: &str = "fl-";
@@ -31,6 +32,7 @@ struct KeyEntry {
     id: i64,
     name: Arc<str>,
     expires_at: Option<Timestamp>,
+    flows: Arc<[FlowId]>,
     touched_ms: AtomicI64,
 }
 
@@ -40,6 +42,7 @@ impl KeyEntry {
             id: record.id,
             name: record.name.as_str().into(),
             expires_at: record.expires_at,
+            flows: record.flows.0.as_slice().into(),
             touched_ms: AtomicI64::new(record.last_used_at.map_or(0, |at| at.0)),
         }
     }
@@ -62,6 +65,8 @@ pub enum KeyLookup {
     Valid {
         id: i64,
         name: Arc<str>,
+        /// The flows that its calls may name.
+        flows: Arc<[FlowId]>,
     },
     Expired,
     /// Not a virtual key of this server.
@@ -81,6 +86,7 @@ impl Keys {
         &self,
         name: &str,
         expires_at: Option<Timestamp>,
+        flows: Vec<FlowId>,
         budget: Option<Value>,
     ) -> Result<(KeyRecord, Secret)> {
         let at = Timestamp::now();
@@ -105,14 +111,17 @@ impl Keys {
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
         let (name, hash) = (name.to_owned(), key.hash());
-        let new = NewKey { name: name.clone(), hash: hash.clone(), expires_at, at };
+        let new =
+            NewKey { name: name.clone(), hash: hash.clone(), expires_at, flows: flows.clone(), at };
         let mut changes = vec![Change::CreateKey(new)];
         changes.extend(budget.map(Change::AddBudget));
         let receipts = self.journal.commit(changes)?;
         let Some(&Receipt::Key(id)) = receipts.first() else {
             return Err(Error::internal("the journal returned no id for the key"));
         };
-        let record = KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at };
+        let flows = KeyFlows(flows);
+        let record =
+            KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at, flows };
         self.known_to_change().insert(record.hash.clone(), KeyEntry::new(&record));
         Ok((record, key))
     }
@@ -136,14 +145,14 @@ impl Keys {
                 KeyLookup::Expired
             }
             Some(key) => {
-                let (id, name) = (key.id, Arc::clone(&key.name));
+                let (id, name, flows) = (key.id, Arc::clone(&key.name), Arc::clone(&key.flows));
                 let touched = key.touch();
                 // Release the lock, because the journal may block.
                 drop(known);
                 if let Some(at) = touched {
                     self.write_touch(id, at);
                 }
-                KeyLookup::Valid { id, name }
+                KeyLookup::Valid { id, name, flows }
             }
         }
     }

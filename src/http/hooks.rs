@@ -14,6 +14,8 @@ use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
 use crate::time::Timestamp;
 
 const KEY_CHARS_MAX: usize = 200;
+/// Limits the body of a delivery, like the input of a run.
+const BODY_BYTES_MAX: u64 = 1 << 20;
 /// Random bytes in a webhook's name.
 const SLUG_BYTES: usize = 12;
 
@@ -95,7 +97,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
     let is_authorized = has_secret(head, hook.as_ref());
     let hook = hook.filter(|_| is_authorized).ok_or_else(unknown)?;
     let key = idempotency_key(head)?;
-    let input = input(&request.body()?)?;
+    let input = input(&request.body_up_to(BODY_BYTES_MAX)?)?;
     if let Some(run_id) = delivered(context, slug, key)? {
         return Ok(reply::run(200, &run_id));
     }

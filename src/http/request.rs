@@ -24,7 +24,11 @@ pub struct Request<'a, 'b> {
 impl Request<'_, '_> {
     /// Reads the body. A route that does not call this accepts none.
     pub fn body(&mut self) -> Result<Vec<u8>, ApiError> {
-        self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)
+        self.body_up_to(BODY_BYTES_MAX)
+    }
+
+    pub fn body_up_to(&mut self, bytes_max: u64) -> Result<Vec<u8>, ApiError> {
+        self.body.read(bytes_max, BODY_TIME_MAX)
     }
 
     pub fn query(&self) -> Query {

@@ -161,7 +161,7 @@ impl Table {
 }
 
 /// Returns the address that stands for one machine: an IPv4 address, or an IPv6 network.
-fn machine(address: IpAddr) -> IpAddr {
+pub fn machine(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK))

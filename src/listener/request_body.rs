@@ -1,9 +1,10 @@
 //! A request's body, read only if its handler asks for it.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, Shutdown, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api_error::ApiError;
@@ -21,9 +22,45 @@ const BODIES_BYTES_MAX: usize = 512 << 20;
 /// Bodies up to this size do not count: 1,024 connections with such bodies use little memory.
 const SMALL_BODY_BYTES: usize = 128 << 10;
 
-/// Counts the bytes of larger bodies in memory.
+/// The client that a body counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum BodyOwner {
+    /// The number of a virtual key.
+    Key(i64),
+    Address(IpAddr),
+}
+
+/// Counts the bytes of larger bodies in memory, by client.
 #[derive(Debug, Default)]
-pub(super) struct BodyBytes(AtomicUsize);
+pub(super) struct BodyBytes(Mutex<HashMap<BodyOwner, usize>>);
+
+impl BodyBytes {
+    /// Reserves more bytes for a client. It may have half of the room that all others leave, so
+    /// that there is room for another client whatever these do. Returns false if that is used up.
+    fn reserve(&self, owner: BodyOwner, more: usize) -> bool {
+        let mut table = self.table();
+        let own = table.get(&owner).copied().unwrap_or_default();
+        let others = table.values().sum::<usize>() - own;
+        let fits = own.saturating_add(more) <= BODIES_BYTES_MAX.saturating_sub(others) / 2;
+        if fits {
+            table.insert(owner, own + more);
+        }
+        fits
+    }
+
+    fn release(&self, owner: BodyOwner, bytes: usize) {
+        let mut table = self.table();
+        let left = table.get(&owner).map_or(0, |own| own.saturating_sub(bytes));
+        match left {
+            0 => table.remove(&owner),
+            left => table.insert(owner, left),
+        };
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<BodyOwner, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 pub struct RequestBody<'a> {
     client: &'a TcpStream,
@@ -32,7 +69,8 @@ pub struct RequestBody<'a> {
     head: &'a RequestHead,
     is_unread: &'a Cell<bool>,
     body_bytes: &'a BodyBytes,
-    /// This body's share of `body_bytes`, until its request is answered.
+    owner: BodyOwner,
+    /// This body's part of `body_bytes`, until its request is answered.
     counted: usize,
 }
 
@@ -43,15 +81,16 @@ impl<'a> RequestBody<'a> {
         head: &'a RequestHead,
         is_unread: &'a Cell<bool>,
         body_bytes: &'a BodyBytes,
+        owner: BodyOwner,
     ) -> Self {
-        Self { client, buffer, head, is_unread, body_bytes, counted: 0 }
+        Self { client, buffer, head, is_unread, body_bytes, owner, counted: 0 }
     }
 
     /// Reads the whole body. If the client expects it, sends `100 Continue` first.
     ///
     /// # Errors
     /// 413 beyond `bytes_max`, 408 after `time_max`, 400 for malformed chunks and for a client that
-    /// has left, 503 if larger bodies fill their shared memory.
+    /// has left, 503 if larger bodies fill their shared memory or this client's share of it.
     pub fn read(&mut self, bytes_max: u64, time_max: Duration) -> Result<Vec<u8>, ApiError> {
         let mut body = Vec::new();
         if !self.is_unread.get() {
@@ -121,16 +160,17 @@ impl<'a> RequestBody<'a> {
 
     fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, ApiError> {
         loop {
-            match httparse::parse_chunk_size(self.buffer) {
-                // httparse parses a line without a size as a size of 0.
-                Ok(_) if !self.buffer.first().is_none_or(u8::is_ascii_hexdigit) => break,
-                Ok(httparse::Status::Complete((line, size))) => {
+            match line_end(self.buffer)? {
+                Some(end) if end < CHUNK_LINE_BYTES_MAX && is_size(&self.buffer[..end]) => {
+                    let Ok(httparse::Status::Complete((line, size))) =
+                        httparse::parse_chunk_size(self.buffer)
+                    else {
+                        break;
+                    };
                     self.buffer.drain(..line);
                     return Ok(size);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() < CHUNK_LINE_BYTES_MAX => {
-                    self.fill(deadline)?;
-                }
+                None if self.buffer.len() < CHUNK_LINE_BYTES_MAX => self.fill(deadline)?,
                 _ => break,
             }
         }
@@ -141,7 +181,7 @@ impl<'a> RequestBody<'a> {
     fn skip_trailers(&mut self, deadline: Instant) -> Result<(), ApiError> {
         let mut skipped = 0;
         loop {
-            let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
+            let Some(end) = line_end(self.buffer)? else {
                 if skipped + self.buffer.len() > HEAD_BYTES_MAX {
                     let message =
                         format!("trailers too large; the limit is {HEAD_BYTES_MAX} bytes");
@@ -150,8 +190,12 @@ impl<'a> RequestBody<'a> {
                 self.fill(deadline)?;
                 continue;
             };
+            let is_valid = end == 0 || is_field(&self.buffer[..end]);
             self.buffer.drain(..end + 2);
             skipped += end + 2;
+            if !is_valid {
+                return Err(bad_request("cannot read the trailers of the request body"));
+            }
             if end == 0 {
                 return Ok(());
             }
@@ -168,20 +212,52 @@ impl<'a> RequestBody<'a> {
             return Ok(());
         }
         let more = bytes.saturating_sub(self.counted);
-        let before = self.body_bytes.0.fetch_add(more, Ordering::SeqCst);
-        self.counted += more;
-        if before.saturating_add(more) > BODIES_BYTES_MAX {
+        if !self.body_bytes.reserve(self.owner, more) {
             let message = "too many large requests at once; try again in a second";
             return Err(ApiError::new(503, "busy", message));
         }
+        self.counted += more;
         Ok(())
     }
 }
 
 impl Drop for RequestBody<'_> {
     fn drop(&mut self) {
-        self.body_bytes.0.fetch_sub(self.counted, Ordering::SeqCst);
+        if self.counted > 0 {
+            self.body_bytes.release(self.owner, self.counted);
+        }
     }
+}
+
+/// Returns the end of the first line, without its CRLF; none if it is incomplete.
+///
+/// # Errors
+/// Refuses a line feed alone and other control characters: another parser in front may read them
+/// as the end of the line (RFC 9112, section 2.2).
+fn line_end(bytes: &[u8]) -> Result<Option<usize>, ApiError> {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = &bytes[..end.unwrap_or(bytes.len())];
+    let text = line.strip_suffix(b"\r");
+    let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    if text.unwrap_or(line).iter().any(is_control) || (end.is_some() && text.is_none()) {
+        return Err(bad_request("cannot read the chunked request body: invalid line"));
+    }
+    Ok(end.map(|end| end - 1))
+}
+
+/// Returns whether a line is a size, optionally with extensions. httparse also accepts a line
+/// without a size, and white space after it.
+fn is_size(line: &[u8]) -> bool {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let rest = &line[digits..];
+    digits > 0 && (rest.is_empty() || rest.trim_ascii_start().starts_with(b";"))
+}
+
+/// Returns whether a trailer has the form of a header field.
+fn is_field(line: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let colon = line.iter().position(|byte| *byte == b':');
+    colon.is_some_and(|colon| colon > 0 && line[..colon].iter().all(is_token))
 }
 
 /// Reads more bytes from the client and appends them.
@@ -212,4 +288,65 @@ fn bad_request(message: &str) -> ApiError {
 fn too_large(bytes_max: u64) -> ApiError {
     let message = format!("request body too large; the limit is {bytes_max} bytes");
     ApiError::new(413, "body_too_large", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_client_can_use_up_the_room_for_bodies() {
+        const STEP: usize = 1 << 20;
+        let bytes = BodyBytes::default();
+        let fill = |owner| (0..).take_while(|_| bytes.reserve(owner, STEP)).count();
+        let total = BODIES_BYTES_MAX / STEP;
+        let [one, two, three] = [
+            BodyOwner::Key(1),
+            BodyOwner::Key(2),
+            BodyOwner::Address("127.0.0.1".parse().unwrap()),
+        ];
+        assert_eq!(fill(one), total / 2);
+        assert_eq!(fill(two), total / 4);
+        assert_eq!(fill(three), total / 8);
+        assert_eq!(fill(one), 0);
+        bytes.release(one, total / 2 * STEP);
+        assert!(fill(two) > 0);
+        assert!(fill(one) > 0);
+        assert!(bytes.table().values().sum::<usize>() < BODIES_BYTES_MAX);
+    }
+
+    #[test]
+    fn lines_between_chunks_end_with_crlf_and_have_no_control_characters() {
+        for (line, expected) in [
+            (&b"5\r\nhello"[..], Some(1)),
+            (b"5;a=\"b\xc3\"\t\r\n", Some(9)),
+            (b"\r\n", Some(0)),
+            (b"5", None),
+            (b"5\r", None),
+        ] {
+            assert_eq!(line_end(line).unwrap(), expected, "{line:?}");
+        }
+        for line in [
+            &b"5\n"[..],
+            b"5;a\nb\r\n",
+            b"5;\0\r\n",
+            b"5;\x7f\r\n",
+            b"5\r\r\n",
+            b"5;\rx",
+            b"5;\0",
+            b"\n",
+        ] {
+            assert!(line_end(line).is_err(), "{line:?}");
+        }
+        for line in [&b"0"[..], b"1F", b"5;a", b"5 \t;a=b"] {
+            assert!(is_size(line), "{line:?}");
+        }
+        for line in [&b""[..], b"5 ", b"5 a", b" 5", b";a", b"0x5", b"+5", b"5\t"] {
+            assert!(!is_size(line), "{line:?}");
+        }
+        assert!(is_field(b"x-sum: 1") && is_field(b"x:"));
+        for line in [&b"x"[..], b" x: 1", b": 1", b"x : 1", b"x y: 1"] {
+            assert!(!is_field(line), "{line:?}");
+        }
+    }
 }

@@ -67,6 +67,10 @@ impl RequestHead {
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadRequestHead::TooLarge),
             Err(error) => return Err(malformed(error.to_string())),
         };
+        // httparse accepts such a line. A proxy in front may read it as a part of the line before.
+        if has_bare_line_feed(&bytes[..length]) {
+            return Err(malformed("lines must end with CRLF"));
+        }
         let target = request.path.unwrap_or_default();
         if !target.starts_with('/') || !target.is_ascii() {
             return Err(malformed("the request target must be a path"));
@@ -184,6 +188,11 @@ impl RequestHead {
     }
 }
 
+fn has_bare_line_feed(bytes: &[u8]) -> bool {
+    let mut feeds = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    feeds.any(|(at, _)| at == 0 || bytes[at - 1] != b'\r')
+}
+
 fn text_of(value: &[u8]) -> String {
     let latin = |_| value.iter().copied().map(char::from).collect();
     std::str::from_utf8(value).map_or_else(latin, str::to_owned)
@@ -230,9 +239,13 @@ mod tests {
             "X: a\u{7f}",
             "X: a\u{0}",
             "X: a\rb",
+            "X: a\nTransfer-Encoding: chunked",
         ] {
             let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
             assert!(matches!(parse(&text), Err(BadRequestHead::Malformed(_))), "{fields}");
+        }
+        for text in ["GET / HTTP/1.1\nHost: a\n\n", "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            assert!(matches!(parse(text), Err(BadRequestHead::Malformed(_))), "{text}");
         }
         assert!(matches!(
             parse("GET http://a/ HTTP/1.1\r\n\r\n"),

@@ -143,6 +143,9 @@ impl<'a> ResponseWriter<'a> {
         // Without chunks, closing the connection marks the end of the response.
         self.keep_alive &= self.version > 0;
         let mut bytes = self.head(status, fields);
+        // nginx would hold the pieces back until the end:
+        // <https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering>.
+        bytes.extend_from_slice(b"x-accel-buffering: no\r\n");
         bytes.extend_from_slice(match self.version {
             0 => b"\r\n".as_slice(),
             _ => b"transfer-encoding: chunked\r\n\r\n".as_slice(),

@@ -10,8 +10,8 @@ use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{
-    Counts, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator, check_reported,
-    count, counts_anything, event_json, is_counted, spelled, without_nulls,
+    Counts, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator, check_part,
+    check_reported, count, counts_anything, event_json, is_counted, spelled, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::prices::Surcharge;
@@ -100,6 +100,8 @@ pub(super) struct MessageReader {
     iterations: Iterations,
     /// True if the provider executed code.
     has_run_code: bool,
+    /// True if the stream has a part of a message.
+    has_begun: bool,
 }
 
 /// The counts of a message that had several parts: the API lists the "usage for each sampling
@@ -184,7 +186,10 @@ impl Reader for MessageReader {
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
         let data = event_json(event)?;
         // The event's name is also in its data; some proxies keep only one of them.
-        match data["type"].as_str().unwrap_or(&event.name) {
+        let name = data["type"].as_str().unwrap_or(&event.name);
+        self.has_begun |= name.starts_with("message_") && name != "message_stop";
+        self.has_begun |= name.starts_with("content_block_");
+        match name {
             "message_start" => {
                 let message = &data["message"];
                 partial.note_model(&message["model"]);
@@ -196,14 +201,15 @@ impl Reader for MessageReader {
             "message_delta" => {
                 partial.note_finish(&data["delta"]["stop_reason"]);
                 self.note_usage(&data["usage"], true, partial);
+                check_part(&data["delta"], &["stop_reason"])?;
             }
             "message_stop" => {
-                partial.is_complete = true;
+                partial.is_complete = self.has_begun;
                 return Ok(Flow::End);
             }
             "error" => return Err(fault_of(&data)),
             // The API requires clients to ignore `ping`, `content_block_stop` and unknown events.
-            _ => {}
+            _ => check_reported(&data)?,
         }
         Ok(Flow::More)
     }
@@ -211,9 +217,10 @@ impl Reader for MessageReader {
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         partial.note_model(&body["model"]);
         self.note_usage(&body["usage"], true, partial);
-        if body["type"] == "error" || !body["error"].is_null() {
+        if body["type"] == "error" {
             return Err(fault_of(body));
         }
+        check_reported(body)?;
         let Some(blocks) = body["content"].as_array() else {
             return Err(Fault::bad_answer("the response has no `content`"));
         };
@@ -222,6 +229,7 @@ impl Reader for MessageReader {
         }
         self.note_usage(&body["usage"], true, partial);
         partial.note_finish(&body["stop_reason"]);
+        check_part(body, &["stop_reason"])?;
         partial.is_complete = true;
         Ok(())
     }

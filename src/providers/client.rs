@@ -5,18 +5,19 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use ureq::http::header::CONTENT_TYPE;
+use ureq::http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
 use super::call::Timeouts;
+use super::content_encoding::{self, Decoder};
 use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
 use super::framer::{Frame, Framer};
 use super::json;
 use super::refusal::Refusal;
 use super::transport::{Connect, LookupLater, Scope};
-use super::wire::{Flow, Header, Reader, ResponseAccumulator};
+use super::wire::{Flow, Header, Reader, ResponseAccumulator, is_keep_alive};
 use crate::secret::Secret;
 
 /// Limits the body of an error, in bytes. A longer one is not passed on, because a part of it would
@@ -36,8 +37,8 @@ const DRAIN_MAX: Duration = Duration::from_millis(50);
 /// Limits the bytes read of an answer after its client disconnected.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
 
-/// Limits the further reading of a forwarded stream after the provider reported an error in it:
-/// only its end may still arrive.
+/// Limits the further reading of a stream after the provider reported an error in it: only its usage
+/// and its end may still arrive.
 const AFTER_ERROR_MAX: Duration = Duration::from_secs(1);
 
 /// Limits the idle connections to one provider: as many as the parallel calls.
@@ -144,7 +145,8 @@ impl Client {
             return Err(exchange.refused(response));
         }
         let is_stream = is_stream(headers, exchange.is_streamed);
-        let body = response.into_body().into_reader();
+        let codings = content_encoding::of(headers).map_err(Fault::bad_answer)?;
+        let body = Decoder::new(response.into_body().into_reader(), &codings);
         let read = match is_stream {
             true => Stream::new(&mut exchange).read(body),
             false => exchange.read_document(body),
@@ -170,7 +172,7 @@ impl Client {
                 exchange.provider
             ))
         };
-        let mut builder = Request::builder().uri(uri);
+        let mut builder = Request::builder().uri(uri).header(ACCEPT_ENCODING, "identity");
         if method == Method::POST {
             builder = builder.header(CONTENT_TYPE, "application/json");
         }
@@ -244,7 +246,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             if let Some(fault) = self.fault {
                 return Err(fault);
             }
-            if flow == Flow::More {
+            if flow == Flow::More || !self.exchange.partial.is_complete {
                 self.exchange.check_complete(&self.opening)?;
             }
             self.exchange.receiver.end(is_whole);
@@ -288,6 +290,9 @@ impl<'a, 'e> Stream<'a, 'e> {
             let read = event.map(|event| exchange.reader.event(event, exchange.partial));
             exchange.receiver.frame(&frame, read.as_ref(), exchange.partial);
             if let Some(read) = read {
+                if !event.is_some_and(is_keep_alive) {
+                    self.begin_by = None;
+                }
                 flow = self.note(read)?;
             }
         };
@@ -324,12 +329,12 @@ impl<'a, 'e> Stream<'a, 'e> {
         Ok(Flow::More)
     }
 
-    /// Notes the result of an event. Reading of a forwarded stream continues after a fault, so that
-    /// the client gets the provider's words, and anything after them.
+    /// Notes the result of an event. Reading continues after an error that the provider reports,
+    /// because the usage may follow. Reading of a forwarded stream continues after any fault, so
+    /// that the client gets the provider's words, and anything after them.
     fn note(&mut self, read: Result<Flow, Fault>) -> Result<Flow, Fault> {
-        self.begin_by = None;
         read.or_else(|fault| {
-            if !self.exchange.rules.is_forwarded {
+            if !self.exchange.rules.is_forwarded && fault.kind != FailureKind::Status {
                 return Err(fault);
             }
             if fault.kind == FailureKind::Status {
@@ -456,7 +461,11 @@ impl Exchange<'_> {
         }
         let Timeouts { connect, first_byte, total } = self.timeouts;
         let ureq::Error::Timeout(timeout) = error else {
-            let message = "connection lost before the response was complete";
+            let is_damaged = matches!(&error, ureq::Error::Io(error) if is_decoding(error));
+            let message = match is_damaged {
+                true => "cannot decode the compressed response",
+                false => "connection lost before the response was complete",
+            };
             return Fault::bad_answer(format!("{message}: {}", describe_error(error)));
         };
         let message = match timeout {
@@ -484,6 +493,11 @@ pub(super) fn redacted<'b>(bytes: &'b [u8], key: Option<&Secret>) -> Cow<'b, [u8
         Some(clean) if clean != text => Cow::Owned(clean.into_bytes()),
         _ => Cow::Borrowed(bytes),
     }
+}
+
+/// Returns whether an error is of the decoder and not of the connection.
+fn is_decoding(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
 }
 
 fn describe_error(error: ureq::Error) -> String {

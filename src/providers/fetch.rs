@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ureq::config::Config;
+use ureq::http::header::ACCEPT_ENCODING;
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
@@ -18,6 +19,7 @@ use ureq::{Agent, Body, Error};
 use super::call::TIMEOUT_MAX;
 use super::cancel::Cancel;
 use super::client::read_at_most;
+use super::content_encoding::{self, Decoder};
 use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
 use super::failure::is_transient_status;
 use super::refusal::Refusal;
@@ -116,7 +118,9 @@ impl Fetcher {
             return Err(refused(&host, response));
         }
         let too_long = || failure(format!("the response is longer than {ANSWER_BYTES_MAX} bytes"));
-        let bytes = read_at_most(response.into_body().into_reader(), ANSWER_BYTES_MAX)
+        let codings = content_encoding::of(response.headers()).map_err(failure)?;
+        let body = Decoder::new(response.into_body().into_reader(), &codings);
+        let bytes = read_at_most(body, ANSWER_BYTES_MAX)
             .map_err(|error| io(error.into()))?
             .ok_or_else(too_long)?;
         let body = String::from_utf8(bytes)
@@ -208,6 +212,10 @@ fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
     let method = Method::from_bytes(fetch.method.as_bytes())
         .map_err(|_| format!("invalid method `{}`", fetch.method))?;
     let mut builder = Request::builder().method(method).uri(uri);
+    let is_accept = |name: &str| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str());
+    if !fetch.headers.iter().any(|(name, _)| is_accept(name)) {
+        builder = builder.header(ACCEPT_ENCODING, "identity");
+    }
     for (name, value) in &fetch.headers {
         builder = builder.header(name, value);
     }

@@ -16,7 +16,7 @@ use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
 use super::transport::Scope;
-use super::wire::{Flow, Header, Reader, ResponseAccumulator};
+use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_keep_alive_text};
 use super::{anthropic, gemini, ollama, openai};
 use crate::secret::Secret;
 
@@ -43,8 +43,10 @@ const PASSED_ON: &[&str] = &[
 /// Prefixes of further forwarded headers, which report the rest of a rate limit.
 const PASSED_ON_PREFIXES: &[&str] =
     &["x-ratelimit-", "anthropic-ratelimit-", "anthropic-priority-"];
+/// Limits the frames that are held back after an error, before anything was sent, in bytes.
+const HELD_BYTES_MAX: usize = 1 << 20;
 /// Fields that each chunk of a stream repeats, or that hide its length. A chunk with only these and
-/// `usage` has no other content.
+/// its counts has no other content.
 const CHUNK_FIELDS: &[&str] = &[
     "id",
     "object",
@@ -55,8 +57,11 @@ const CHUNK_FIELDS: &[&str] = &[
     "service_tier",
     "obfuscation",
     "choices",
-    "usage",
+    "request_id",
 ];
+/// Counts and times of a chunk: OpenAI's, and those of llama.cpp (`timings`), Cerebras (`time_info`)
+/// and Groq (`x_groq`).
+const COUNT_FIELDS: &[&str] = &["usage", "timings", "time_info", "x_groq"];
 
 /// The client's own key, used in place of the configured one.
 #[derive(Clone, Debug)]
@@ -191,11 +196,14 @@ impl Providers {
             head: AnswerHead::default(),
             refused: None,
             ready: Vec::new(),
+            has_output: false,
+            is_held: false,
             is_begun: false,
             is_reported_to_client: false,
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
+        receiver.release();
         if forward.has_sound {
             partial.billing.note_unpriced("audio tokens");
         }
@@ -285,15 +293,17 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
     headers
 }
 
-fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
+/// Returns the head for the client, with the key redacted: some servers repeat it.
+fn answer_head(status: u16, headers: &HeaderMap, key: Option<&Secret>) -> AnswerHead {
     let passed_on = |name: &str| {
         let mut prefixes = PASSED_ON_PREFIXES.iter();
         PASSED_ON.contains(&name) || prefixes.any(|prefix| name.starts_with(prefix))
     };
+    let clean = |text: &str| key.map_or_else(|| text.to_owned(), |key| key.redact_name(text));
     let headers = headers
         .iter()
         .filter(|(name, _)| passed_on(name.as_str()))
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), clean(value.to_str().ok()?))))
         .collect();
     AnswerHead { status, headers }
 }
@@ -308,13 +318,37 @@ struct ClientReceiver<'a> {
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
     ready: Vec<u8>,
+    /// True after an event with output.
+    has_output: bool,
+    /// True from an error before any output was sent: another target may still answer.
+    is_held: bool,
     is_begun: bool,
     is_reported_to_client: bool,
 }
 
+impl ClientReceiver<'_> {
+    /// Notes an error that the provider reported within a stream.
+    fn note_reported(&mut self, event: &Event, fault: &Fault) {
+        if fault.kind != FailureKind::Status {
+            return;
+        }
+        self.is_held |= !self.is_begun && !self.has_output;
+        // Clients know no other form of an error.
+        self.is_reported_to_client |= event.data.contains("\"error\"") || event.name == "error";
+    }
+
+    /// Turns held frames into the provider's error response.
+    fn release(&mut self) {
+        if self.is_held && self.is_reported_to_client {
+            let held = std::mem::take(&mut self.ready);
+            self.refused = Some((self.head.clone(), held));
+        }
+    }
+}
+
 impl Receiver for ClientReceiver<'_> {
     fn head(&mut self, status: u16, headers: &HeaderMap) {
-        self.head = answer_head(status, headers);
+        self.head = answer_head(status, headers, self.key);
     }
 
     fn refused(&mut self, body: Vec<u8>) {
@@ -339,20 +373,33 @@ impl Receiver for ClientReceiver<'_> {
         {
             self.first_token_ms = Some(self.scope.elapsed_ms());
         }
+        if let (Some(event), Some(Err(fault))) = (frame.event, read) {
+            self.note_reported(event, fault);
+        }
+        if self.is_held && self.ready.len() > HELD_BYTES_MAX {
+            return;
+        }
         match (frame.event, read) {
+            // Clients expect JSON.
+            (Some(event), Some(Ok(_))) if is_keep_alive_text(event) => {
+                self.ready.extend_from_slice(b": keep-alive\n\n");
+                return;
+            }
+            // The end of a stream without an answer; the gateway's own error takes its place.
+            (Some(event), Some(Ok(flow)))
+                if !partial.is_complete && (*flow == Flow::End || event.data.trim() == DONE) =>
+            {
+                return;
+            }
             (Some(event), Some(Ok(_))) => {
                 if self.hides_usage && is_usage_alone(&event.data) {
                     return;
                 }
+                self.has_output = partial.has_any();
                 self.ready.extend_from_slice(frame.raw);
             }
             // An answer does not contain the key; other events may, so it is redacted.
-            (_, read) => {
-                let is_reported = |fault: &Fault| fault.kind == FailureKind::Status;
-                self.is_reported_to_client |=
-                    read.is_some_and(|read| read.as_ref().is_err_and(is_reported));
-                self.ready.extend_from_slice(&redacted(frame.raw, self.key));
-            }
+            _ => self.ready.extend_from_slice(&redacted(frame.raw, self.key)),
         }
         if !frame.is_ended {
             self.ready.extend_from_slice(b"\n\n");
@@ -360,7 +407,7 @@ impl Receiver for ClientReceiver<'_> {
     }
 
     fn flush(&mut self) -> bool {
-        if self.ready.is_empty() {
+        if self.ready.is_empty() || self.is_held {
             return true;
         }
         let is_new = !std::mem::replace(&mut self.is_begun, true);
@@ -382,7 +429,7 @@ fn begins_the_answer(event: &Event, partial: &ResponseAccumulator) -> bool {
 }
 
 /// Returns whether an event is the final chunk of a chat completion stream whose usage was
-/// requested: no choices, and only the usage.
+/// requested: no choices, and only counts.
 fn is_usage_alone(data: &str) -> bool {
     if !data.contains("\"usage\"") {
         return false;
@@ -391,13 +438,20 @@ fn is_usage_alone(data: &str) -> bool {
         return false;
     };
     let raw = |name| chunk.get(name).map_or("", |value| value.get());
-    let choices = serde_json::from_str::<Vec<IgnoredAny>>(raw("choices"));
+    let has_no_choices = raw("choices") == "null"
+        || serde_json::from_str::<Vec<IgnoredAny>>(raw("choices")).is_ok_and(|it| it.is_empty());
+    let has_counts = COUNT_FIELDS.iter().any(|name| raw(name).starts_with('{'));
     let says_nothing = |(name, value): (&String, &&RawValue)| {
-        CHUNK_FIELDS.contains(&&**name) || value.get() == "null"
+        let is_known = [CHUNK_FIELDS, COUNT_FIELDS].iter().any(|all| all.contains(&&**name));
+        is_known || is_bare(value.get())
     };
-    raw("usage").starts_with('{')
-        && choices.is_ok_and(|choices| choices.is_empty())
-        && chunk.iter().all(says_nothing)
+    has_counts && has_no_choices && chunk.iter().all(says_nothing)
+}
+
+/// Returns whether a JSON value is null, false, a number or empty.
+fn is_bare(value: &str) -> bool {
+    let is_number = value.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    is_number || ["null", "false", "[]", "{}", "\"\""].contains(&value)
 }
 
 #[cfg(test)]
@@ -466,6 +520,13 @@ mod tests {
                 true,
             ),
             (r#"{"choices":[],"usage":{},"citations":null}"#, true),
+            (r#"{"choices":null,"usage":{"prompt_tokens":1}}"#, true),
+            (r#"{"choices":null}"#, false),
+            (r#"{"choices":[],"usage":{},"timings":{"prompt_n":12,"prompt_ms":3.5}}"#, true),
+            (r#"{"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":1}}}"#, true),
+            (r#"{"choices":[],"usage":{},"time_info":{"queue_time":0.1},"seed":-7}"#, true),
+            (r#"{"choices":[],"usage":{},"citations":[],"warnings":{}}"#, true),
+            (r#"{"choices":[],"usage":{},"warning":"deprecated"}"#, false),
             (r#"{"choices":[],"usage":{},"citations":["a"]}"#, false),
         ] {
             assert_eq!(is_usage_alone(data), expected, "{data}");

@@ -10,8 +10,8 @@ use super::failure::Fault;
 use super::framer::Event;
 use super::openai;
 use super::wire::{
-    BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
-    counts_anything, event_json, is_counted, without_nulls,
+    BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_part,
+    check_reported, count, counts_anything, event_json, finish_reason, is_counted, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -79,11 +79,16 @@ pub(super) fn versioned(base_url: &str) -> String {
 }
 
 /// Returns the model's escaped path: `models/NAME`, unless the name contains a collection
-/// (`tunedModels/NAME`).
+/// (`tunedModels/NAME`). A name with an empty segment or one of dots, which servers would resolve,
+/// is escaped as a whole, so that it cannot lead to another path.
 fn resource(model: &str) -> String {
-    let mut path = String::from(if model.contains('/') { "" } else { "models/" });
+    let is_dots = |segment: &str| segment.bytes().all(|byte| byte == b'.');
+    let is_path = !model.split('/').any(is_dots);
+    let plain: &[u8] = if is_path { b"-._~/@" } else { b"-_~@" };
+    let has_collection = is_path && model.contains('/');
+    let mut path = String::from(if has_collection { "" } else { "models/" });
     for byte in model.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/@".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             path.push(char::from(byte));
         } else {
             path.push_str(&format!("%{byte:02X}"));
@@ -145,6 +150,7 @@ impl ContentReader {
         self.note_usage(&body["usageMetadata"], partial);
         taken?;
         check_reported(body)?;
+        check_part(&body["candidates"][0], &["finishReason"])?;
         // Set for a blocked prompt; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
         if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
@@ -227,7 +233,9 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
         }
     }
     partial.note_finish(&candidate["finishReason"]);
-    partial.is_complete |= candidate["finishReason"].is_string();
+    // The default value of the enumeration is "unused", so it is no end.
+    let reason = finish_reason(&candidate["finishReason"]);
+    partial.is_complete |= reason.is_some_and(|reason| reason != "FINISH_REASON_UNSPECIFIED");
     Ok(())
 }
 

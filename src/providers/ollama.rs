@@ -14,7 +14,8 @@ use super::failure::Fault;
 use super::framer::{Event, Framing};
 use super::openai;
 use super::wire::{
-    Counts, Flow, Reader, Request, ResponseAccumulator, check_reported, event_json, without_nulls,
+    Counts, Flow, Reader, Request, ResponseAccumulator, check_part, check_reported, event_json,
+    without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 
@@ -88,7 +89,8 @@ fn read_part(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow
     let message = &document["message"];
     partial.note_thinking(&message["thinking"]);
     let pushed = partial.push(message["content"].as_str().unwrap_or_default());
-    if let Some(usage) = normal_usage(document) {
+    let usage = normal_usage(document);
+    if let Some(usage) = usage {
         partial.note_usage(usage, usage.output_tokens > 0);
     }
     pushed?;
@@ -97,7 +99,9 @@ fn read_part(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow
         return Ok(Flow::More);
     }
     partial.note_finish(&document["done_reason"]);
-    partial.is_complete = true;
+    check_part(document, &["done_reason"])?;
+    // An end without any message or count is no answer.
+    partial.is_complete = message.is_object() || usage.is_some() || partial.has_any();
     Ok(Flow::End)
 }
 

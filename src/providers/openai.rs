@@ -9,11 +9,12 @@ use super::billing::{Billing, TOOL_FEE};
 use super::call::Call;
 use super::config::{ProviderConfig, host};
 use super::excerpt::one_line;
-use super::failure::Fault;
+use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{
-    BadCount, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator, Spellings,
-    check_reported, count, counts_anything, event_json, is_counted, spelled, without_nulls,
+    BadCount, DONE, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator,
+    Spellings, check_part, check_reported, count, counts_anything, event_json, finish_reason,
+    is_counted, provider_message, spelled, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -109,7 +110,8 @@ impl ChatReader {
     fn note_end(&mut self, choice: &Value) {
         let index = choice["index"].as_u64().unwrap_or(0);
         if self.choices.len() < CHOICES_MAX || self.choices.contains_key(&index) {
-            *self.choices.entry(index).or_default() |= choice["finish_reason"].is_string();
+            let is_end = finish_reason(&choice["finish_reason"]).is_some();
+            *self.choices.entry(index).or_default() |= is_end;
         }
     }
 }
@@ -122,13 +124,13 @@ impl Default for ChatReader {
 
 impl Reader for ChatReader {
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        if event.data.trim() == "[DONE]" {
-            partial.is_complete = true;
+        if event.data.trim() == DONE {
+            // Without any choice, the provider refused the request in some unknown way.
+            partial.is_complete = !self.choices.is_empty();
             return Ok(Flow::End);
         }
         let chunk = event_json(event)?;
         note(&chunk, partial);
-        check_reported(&chunk).inspect_err(|_| self.note_usage(&chunk, partial))?;
         // The chunk with the usage has no choices.
         let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
         for choice in choices {
@@ -139,6 +141,9 @@ impl Reader for ChatReader {
         }
         // Cumulative counts include this chunk's text.
         self.note_usage(&chunk, partial);
+        check_reported(&chunk)?;
+        check_error_event(event, &chunk)?;
+        choices.iter().try_for_each(check_choice)?;
         // The usage follows, so continue until `[DONE]` or the end of the stream.
         if !choices.is_empty() {
             partial.is_complete = self.choices.values().all(|has_ended| *has_ended);
@@ -152,6 +157,7 @@ impl Reader for ChatReader {
         check_reported(body)?;
         let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
+            choices.iter().try_for_each(check_choice)?;
             return Err(Fault::bad_answer("the response has no `choices[0].message`"));
         };
         partial.note_finish(&first["finish_reason"]);
@@ -163,9 +169,26 @@ impl Reader for ChatReader {
             partial.note_other_output(&text_of(&other["message"]).into());
         }
         self.note_usage(body, partial);
+        choices.iter().try_for_each(check_choice)?;
         partial.is_complete = true;
         Ok(())
     }
+}
+
+/// Fails if a choice reports an error.
+fn check_choice(choice: &Value) -> Result<(), Fault> {
+    check_part(choice, &["finish_reason", "native_finish_reason"])?;
+    check_part(&choice["delta"], &[])?;
+    check_part(&choice["message"], &[])
+}
+
+/// Fails for an event that is named an error, whatever its data.
+fn check_error_event(event: &Event, chunk: &Value) -> Result<(), Fault> {
+    if event.name != "error" {
+        return Ok(());
+    }
+    let message = provider_message(chunk).unwrap_or_else(|| "unknown error".into());
+    Err(Fault::new(FailureKind::Status, format!("reported an error: {message}")))
 }
 
 fn note(document: &Value, partial: &mut ResponseAccumulator) {

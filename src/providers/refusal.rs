@@ -8,6 +8,7 @@ use ureq::Body;
 use ureq::http::Response;
 use ureq::http::header::{HeaderName, LOCATION, RETRY_AFTER};
 
+use super::content_encoding::{self, Decoder};
 use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
 use super::failure::{FailureKind, Fault};
 use super::wire::provider_message;
@@ -34,9 +35,17 @@ impl Refusal {
         let (head, body) = response.into_parts();
         let header = |name: HeaderName| head.headers.get(name)?.to_str().ok();
         let mut bytes = Vec::new();
-        let mut body = body.into_reader().take(bytes_max as u64 + 1);
-        let _ = body.read_to_end(&mut bytes);
-        let is_whole = bytes.len() <= bytes_max;
+        let is_whole = match content_encoding::of(&head.headers) {
+            Ok(codings) => {
+                let decoder = Decoder::new(body.into_reader(), &codings);
+                let _ = decoder.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+                bytes.len() <= bytes_max
+            }
+            Err(message) => {
+                bytes = message.into_bytes();
+                false
+            }
+        };
         bytes.truncate(bytes_max);
         Self {
             status: head.status.as_u16(),

@@ -23,6 +23,27 @@ const MODEL_BYTES_MAX: usize = 256;
 
 pub(super) const FINISH_CHARS_MAX: usize = 100;
 
+/// Limits the text of a keep-alive, in bytes.
+const KEEP_ALIVE_BYTES_MAX: usize = 100;
+
+/// Words that servers and proxies send as the data of an event to keep a connection open. The
+/// standard has comments for this, and some proxies copy a comment into the data
+/// (<https://openrouter.ai/docs/api/reference/streaming>: `: OPENROUTER PROCESSING`).
+const KEEP_ALIVE_WORDS: [&str; 12] = [
+    "ping",
+    "pong",
+    "keep",
+    "keepalive",
+    "alive",
+    "heartbeat",
+    "processing",
+    "waiting",
+    "working",
+    "connected",
+    "idle",
+    "noop",
+];
+
 /// Service tiers with standard prices: OpenAI's
 /// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
 /// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
@@ -148,7 +169,7 @@ impl ResponseAccumulator {
     }
 
     pub(super) fn note_finish(&mut self, reason: &Value) {
-        if let Some(reason) = reason.as_str() {
+        if let Some(reason) = finish_reason(reason) {
             self.finish_reason = Some(one_line(reason, FINISH_CHARS_MAX));
         }
     }
@@ -210,25 +231,99 @@ pub(super) trait Reader {
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault>;
 }
 
-/// Parses the JSON of an event; null if it has no data, because some servers send empty events to
-/// keep a connection open.
+/// The data of the last event of OpenAI's streams.
+pub(super) const DONE: &str = "[DONE]";
+
+/// Returns the reason for the end of an answer. An empty one is no end: some servers write it into
+/// every chunk. So is the text `null`, which DashScope's own protocol uses.
+pub(super) fn finish_reason(reason: &Value) -> Option<&str> {
+    reason.as_str().map(str::trim).filter(|reason| !reason.is_empty() && *reason != "null")
+}
+
+/// Parses the JSON of an event; null if the event only keeps the connection open.
 pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
-    if event.data.trim().is_empty() {
+    // Some proxies end streams of every protocol like OpenAI's.
+    if ["", DONE].contains(&event.data.trim()) || is_keep_alive_text(event) {
         return Ok(Value::Null);
     }
     json::read(event.data.as_bytes())
         .map_err(|error| Fault::bad_answer(format!("a stream event is not JSON: {error}")))
 }
 
+/// Returns whether an event has no content and keeps the connection open.
+pub(super) fn is_keep_alive(event: &Event) -> bool {
+    let data = event.data.trim();
+    let is_empty = ["", "{}", "[]", "null", "\"\""].contains(&data);
+    (is_empty && event.name != "error") || is_keep_alive_text(event)
+}
+
+/// Returns whether an event keeps the connection open with data that is not JSON. Content is always
+/// JSON, so its first character tells the two apart. An error in plain text is not a keep-alive.
+pub(super) fn is_keep_alive_text(event: &Event) -> bool {
+    let data = event.data.trim();
+    let is_text = !data.is_empty()
+        && data.len() <= KEEP_ALIVE_BYTES_MAX
+        && !data.starts_with(['{', '"'])
+        && event.name != "error"
+        && data != DONE;
+    if !is_text || serde_json::from_str::<Value>(data).is_ok() {
+        return false;
+    }
+    let has_word = |text: &str| {
+        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.any(|word| KEEP_ALIVE_WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
+    };
+    let is_blank = !data.contains(char::is_alphanumeric);
+    let is_error = data.to_ascii_lowercase().contains("error");
+    !is_error
+        && (data.starts_with(':') || is_blank || has_word(data) || has_word(&event.name))
+        && !data.contains(['{', '"'])
+}
+
 /// Fails if an answer with status 200 reports an error: within a stream, a provider has no other
 /// way.
 pub(super) fn check_reported(document: &Value) -> Result<(), Fault> {
-    let Some(error) = document.get("error").filter(|error| !error.is_null()) else {
-        return Ok(());
-    };
-    let message = provider_message(document).unwrap_or_else(|| error.to_string());
-    let message = format!("reported an error: {message}");
-    Err(Fault::new(FailureKind::Status, message))
+    if let Some(error) = document.get("error").filter(|error| is_error(error)) {
+        let message = provider_message(document).unwrap_or_else(|| error.to_string());
+        return Err(reported(&message));
+    }
+    // MiniMax: <https://platform.minimax.io/docs/api-reference/errorcode.md>; 0 is a success.
+    let status = &document["base_resp"];
+    let code = &status["status_code"];
+    if matches!(code, Value::Number(_)) && *code != 0 {
+        let message = status["status_msg"].as_str().unwrap_or("unknown error");
+        return Err(reported(&format!("{message} (status_code {code})")));
+    }
+    Ok(())
+}
+
+/// Fails if a part of an answer reports that the model stopped because of an error: by an `error`
+/// of its own, or by one of these reasons. OpenRouter reports errors after the answer's beginning
+/// this way, with status 200 (<https://openrouter.ai/docs/api/reference/errors-and-debugging>).
+pub(super) fn check_part(part: &Value, reasons: &[&str]) -> Result<(), Fault> {
+    if let Some(error) = part.get("error").filter(|error| is_error(error)) {
+        let message = provider_message(part).unwrap_or_else(|| error.to_string());
+        return Err(reported(&message));
+    }
+    let reasons = reasons.iter().filter_map(|name| finish_reason(&part[*name]));
+    let error = reasons.into_iter().find(|reason| reason.to_ascii_lowercase().contains("error"));
+    error.map_or(Ok(()), |reason| Err(reported(&format!("the response ended with `{reason}`"))))
+}
+
+fn reported(message: &str) -> Fault {
+    Fault::new(FailureKind::Status, format!("reported an error: {message}"))
+}
+
+/// Some servers write a field `error` without content into every answer.
+fn is_error(error: &Value) -> bool {
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Bool(true) => true,
+    }
 }
 
 /// Returns the message of a provider's error. OpenAI writes `{"error":{"message","type","code"}}`,
@@ -453,6 +548,65 @@ mod tests {
         for document in [json!({}), json!([]), json!(1), json!("x"), json!({"error": {"x": 1}})] {
             assert_eq!(provider_message(&document), None, "{document}");
         }
+    }
+
+    #[test]
+    fn only_keep_alives_may_be_other_text_than_json() {
+        let event = |name: &str, data: &str| Event { name: name.into(), data: data.into() };
+        for data in [
+            ": OPENROUTER PROCESSING",
+            ":",
+            "ping",
+            "PING",
+            "[PING]",
+            "keep-alive",
+            "keep_alive",
+            "still processing ...",
+            "heartbeat: 7",
+            "-",
+        ] {
+            assert!(is_keep_alive_text(&event("", data)), "{data}");
+            assert_eq!(event_json(&event("", data)), Ok(Value::Null), "{data}");
+        }
+        assert!(is_keep_alive_text(&event("keepalive", "2026-11-30T10:00:00Z")));
+        for data in ["", " ", "{}", "[]", "null", "\"\""] {
+            assert!(is_keep_alive(&event("", data)), "{data}");
+            assert!(event_json(&event("", data)).is_ok(), "{data}");
+        }
+        for data in [
+            "{",
+            "{\"choices\":[{\"delta\":{\"content\":\"ping",
+            "{ping}",
+            ": {\"choices\":[]}",
+            "\"ping",
+            "hello",
+            "ping error",
+            "ok\"}}]}",
+        ] {
+            assert!(!is_keep_alive(&event("", data)), "{data}");
+            assert!(event_json(&event("", data)).is_err(), "{data}");
+        }
+        assert!(!is_keep_alive(&event("", DONE)));
+        assert_eq!(event_json(&event("", DONE)), Ok(Value::Null));
+        for data in ["ping", "", "{}"] {
+            assert!(!is_keep_alive(&event("error", data)), "{data}");
+        }
+        assert!(!is_keep_alive_text(&event("", &"ping ".repeat(100))));
+    }
+
+    #[test]
+    fn errors_of_an_answer_with_status_200_are_reported() {
+        let message = |document: Value| check_reported(&document).unwrap_err().message;
+        assert_eq!(message(json!({"error": {"message": "m"}})), "reported an error: m");
+        let balance = json!({"status_code": 1008, "status_msg": "insufficient balance"});
+        assert_eq!(
+            message(json!({"choices": null, "base_resp": balance})),
+            "reported an error: insufficient balance (status_code 1008)"
+        );
+        for error in [json!(null), json!(""), json!({}), json!([]), json!(false), json!(0)] {
+            assert_eq!(check_reported(&json!({"error": error})), Ok(()), "{error}");
+        }
+        assert_eq!(check_reported(&json!({"base_resp": {"status_code": 0}})), Ok(()));
     }
 
     #[test]

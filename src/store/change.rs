@@ -190,6 +190,8 @@ pub struct NewKey {
     pub hash: String,
     /// The key is refused from this time on.
     pub expires_at: Option<Timestamp>,
+    /// The flows that the key may name.
+    pub flows: Vec<FlowId>,
     pub at: Timestamp,
 }
 

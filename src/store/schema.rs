@@ -347,6 +347,10 @@ CREATE TABLE corrections (
     cost_nanousd INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+-- The flows that a key may name in its calls, as a JSON array; null for none.
+ALTER TABLE keys ADD COLUMN flows TEXT;
+",
 ];
 
 /// Returns the version of a migrated database.

@@ -371,3 +371,28 @@ fn one_hour_cache_writes_are_counted_separately() {
     let expected = Usage { cache_write_1h_tokens: 200, ..provider_usage(305, 0, 300, 1) };
     assert_eq!(partial.usage, expected);
 }
+
+#[test]
+fn a_stream_without_a_message_is_no_answer() {
+    for events in [&[("", "[PING]"), ("message_stop", "")][..], &[("message_stop", "{}")]] {
+        assert!(!read(events).0.is_complete);
+    }
+    let balance = r#"{"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}"#;
+    let fault = read(&[("", balance)]).1.unwrap_err();
+    assert!(fault.message.contains("insufficient balance"), "{}", fault.message);
+    assert_eq!(read(&[("", r#"{"error":"busy"}"#)]).1.unwrap_err().kind, FailureKind::Status);
+}
+
+#[test]
+fn an_error_as_stop_reason_fails_and_keeps_its_tokens() {
+    let delta = r#"{"type":"message_delta","delta":{"stop_reason":"error"},"usage":{"input_tokens":5,"output_tokens":2}}"#;
+    let (partial, flow) = read(&[("", delta)]);
+    assert_eq!(flow.unwrap_err().kind, FailureKind::Status);
+    assert_eq!(partial.usage, provider_usage(5, 0, 0, 2));
+    let document =
+        r#"{"content":[],"stop_reason":"error","usage":{"input_tokens":5,"output_tokens":2}}"#;
+    let (partial, read) = read_document(document);
+    assert_eq!(read.unwrap_err().kind, FailureKind::Status);
+    assert_eq!(partial.usage, provider_usage(5, 0, 0, 2));
+    assert_eq!(read_document(r#"{"content":[],"error":null,"stop_reason":""}"#).1, Ok(()));
+}

@@ -45,6 +45,14 @@ fn the_model_is_escaped_in_the_url() {
         ("tunedModels/mine-1", "tunedModels/mine-1"),
         ("a b?key=x#y%2F:z", "models/a%20b%3Fkey%3Dx%23y%252F%3Az"),
         ("ü", "models/%C3%BC"),
+        ("../../admin", "models/%2E%2E%2F%2E%2E%2Fadmin"),
+        ("tunedModels/../x", "models/tunedModels%2F%2E%2E%2Fx"),
+        ("..", "models/%2E%2E"),
+        (".", "models/%2E"),
+        ("a//b", "models/a%2F%2Fb"),
+        ("/admin", "models/%2Fadmin"),
+        ("%2e%2e/x", "%252e%252e/x"),
+        ("..\\x", "models/..%5Cx"),
     ] {
         assert_eq!(resource(model), path);
     }
@@ -209,6 +217,27 @@ fn thoughts_counted_only_in_the_total_are_output() {
             chat_usage(&usage).map(|it| (it.input_tokens, it.output_tokens, it.reasoning_tokens));
         assert_eq!(read, expected, "{counts}");
     }
+}
+
+#[test]
+fn only_a_finish_reason_ends_a_stream() {
+    for (reason, is_complete) in [
+        (r#""STOP""#, true),
+        (r#""""#, false),
+        ("null", false),
+        ("0", false),
+        (r#""FINISH_REASON_UNSPECIFIED""#, false),
+    ] {
+        let part = r#""content":{"parts":[{"text":"a"}]}"#;
+        let event = format!(r#"{{"candidates":[{{{part},"finishReason":{reason}}}]}}"#);
+        let (partial, flow) =
+            read(&mut ContentReader::default(), &["ping", &event, "[PING]", "[DONE]"]);
+        assert_eq!((flow, partial.is_complete), (Ok(Flow::More), is_complete), "{reason}");
+    }
+    let error = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"ERROR"}]}"#;
+    let (partial, flow) = read(&mut ContentReader::default(), &[error]);
+    assert_eq!(flow.unwrap_err().kind, FailureKind::Status);
+    assert_eq!(partial.text, "a");
 }
 
 proptest! {

@@ -102,6 +102,23 @@ fn invalid_counts_are_discarded() {
     }
 }
 
+#[test]
+fn an_end_without_a_message_is_no_answer() {
+    for (last, is_complete) in [
+        (r#"{"done":true}"#, false),
+        (r#"{"done":true,"done_reason":"stop","message":null}"#, false),
+        (r#"{"done":true,"eval_count":1}"#, true),
+        (r#"{"done":true,"message":{"content":""}}"#, true),
+    ] {
+        let (partial, flow) = read(&mut ChatReader, &[last]);
+        assert_eq!((flow, partial.is_complete), (Ok(Flow::End), is_complete), "{last}");
+    }
+    let failed = r#"{"message":{"content":"a"},"done":true,"done_reason":"error"}"#;
+    let (partial, flow) = read(&mut ChatReader, &[failed]);
+    assert_eq!(flow.unwrap_err().kind, FailureKind::Status);
+    assert_eq!(partial.text, "a");
+}
+
 proptest! {
     #[test]
     fn parts_of_counts_do_not_exceed_their_sum(

@@ -272,6 +272,11 @@ fn stream_is_complete_when_each_choice_has_ended() {
         (&[(0, "null"), (1, "null"), (0, stop), (1, stop)], true),
         (&[(0, stop), (1, "null")], false),
         (&[(0, "null"), (0, stop)], true),
+        (&[(0, r#""""#)], false),
+        (&[(0, r#"" ""#)], false),
+        (&[(0, r#""null""#)], false),
+        (&[(0, "false"), (0, "0"), (0, "{}")], false),
+        (&[(0, r#""""#), (0, stop), (0, r#""""#)], true),
         // A chunk for a choice that has already ended.
         (&[(0, stop), (0, "null")], true),
     ] {
@@ -415,4 +420,57 @@ fn a_document_without_a_choice_is_a_bad_response() {
     }
     let fault = read_document(r#"{"error":{"message":"no credit"}}"#).1.unwrap_err();
     assert_eq!(fault.message, "reported an error: no credit");
+}
+
+#[test]
+fn an_error_of_a_choice_fails_and_keeps_its_tokens() {
+    let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":1}"#;
+    let error = r#""error":{"code":502,"message":"Upstream error"}"#;
+    for (part, end, message) in [
+        (r#"{"content":"par"}"#, format!(r#""finish_reason":"error",{error}"#), "Upstream error"),
+        (r#"{"content":"par"}"#, error.to_owned(), "Upstream error"),
+        (r#"{"content":"par"}"#, r#""finish_reason":"error""#.into(), "ended with `error`"),
+        (r#"{"content":"par"}"#, r#""finish_reason":"ERROR""#.into(), "ended with `ERROR`"),
+        (
+            r#"{"content":"par"}"#,
+            r#""finish_reason":"stop","native_finish_reason":"error""#.into(),
+            "ended with `error`",
+        ),
+        (
+            r#"{"content":"par","error":{"message":"Upstream error"}}"#,
+            r#""finish_reason":null"#.into(),
+            "Upstream error",
+        ),
+    ] {
+        let chunk = format!(r#"{{"choices":[{{"delta":{part},{end}}}],{usage}}}"#);
+        let (streamed, flow) = read(&[&chunk]);
+        let document = format!(r#"{{"choices":[{{"message":{part},{end}}}],{usage}}}"#);
+        let (whole, answer) = read_document(&document);
+        for (partial, fault) in [(streamed, flow.unwrap_err()), (whole, answer.unwrap_err())] {
+            assert_eq!(fault.kind, FailureKind::Status, "{chunk}");
+            assert!(fault.message.contains(message), "{}", fault.message);
+            assert_eq!((&*partial.text, partial.usage), ("par", provider_usage(5, 0, 1, 0)));
+        }
+    }
+    let (_, read) = read_document(r#"{"choices":[{"finish_reason":"error"}]}"#);
+    assert_eq!(read.unwrap_err().kind, FailureKind::Status);
+    let fine = r#"{"choices":[{"message":{"content":"a"},"finish_reason":"stop","error":null}]}"#;
+    assert_eq!(read_document(fine).1, Ok(()));
+}
+
+#[test]
+fn a_stream_without_choices_is_no_answer() {
+    for before in [r#"{"choices":null}"#, r#"{"choices":[]}"#, r#"{"code":1,"msg":"no"}"#, ""] {
+        let (partial, flow) = read(&[before, "[DONE]"]);
+        assert_eq!((flow, partial.is_complete), (Ok(Flow::End), false), "{before}");
+    }
+    let (partial, _) = read(&[r#"{"choices":[{"delta":{}}]}"#, "[DONE]"]);
+    assert!(partial.is_complete);
+}
+
+#[test]
+fn an_event_named_error_is_an_error() {
+    let event = Event { name: "error".into(), data: r#"{"code":7,"message":"no credit"}"#.into() };
+    let read = ChatReader::default().event(&event, &mut ResponseAccumulator::default());
+    assert_eq!(read.unwrap_err().message, "reported an error: no credit");
 }

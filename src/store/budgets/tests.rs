@@ -274,6 +274,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
         .execute_batch(&format!(
             "DROP TABLE corrections;
              DROP TABLE budget_days;
+             ALTER TABLE keys DROP COLUMN flows;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
              ALTER TABLE ledger DROP COLUMN price_cost_nanousd;
@@ -283,7 +284,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 3
+            schema::version() - 4
         ))
         .unwrap();
     drop(connection);
