@@ -15,7 +15,9 @@ use crate::event::{LedgerEntry, RunStatus, preview};
 use crate::ids::{FlowId, Seq};
 use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
-use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
+use crate::store::{
+    Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter, Store,
+};
 use crate::time::Timestamp;
 
 /// Limits the calls in a run's response; the ledger contains all of them.
@@ -108,12 +110,21 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 }
 
 pub fn get(context: &Context, id: &str) -> Answer {
-    let (run, nodes) = context.store.run(id)?;
+    Ok(with_run(&context.store, id, |view| reply::json(200, view))?)
+}
+
+/// Returns a run as `GET /api/runs/{id}` does, indented.
+pub fn run_json(store: &Store, id: &str) -> Result<String> {
+    with_run(store, id, |view| serde_json::to_string_pretty(view))?
+        .map_err(|error| Error::internal(format!("cannot encode the run {id}: {error}")))
+}
+
+fn with_run<T>(store: &Store, id: &str, show: impl FnOnce(&RunView<'_>) -> T) -> Result<T> {
+    let (run, nodes) = store.run(id)?;
     let filter = LedgerFilter { run_id: Some(run.id.clone()), ..LedgerFilter::default() };
-    let mut calls = context.store.ledger(&filter, None, CALLS_MAX)?;
+    let mut calls = store.ledger(&filter, None, CALLS_MAX)?;
     calls.reverse();
-    let view = RunView { calls: Some(calls), ..view(&run, &nodes, true) };
-    Ok(reply::json(200, &view))
+    Ok(show(&RunView { calls: Some(calls), ..view(&run, &nodes, true) }))
 }
 
 pub fn delete(context: &Context, id: &str) -> Answer {
