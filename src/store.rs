@@ -16,6 +16,7 @@ mod checkpoint;
 mod connection;
 mod daily_rollup;
 mod days;
+mod epochs;
 mod events;
 mod flows;
 mod inputs;
@@ -49,6 +50,7 @@ pub use change::{
 pub use checkpoint::Checkpointer;
 #[cfg(test)]
 pub(crate) use connection::alter;
+pub use epochs::Epochs;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;

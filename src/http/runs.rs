@@ -85,13 +85,16 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     let seq = context.store.newest_seq()?;
     if let Some(run_id) = context.store.newest_run(id)? {
         let (run, nodes) = context.store.run(&run_id)?;
-        return Ok(reply::json(200, &RunView { seq: Some(seq), ..view(&run, &nodes, false) }));
+        let epoch = Some(context.hub.epoch());
+        let view = RunView { seq: Some(seq), epoch, ..view(&run, &nodes, false) };
+        return Ok(reply::json(200, &view));
     }
     let flow = context.store.flow(id)?;
     let document: Value = serde_json::from_str(&flow.document).unwrap_or_default();
     let nodes = node_views(&document["data"], &[], false);
     let never_run = json!({
         "flowId": id, "flowName": flow.name, "runId": null, "status": null, "nodes": nodes, "seq": seq,
+        "epoch": context.hub.epoch(),
     });
     Ok(reply::json(200, &never_run))
 }
@@ -176,6 +179,9 @@ struct RunView<'a> {
     /// A position in the event log; the status is at least as new.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
+    /// The epoch of `seq`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -269,6 +275,7 @@ fn summary(run: &Run) -> RunView<'_> {
         nodes: None,
         calls: None,
         seq: None,
+        epoch: None,
     }
 }
 

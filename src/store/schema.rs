@@ -338,6 +338,14 @@ ALTER TABLE ledger_days ADD COLUMN compared INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_provider INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ledger_days ADD COLUMN compared_price INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+-- The starts on this database, see store/epochs.rs.
+CREATE TABLE epochs (
+    id          INTEGER PRIMARY KEY,
+    epoch       TEXT NOT NULL,          -- random
+    first_seq   INTEGER NOT NULL        -- its first event
+) STRICT;
+",
 ];
 
 /// Returns the version of a migrated database.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::call_changes::CallWriter;
 use super::change::{Applied, Change, done};
 use super::checkpoint::Checkpointer;
+use super::epochs::{self, Epochs};
 use super::sql::{all, execute, one, single};
 use super::{
     block_index, daily_rollup, days, flows, keys, node_changes, response_cache, run_changes,
@@ -21,6 +22,7 @@ pub struct Writer {
     path: PathBuf,
     db: Connection,
     newest: Seq,
+    epochs: Epochs,
     calls: CallWriter,
 }
 
@@ -28,8 +30,9 @@ impl Writer {
     pub(super) fn new(path: PathBuf, db: Connection) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
+        let epochs = epochs::begin(&db, newest)?;
         let calls = CallWriter::load(&db)?;
-        Ok(Self { path, db, newest, calls })
+        Ok(Self { path, db, newest, epochs, calls })
     }
 
     /// Returns the [`Checkpointer`] that copies commits into the database from now on, in place of
@@ -39,6 +42,10 @@ impl Writer {
     /// Fails when the database cannot be opened a second time.
     pub fn checkpointer(&mut self) -> Result<Checkpointer> {
         Checkpointer::new(&mut self.db, &self.path)
+    }
+
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     /// Returns the newest event's `seq`, or 0 if there never was one.
