@@ -696,3 +696,17 @@ fn terminal_output_contains_no_control_characters_of_names() {
         assert!(!shown.contains("\n✓ forged"), "{shown}");
     }
 }
+
+#[test]
+fn csv_guards_formulas_with_full_width_signs() {
+    let home = Home::new();
+    for model in ["＝cmd()", "\u{feff}=cmd()", "\t+cmd()"] {
+        let flow =
+            home.write("flow.json", chain("N", &[agent("a", "echo", model, "x")]).to_string());
+        assert_eq!(home.run(&["run", text(&flow)]).code, Some(0));
+    }
+    let csv = home.run(&["ledger", "--csv"]).stdout;
+    for guarded in [",'＝cmd(),", ",'\u{feff}=cmd(),", ",'\t+cmd(),"] {
+        assert!(csv.contains(guarded), "{guarded:?}: {csv}");
+    }
+}
