@@ -24,8 +24,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 pub use self::keys::{KeyLookup, Keys};
 pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target};
@@ -39,6 +37,7 @@ use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
+use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
@@ -212,7 +211,7 @@ impl Gateway {
         request: ChatRequest<'a>,
     ) -> Result<Operation<'a>, ApiError> {
         Ok(Operation {
-            id: Uuid::now_v7().to_string(),
+            id: time_sorted_uuid().to_string(),
             protocol,
             prompt_hash: request.prompt_hash(),
             headers: passed_headers(protocol, head),
