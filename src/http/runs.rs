@@ -1,6 +1,7 @@
 //! `/api/runs`, and the routes of `/api/flows/{id}` about runs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer};
+use super::reply::{self, Answer, encode};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
@@ -113,7 +114,49 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 }
 
 pub fn get(context: &Context, id: &str) -> Answer {
+    if context.store.run_bytes(id)? > reply::BYTES_AT_ONCE_MAX {
+        return stream(&context.store, id);
+    }
     Ok(with_run(&context.store, id, |view| reply::json(200, view))?)
+}
+
+/// Sends a large run node by node, so that clients that read slowly do not hold it in memory.
+fn stream(store: &Arc<Store>, id: &str) -> Answer {
+    let run = store.run_alone(id)?;
+    let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
+    let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_output = |node: &&Value| node["type"] == "output";
+    let ids = nodes.iter().filter(is_output).map(id_of);
+    let outputs = ids.map(|id| store.run_node(&run.id, &id)).collect::<Result<Vec<_>>>()?;
+    let outputs: Vec<NodeRecord> = outputs.into_iter().flatten().collect();
+    let head = RunView { output: Some(output(&graph, &outputs)), ..summary(&run) };
+    let mut head = encode(&head)?;
+    // The rest of the object follows.
+    head.pop();
+    head.extend_from_slice(b",\"nodes\":[");
+    let nodes = nodes.iter().map(|node| json!({"nodes": [without_data(node)]})).enumerate();
+    let (pieces, run_id) = (nodes.collect::<Vec<_>>().into_iter(), run.id.clone());
+    let (of_nodes, of_calls) = (Arc::clone(store), Arc::clone(store));
+    let pieces = pieces.map(move |(at, graph)| {
+        let record = of_nodes.run_node(&run_id, &id_of(&graph["nodes"][0]))?;
+        let views = node_views(&graph, record.as_slice(), true);
+        let mut piece = encode(&views)?;
+        // Without the brackets of the list.
+        piece.pop();
+        piece[0] = if at == 0 { b' ' } else { b',' };
+        Ok(piece)
+    });
+    let calls = std::iter::once_with(move || {
+        let calls = encode(&calls(&of_calls, &run.id)?)?;
+        Ok([b"],\"calls\":", calls.as_slice(), b"}"].concat())
+    });
+    let pieces = std::iter::once(Ok(head)).chain(pieces).chain(calls);
+    Ok(reply::json_pieces(pieces))
+}
+
+/// Returns the parts of a graph's node that [`node_views`] uses.
+fn without_data(node: &Value) -> Value {
+    json!({"id": node["id"], "data": {"label": node["data"]["label"]}})
 }
 
 /// Returns a run as `GET /api/runs/{id}` does, indented.
@@ -124,10 +167,15 @@ pub fn run_json(store: &Store, id: &str) -> Result<String> {
 
 fn with_run<T>(store: &Store, id: &str, show: impl FnOnce(&RunView<'_>) -> T) -> Result<T> {
     let (run, nodes) = store.run(id)?;
-    let filter = LedgerFilter { run_id: Some(run.id.clone()), ..LedgerFilter::default() };
+    let calls = Some(calls(store, &run.id)?);
+    Ok(show(&RunView { calls, ..view(&run, &nodes, true) }))
+}
+
+fn calls(store: &Store, run_id: &str) -> Result<Vec<LedgerEntry>> {
+    let filter = LedgerFilter { run_id: Some(run_id.to_owned()), ..LedgerFilter::default() };
     let mut calls = store.ledger(&filter, None, CALLS_MAX)?;
     calls.reverse();
-    Ok(show(&RunView { calls: Some(calls), ..view(&run, &nodes, true) }))
+    Ok(calls)
 }
 
 pub fn delete(context: &Context, id: &str) -> Answer {
