@@ -272,7 +272,8 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE budget_days;
+            "DROP TABLE epochs;
+             DROP TABLE budget_days;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
              ALTER TABLE ledger DROP COLUMN price_cost_nanousd;
@@ -282,7 +283,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 2
+            schema::version() - 3
         ))
         .unwrap();
     drop(connection);
