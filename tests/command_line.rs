@@ -710,3 +710,32 @@ fn csv_guards_formulas_with_full_width_signs() {
         assert!(csv.contains(guarded), "{guarded:?}: {csv}");
     }
 }
+
+#[test]
+fn a_missing_or_unwritable_home_is_explained() {
+    let home = Home::new();
+    let mut without = home.serve();
+    without.env_remove("FLOWLEDGER_DATA").env_remove("HOME");
+    let ended = Running::start(&mut without).end();
+    assert_refused(&ended, &["HOME", "XDG_DATA_HOME", "--data"]);
+    assert_eq!(std::fs::read_dir(home.path("")).unwrap().count(), 0);
+    let file = home.write("file", "");
+    let mut unusable = home.serve();
+    unusable.env_remove("FLOWLEDGER_DATA").env("HOME", &file);
+    assert_refused(&Running::start(&mut unusable).end(), &[text(&file), "--data"]);
+}
+
+#[test]
+fn a_host_name_without_a_token_is_warned_about() {
+    let home = Home::new();
+    let warning = "everyone who can reach the proxy";
+    let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--allow-host", "example.org"];
+    let mut server = Served::start(&mut home.flowledger(&args));
+    eventually("it is ready", || server.running.has_logged("listening on"));
+    assert!(server.running.stderr.contains(warning), "{}", server.running.stderr);
+    drop(server);
+    args.extend(["--token", "a-long-enough-token"]);
+    let mut server = Served::start(&mut home.flowledger(&args));
+    eventually("it is ready", || server.running.has_logged("listening on"));
+    assert!(!server.running.stderr.contains(warning), "{}", server.running.stderr);
+}

@@ -24,6 +24,12 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     // Otherwise a write beyond `ulimit -f` would end the process; now it fails like on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::default())
         .map_err(Error::io("cannot listen for signals"))?;
+    if config.token.is_none() && !config.allow_hosts.is_empty() {
+        log::warn!(
+            "--allow-host is set without a token: everyone who can reach the proxy in front has \
+             full access; set a token (FLOWLEDGER_TOKEN or --token)"
+        );
+    }
     let server = Server::start(config)?;
     // Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "flowledger is at http://{}/", server.address());
