@@ -39,9 +39,9 @@ impl RetentionClock {
         let held_ms = i64::try_from(held.as_millis()).unwrap_or(i64::MAX);
         let is_step = system.0.abs_diff(self.at.0.saturating_add(held_ms)) > STEP_MAX_MS;
         if is_step {
-            let step_s = (system.0 - self.at.0.saturating_add(held_ms)) / 1000;
+            let step_s = system.0.saturating_sub(self.at.0.saturating_add(held_ms)) / 1000;
             log::warn!(
-                "the system clock stepped by {step_s} s; nothing is removed by age until it has \
+                "the system clock stepped by {step_s} s, or the machine slept; nothing is removed by age until it has \
                  run for an hour without a step"
             );
         }
