@@ -129,18 +129,18 @@ function receive(message) {
 
 const TOASTS = {
   __proto__: null,
-  FLOW_STARTED: (payload) => ["started", `${nameOf(payload)} started`],
-  FLOW_COMPLETED: (payload) => ["completed", `${nameOf(payload)} completed`, `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
-  FLOW_FAILED: (payload) => ["failed", `${nameOf(payload)} failed`, payload.error],
-  FLOW_CANCELLED: (payload) => ["cancelled", `${nameOf(payload)} cancelled`],
+  FLOW_STARTED: (payload) => ["started", [{ name: nameOf(payload) }, " started"]],
+  FLOW_COMPLETED: (payload) => ["completed", [{ name: nameOf(payload) }, " completed"], `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
+  FLOW_FAILED: (payload) => ["failed", [{ name: nameOf(payload) }, " failed"], payload.error],
+  FLOW_CANCELLED: (payload) => ["cancelled", [{ name: nameOf(payload) }, " cancelled"]],
   BUDGET_WARNING: ({ budget, percent, used, limit, per, hard }) => [
     "warning",
-    `Budget “${budget}”: ${percent} % used`,
+    ["Budget “", { name: budget }, `”: ${percent} % used`],
     `${used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
   ],
   OPTIMIZATION_AVAILABLE: ({ suggestion }) => [
     "saving",
-    `${suggestion.flowName}: ${suggestion.title}`,
+    [{ name: suggestion.flowName }, ": ", { name: suggestion.title }],
     expectedSaving(suggestion),
     { label: "View", act: () => openSavings(suggestion.id) },
   ],

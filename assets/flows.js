@@ -165,7 +165,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
       // Skip if messages of that run, or of a newer one, overtook this response.
       if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
     } catch (error) {
-      onError(`Cannot start ${shown.flow.name}`, error);
+      onError(["Cannot start ", { name: shown.flow.name }], error);
     } finally {
       shown.card.run.ariaBusy = null;
       drawSoonFor(shown);
@@ -177,7 +177,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
     } catch (error) {
-      onError(`Cannot resume ${shown.flow.name}`, error);
+      onError(["Cannot resume ", { name: shown.flow.name }], error);
     }
   }
 
@@ -185,7 +185,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/cancel`);
     } catch (error) {
-      onError(`Cannot cancel ${shown.flow.name}`, error);
+      onError(["Cannot cancel ", { name: shown.flow.name }], error);
     }
   }
 

@@ -160,7 +160,7 @@ function drawTime(entry) {
 function drawNode(entry, names) {
   if (entry.node_id === null) return dash("no node");
   const name = names.node(entry.flow_id, entry.node_id);
-  return h("span", { title: `${name} (${entry.node_id})` }, name, entry.attempt > 1 ? h("span", { class: "muted" }, ` attempt ${entry.attempt}`) : null);
+  return h("span", { title: `${name} (${entry.node_id})` }, h("bdi", {}, name), entry.attempt > 1 ? h("span", { class: "muted" }, ` attempt ${entry.attempt}`) : null);
 }
 
 function drawTokens(entry, tokens) {

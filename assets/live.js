@@ -12,6 +12,7 @@
  * `connect(options)` returns a `Live` at once; all options are optional:
  *   url        the address; `/ws` on the server that this module came from by default
  *   since      deliver every logged event after this `seq` first; without it, from now on
+ *   epoch      the epoch that came with `since`, from HELLO or the status of a flow
  *   token      the server's token, or a function that returns the present one
  *   onMessage  called with every message: `{ seq?, type, payload }`
  *   onState    called with `{ state, retryAt, attempt, code }` when any of it changes; `state` is
@@ -55,6 +56,8 @@ export class Live extends EventTarget {
   #url;
   #token;
   #seq;
+  /** The history that `#seq` belongs to: the epoch of the last HELLO. */
+  #epoch;
   #socket = null;
   #status = { state: "connecting", retryAt: null, attempt: 0, code: null };
   #connectedAt = 0;
@@ -65,12 +68,13 @@ export class Live extends EventTarget {
   #closed = false;
   #online = () => this.retry();
 
-  constructor({ url, since, token, onMessage, onState, onFresh } = {}) {
+  constructor({ url, since, epoch, token, onMessage, onState, onFresh } = {}) {
     super();
     this.#url = url ? new URL(url, globalThis.location?.href) : new URL("/ws", import.meta.url);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#token = token;
     this.#seq = since ?? null;
+    this.#epoch = epoch ?? null;
     for (const [name, listener] of Object.entries({ message: onMessage, state: onState, fresh: onFresh })) {
       if (listener) this.addEventListener(name, (event) => listener(event.detail));
     }
@@ -114,7 +118,10 @@ export class Live extends EventTarget {
   #open() {
     this.#drop();
     const url = new URL(this.#url);
-    if (this.#seq !== null) url.searchParams.set("since", this.#seq);
+    if (this.#seq !== null) {
+      url.searchParams.set("since", this.#seq);
+      if (this.#epoch !== null) url.searchParams.set("epoch", this.#epoch);
+    }
     const token = typeof this.#token === "function" ? this.#token() : this.#token;
     // Browsers cannot set headers on a WebSocket, so a subprotocol carries the token.
     const socket = token ? new WebSocket(url, ["flowledger", `bearer.${hex(token)}`]) : new WebSocket(url);
@@ -151,9 +158,10 @@ export class Live extends EventTarget {
   }
 
   /** Returns true if events do not continue here. A newest `seq` below ours means a replaced log. */
-  #handleHello({ seq, recovered }) {
+  #handleHello({ seq, epoch, recovered }) {
     const continues = this.#seq !== null && seq >= this.#seq && recovered !== false;
     if (!continues) this.#seq = seq;
+    this.#epoch = epoch ?? null;
     return !continues;
   }
 

@@ -11,6 +11,11 @@ const DRAW_PAUSE_MS = 300;
 /** These stay until the user dismisses them. Of the others, those with a button are removed last. */
 const STAYING = ["failed", "error", "warning"];
 
+/** Returns the parts of a title, names in elements of their own: a mark of direction in a name ends with it. */
+const isolated = (title) => [title].flat().map((part) => (part.name === undefined ? part : h("bdi", {}, part.name)));
+
+const plain = (title) => [title].flat().map((part) => part.name ?? part).join("");
+
 /** `list` is the live region that contains the toasts; `overflow` shows the number of toasts that did not fit. */
 export function createToasts({ list, overflow }) {
   const waiting = [];
@@ -27,8 +32,8 @@ export function createToasts({ list, overflow }) {
   }, DRAW_PAUSE_MS);
 
   /**
-   * `kind`: started, completed, failed, cancelled, saving, warning or error. `action` is `{ label, act }` of an
-   * optional button.
+   * `kind`: started, completed, failed, cancelled, saving, warning or error. `title` is a string, or a list of strings
+   * and names (`{ name }`). `action` is `{ label, act }` of an optional button.
    */
   function show(kind, title, text = "", action = null) {
     waiting.push({ kind, title, text, action });
@@ -48,12 +53,12 @@ export function createToasts({ list, overflow }) {
       drawOverflow();
       action.act();
     };
-    const button = action && h("button", { type: "button", class: "quiet", "data-testid": "toast-button", "aria-label": `${action.label}: ${title}`, onclick: press }, action.label);
+    const button = action && h("button", { type: "button", class: "quiet", "data-testid": "toast-button", "aria-label": `${action.label}: ${plain(title)}`, onclick: press }, action.label);
     const toast = h(
       "li",
       { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays, "data-leads": Boolean(action) },
-      h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null, button),
-      h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${title}`, onclick: () => dismiss(toast) }, "×"),
+      h("div", {}, h("strong", {}, ...isolated(title)), text ? h("p", {}, text) : null, button),
+      h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${plain(title)}`, onclick: () => dismiss(toast) }, "×"),
     );
     if (!stays) expire(toast, action ? SHOWN_WITH_BUTTON_MS : SHOWN_MS);
     return toast;

@@ -1,12 +1,15 @@
 //! The command line.
 
+mod input;
 mod ledger;
 mod optimize;
+mod output;
 mod reprice;
 mod run;
 mod serve;
 mod verify;
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,18 +113,25 @@ struct ServeArgs {
 
 #[derive(Args, Clone)]
 struct RunArgs {
-    /// File with the flow, in the JSON format of POST /api/flows
+    /// File with the flow, in the JSON format of POST /api/flows; - for standard input
     #[arg(value_name = "FLOW.json")]
     file: PathBuf,
-    /// Input of the flow; repeatable, and overrides --input-json [default: none]
+    /// Input of the flow; repeatable, and overrides --input-json. NAME=@FILE reads the text from a
+    /// file, NAME=@- from standard input, and NAME=@@TEXT is a text that starts with @. A single -
+    /// reads all inputs as one JSON object from standard input [default: none]
     #[arg(long = "input", short = 'i', value_name = "NAME=TEXT")]
     inputs: Vec<String>,
-    /// Inputs of the flow as one JSON object [default: {}]
+    /// Inputs of the flow as one JSON object; @FILE reads it from a file, - from standard input
+    /// [default: {}]
     #[arg(long, value_name = "JSON")]
     input_json: Option<String>,
     /// Estimate the expected and maximum cost without running the flow [default: off]
     #[arg(long)]
     dry_run: bool,
+    /// Print the whole run as JSON, like GET /api/runs/{id}; with --dry-run, the estimate
+    /// [default: only the result]
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -187,7 +197,7 @@ pub fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
     log_from(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
     run(command).unwrap_or_else(|error| {
-        eprintln!("flowledger: {error}");
+        output::say(format_args!("flowledger: {error}"));
         let unusable = matches!(error, Error::Config(_) | Error::Invalid { .. } | Error::Io { .. });
         ExitCode::from(if unusable { UNUSABLE } else { FAILED })
     })
@@ -196,8 +206,9 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args.config()?),
-        Command::Run(RunArgs { file, inputs, input_json, dry_run, common }) => {
-            run::run(&common.config()?, &file, &inputs, input_json.as_deref(), dry_run)
+        Command::Run(RunArgs { file, inputs, input_json, dry_run, json, common }) => {
+            let input = input::Inputs { inputs, json: input_json };
+            run::run(&common.config()?, &file, &input, run::Mode { dry_run, json })
         }
         Command::Verify(common) => verify::run(&common.config()?),
         Command::Ledger(args) => ledger::run(&args.common.config()?, args.query),
@@ -220,7 +231,14 @@ fn table(head: &[&str], numbers: Range<usize>) -> Table {
 fn log_from(level: &str) {
     let environment = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(environment)
-        .format_timestamp_millis()
+        .format(|out, record| {
+            let (level, time) = (record.level(), Timestamp::now());
+            let style = out.default_level_style(level);
+            let text = record.args().to_string();
+            // Later lines are indented, so that a text cannot forge a line of the log.
+            let text = output::printable(&text).replace('\n', "\n    ");
+            writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {text}", record.target())
+        })
         // Finer levels log response heads, and a provider may repeat its key there.
         .filter_module("ureq", log::LevelFilter::Info)
         .init();

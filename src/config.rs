@@ -89,7 +89,7 @@ impl Config {
                     "listen: `{listen}` is not an address with a port, such as {LISTEN_DEFAULT}"
                 ))
             })?,
-            data: data.unwrap_or_else(|| default_data_dir(variable)),
+            data: data.map_or_else(|| default_data_dir(variable), Ok)?,
             token: given.token.or(file.token).map(token).transpose()?,
             allow_hosts: either(given.allow_hosts, file.allow_hosts),
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
@@ -153,12 +153,19 @@ fn token(text: String) -> Result<Secret> {
     Ok(Secret::new(text))
 }
 
-/// Follows the XDG base directory specification.
-fn default_data_dir(variable: Variable<'_>) -> PathBuf {
-    let base = variable("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share")));
-    base.map_or_else(|| PathBuf::from("flowledger-data"), |base| base.join("flowledger"))
+/// Follows the XDG base directory specification, which ignores relative paths.
+fn default_data_dir(variable: Variable<'_>) -> Result<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .ok_or_else(|| {
+            config_error(
+                "no directory for the data: set --data (FLOWLEDGER_DATA), or XDG_DATA_HOME or HOME \
+                 to an absolute path"
+                    .into(),
+            )
+        })?;
+    Ok(base.join("flowledger"))
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use serde_json::Value;
-use uuid::Uuid;
 
 pub use self::estimate::{Amount, Estimate};
 use self::event_loop::{EngineEvent, EventLoop};
@@ -33,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::event::{LedgerEntry, RunStatus};
 use crate::flow::Graph;
 use crate::hub::Hub;
-use crate::ids::RunId;
+use crate::ids::{RunId, time_sorted_uuid};
 use crate::journal::Journal;
 use crate::providers::Providers;
 use crate::store::{Change, FlowRecord, NewRun, RunEnd, RunStart, Store};
@@ -173,7 +172,7 @@ impl Engine {
         let input = checked_input(input)?;
         let Runnable { graph, data } = self.runnable(flow)?;
         let input = completed_input(&graph, input)?;
-        let run_id = Uuid::now_v7().to_string();
+        let run_id = time_sorted_uuid().to_string();
         let (done, over) = oneshot::channel();
         let new = NewRun {
             id: run_id.clone(),

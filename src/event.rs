@@ -224,6 +224,8 @@ pub enum Event {
         seq: Seq,
         /// The oldest event in the log; `seq` + 1 if there is none.
         oldest_seq: Seq,
+        /// The history of the log, to be sent back with `since`.
+        epoch: String,
         /// False if events after `since` are missing.
         recovered: bool,
     },

@@ -24,8 +24,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 pub use self::keys::{KeyLookup, Keys};
 pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target};
@@ -40,6 +38,7 @@ use self::protocol::{ErrorResponse, Protocol};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
 use crate::ids::FlowId;
+use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
@@ -229,7 +228,7 @@ impl Gateway {
         request: ChatRequest<'a>,
     ) -> Result<Operation<'a>, ApiError> {
         Ok(Operation {
-            id: Uuid::now_v7().to_string(),
+            id: time_sorted_uuid().to_string(),
             protocol,
             prompt_hash: request.prompt_hash(),
             headers: passed_headers(protocol, head),

@@ -28,6 +28,7 @@ use tiny_http::ResponseBox;
 pub use self::flows::check_document;
 pub use self::heavy_reads::HeavyReads;
 pub use self::ledger::ledger_csv;
+pub use self::runs::run_json;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::gateway::{Keys, Stats};

@@ -23,6 +23,7 @@ pub use self::stats::{Ending, Eviction, Stats};
 use crate::error::{Error, Result};
 use crate::event::{Event, Filter, encode};
 use crate::ids::{ClientId, FlowId, Seq};
+use crate::store::Epochs;
 use crate::threads::{OnFatal, vital};
 
 /// Limits the queued commands. A full queue blocks the sender, which slows the engine to the hub's
@@ -94,12 +95,20 @@ impl Message {
     }
 }
 
+/// The last event that a client has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub seq: Seq,
+    /// The epoch of the client's last `HELLO`. Without it, the client's history counts as this one.
+    pub epoch: Option<String>,
+}
+
 enum Command {
     Register {
         id: ClientId,
         address: SocketAddr,
         outbox: Arc<Outbox>,
-        since: Option<Seq>,
+        since: Option<Position>,
     },
     Unregister {
         id: ClientId,
@@ -130,6 +139,7 @@ pub struct Hub {
 struct Shared {
     stats: Stats,
     encoding: Arc<dyn Encoding>,
+    epochs: Epochs,
     newest_id: AtomicU64,
     audience: Mutex<Audience>,
     /// True if the hub has closed its clients and accepts no more.
@@ -166,17 +176,19 @@ impl Publish for Hub {
 }
 
 impl Hub {
-    /// Starts the hub's thread. `newest` and `oldest` are the log's first and last events.
+    /// Starts the hub's thread. `newest`, `oldest` and `epochs` describe the event log.
     pub fn start(
         encoding: Arc<dyn Encoding>,
         newest: Seq,
         oldest: Seq,
+        epochs: Epochs,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             stats: Stats::default(),
             encoding,
+            epochs,
             newest_id: AtomicU64::default(),
             audience: Mutex::default(),
             ended: AtomicBool::default(),
@@ -186,6 +198,11 @@ impl Hub {
         let state = State { shared, newest, oldest, clients, groups };
         let thread = vital("hub", on_fatal, move || state.run(&received))?;
         Ok((hub, thread))
+    }
+
+    /// Returns the present epoch of the event log.
+    pub fn epoch(&self) -> &str {
+        self.shared.epochs.current()
     }
 
     /// Returns an unused number for a new client.
@@ -199,7 +216,7 @@ impl Hub {
         id: ClientId,
         address: SocketAddr,
         outbox: Arc<Outbox>,
-        since: Option<Seq>,
+        since: Option<Position>,
     ) -> Result<()> {
         // From here on messages go through the channel, so that the client misses none.
         lock(&self.shared.audience).clients += 1;
@@ -356,23 +373,24 @@ impl State {
         id: ClientId,
         address: SocketAddr,
         outbox: Arc<Outbox>,
-        since: Option<Seq>,
+        since: Option<Position>,
     ) {
         log::info!("client connected id={id} address={address}");
         self.shared.stats.registered.fetch_add(1, Ordering::Relaxed);
         // Messages without an audience were logged before this client came.
         self.newest = self.newest.max(lock(&self.shared.audience).undelivered);
-        let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
+        let recovered = since.as_ref().is_none_or(|since| self.can_replay(since));
         let hello = Event::Hello {
             client_id: id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seq: self.newest,
             oldest_seq: self.oldest,
+            epoch: self.shared.epochs.current().to_owned(),
             recovered,
         };
         outbox.push_reply(&self.frame(&hello.body()));
         // A client that cannot catch up receives only new events; `HELLO` says so.
-        let since = since.filter(|_| recovered);
+        let since = since.filter(|_| recovered).map(|since| since.seq);
         if let Some(since) = since {
             self.shared.stats.replay_events.record(self.newest - since);
         }
@@ -381,6 +399,13 @@ impl State {
         self.groups.entry(Arc::clone(&filter)).or_default().insert(id, Arc::clone(&outbox));
         self.clients.insert(id, Client { address, outbox, filter });
         self.shared.stats.clients.store(self.clients.len(), Ordering::Relaxed);
+    }
+
+    /// Returns true if the log has all events after that position, and the client saw those before.
+    fn can_replay(&self, since: &Position) -> bool {
+        let epochs = &self.shared.epochs;
+        let epoch = since.epoch.as_deref().unwrap_or(epochs.current());
+        epochs.contain(epoch, since.seq, self.newest) && since.seq + 1 >= self.oldest
     }
 
     fn unregister(&mut self, id: ClientId, ending: Ending) {

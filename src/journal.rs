@@ -20,7 +20,7 @@ use crossbeam_channel::{Sender, bounded};
 
 pub use self::call_metrics::{CallMetrics, Model, OfModel};
 pub use self::housekeeping::Retention;
-use self::writer_thread::WriterThread;
+use self::writer_thread::{End, WriterThread};
 use crate::error::{Error, Result};
 use crate::hub::Publish;
 use crate::store::{Change, Receipt, Writer};
@@ -99,11 +99,16 @@ impl Journal {
         let writer = WriterThread::new(writer, publisher, calls.clone(), retention)?;
         let ended = Arc::new(AtomicBool::new(false));
         let at_end = SetOnDrop(Arc::clone(&ended));
+        let on_lost = Arc::clone(&on_fatal);
         let thread = vital("journal", on_fatal, move || {
-            let _at_end = at_end;
+            let at_end = at_end;
             // This drops the writer, and with it the checkpoint thread ends.
-            writer.run(&received);
+            let end = writer.run(&received);
             copying.join(Instant::now() + CHECKPOINT_END_MAX);
+            drop(at_end);
+            if end == End::FileLost {
+                on_lost("journal");
+            }
         })?;
         let journal = Self { commands, calls, ended };
         Ok((journal, thread))

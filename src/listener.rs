@@ -33,6 +33,7 @@ use self::request_body::{BodyBytes, BodyOwner};
 use self::request_head::{BadRequestHead, Body};
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
+use crate::hub::Position;
 use crate::threads::{OnFatal, Threads, vital};
 use crate::websocket::{self, Sockets, Upgrade};
 
@@ -348,8 +349,9 @@ impl Connection {
 
     /// Answers with what is needed to become a WebSocket.
     fn upgrade(&mut self, head: &RequestHead) -> Next {
+        let epoch = head.query("epoch").map(str::to_owned);
         let since = match head.query("since").map(str::parse).transpose() {
-            Ok(since) => since,
+            Ok(since) => since.map(|seq| Position { seq, epoch }),
             Err(_) => return refuse(400, "bad_since", "`since` must be the `seq` of an event"),
         };
         let answer = match websocket::accept(&head.method, head.version, head.fields()) {

@@ -137,6 +137,9 @@ impl State {
         let asleep_ms = now.0.saturating_sub(self.awake_at.0);
         if asleep_ms > LATE_MAX_MS + SLEEP_MAX_MS {
             self.missed_upto = Timestamp(now.0 - LATE_MAX_MS);
+        } else if asleep_ms < -LATE_MAX_MS {
+            // Reading them warns of those that now wait for long.
+            self.is_stale = true;
         }
         self.awake_at = now;
         // If the clock was set back, the times after `now` are watched again.
@@ -404,6 +407,41 @@ mod tests {
         assert_eq!(bench.look("09:30:00"), at("10:00:00"));
         assert_eq!(bench.look("10:00:00"), at("11:00:00"));
         assert_eq!(bench.runs(), 2);
+    }
+
+    std::thread_local! {
+        static WARNINGS: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps the warnings of each thread.
+    struct Warnings;
+
+    impl log::Log for Warnings {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.level() <= log::Level::Warn
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            WARNINGS.with_borrow_mut(|all| all.push(record.args().to_string()));
+        }
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn a_clock_step_back_while_running_is_logged() {
+        log::set_logger(&Warnings).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        let mut bench = Bench::started("12:00:00");
+        bench.set("0 * * * *", Missed::Skip, "12:00:00");
+        bench.look("12:00:00");
+        bench.look("13:00:00");
+        let warnings = || WARNINGS.with_borrow_mut(std::mem::take);
+        assert_eq!(warnings(), Vec::<String>::new());
+        assert_eq!(bench.look("10:00:00"), at("14:00:00"));
+        let [warning] = &warnings()[..] else { panic!("not one warning") };
+        assert!(warning.contains("behind the last scheduled run of flow 1"), "{warning}");
+        // Once for each step.
+        bench.look("10:00:10");
+        assert_eq!(warnings(), Vec::<String>::new());
     }
 
     #[test]

@@ -98,7 +98,9 @@ impl Core {
         let (store, writer) = Store::open(&config.data)?;
         let store = Arc::new(store);
         let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
-        let (hub, hub_thread) = Hub::start(Arc::new(Frames), newest, oldest, Arc::clone(on_fatal))?;
+        let epochs = writer.epochs().clone();
+        let (hub, hub_thread) =
+            Hub::start(Arc::new(Frames), newest, oldest, epochs, Arc::clone(on_fatal))?;
         let publisher: Box<dyn Publish> = match tap {
             Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),

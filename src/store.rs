@@ -17,7 +17,9 @@ mod connection;
 mod corrections;
 mod daily_rollup;
 mod days;
+mod epochs;
 mod events;
+mod files;
 mod flows;
 mod inputs;
 mod keys;
@@ -37,6 +39,7 @@ mod triggers;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
@@ -51,6 +54,7 @@ pub use checkpoint::Checkpointer;
 #[cfg(test)]
 pub(crate) use connection::alter;
 pub use corrections::{AuditCorrection, ModelNames, UnpricedModel, UnpricedRow};
+pub use epochs::Epochs;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
@@ -64,9 +68,11 @@ pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 pub use writer::{Batch, Writer};
 
-use connection::{DATABASE, configure, lock, make_private_dir, make_private_file};
+use connection::{DATABASE, configure, lock, make_private_dir, make_private_file, named};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use files::DatabaseFiles;
+use reader::Owner;
 
 impl Store {
     /// Opens (or creates) the database in `dir` and migrates its schema.
@@ -79,19 +85,18 @@ impl Store {
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
         make_private_file(&path)?;
-        let mut connection = Connection::open(&path)?;
-        configure(&connection)?;
-        // WAL lets readers continue while the journal commits; FULL makes a commit survive a power
-        // cut, so that no committed row is lost.
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        let old = schema::migrate(&mut connection)?;
+        let (connection, old) = connect(&path).map_err(|error| named(error, &path))?;
         if old == 0 {
             log::info!("new database at {}", path.display());
         }
-        let writer = Writer::new(path.clone(), connection)?;
-        Ok((Self::new(path, Some(lock)), writer))
+        let files = Arc::new(DatabaseFiles::of(&path));
+        let writer = Writer::new(path.clone(), connection, Arc::clone(&files))
+            .map_err(|error| named(error, &path))?;
+        // Also notes the write-ahead log, which the writer has created.
+        if files.lost().is_some() {
+            return Err(Error::Config(format!("{} was deleted or replaced", path.display())));
+        }
+        Ok((Self::new(path, Some(Owner { files, _lock: lock })), writer))
     }
 
     /// Opens the database in `dir` for reading only, even while a server has it open.
@@ -103,4 +108,24 @@ impl Store {
         Audit::open(dir)?;
         Ok(Self::new(dir.join(DATABASE), None))
     }
+}
+
+/// Opens and migrates the database. Returns its former version as well. A file of another program
+/// is refused before anything is written to it.
+fn connect(path: &Path) -> Result<(Connection, usize)> {
+    let mut connection = Connection::open(path)?;
+    configure(&connection)?;
+    if !schema::is_ours(&connection)? {
+        return Err(Error::Config(format!(
+            "{} is a database of another program; use another data directory (--data)",
+            path.display()
+        )));
+    }
+    // WAL lets readers continue while the journal commits; FULL makes a commit survive a power
+    // cut, so that no committed row is lost.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    let old = schema::migrate(&mut connection)?;
+    Ok((connection, old))
 }

@@ -132,8 +132,9 @@ pub fn vital(
         .name(name.to_owned())
         .spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                log::error!("the {name} thread panicked: {}", panic_message(panic.as_ref()));
+                // First, because logging may fail for the same reason.
                 on_fatal(name);
+                log::error!("the {name} thread panicked: {}", panic_message(panic.as_ref()));
             }
         })
         .map_err(Error::io(format!("cannot start the {name} thread")))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -9,10 +10,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+/// The last moment that the system's clock may show: a year before the calendar of [`jiff`] ends, so
+/// that the ends of periods around it can be computed.
+const NOW_MAX_MS: i64 = 253_339_228_800_000;
+
 impl Timestamp {
-    /// The present moment by the system's clock.
+    /// Returns the present moment by the system's clock, at least 1970 and at most 9998.
     pub fn now() -> Self {
-        Self(jiff::Timestamp::now().as_millisecond())
+        Self::of(SystemTime::now())
+    }
+
+    fn of(clock: SystemTime) -> Self {
+        let since_1970 = clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since_1970.as_millis()).map_or(NOW_MAX_MS, |ms| ms.min(NOW_MAX_MS)))
     }
 }
 
@@ -22,8 +32,8 @@ static PRINTER: jiff::fmt::temporal::DateTimePrinter =
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What lies beyond the calendar is printed as its end: an error here would be a panic of
-        // whoever prints.
+        // A time beyond the calendar is printed as its end, because a failed `fmt` would panic in
+        // `to_string`.
         let end = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(end);
         f.write_str(&PRINTER.timestamp_to_string(&moment))
@@ -64,4 +74,22 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// Returns the fault of a time zone that the system does not know.
 pub fn unknown_zone(name: &str) -> String {
     format!("unknown time zone `{name}`; use an IANA name such as `Europe/Berlin`")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_beyond_the_calendar_is_clamped() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Timestamp::of(before).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Timestamp::of(at(1_700_000_000)).0, 1_700_000_000_000);
+        for late in [at(253_402_300_799), at(1 << 60)] {
+            assert_eq!(Timestamp::of(late).to_string(), "9998-01-01T00:00:00.000Z");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
 use crate::event::{Event, Filter, Request, encode};
-use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Replay, close};
+use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Position, Replay, close};
 use crate::ids::{ClientId, Seq};
 use crate::store::Store;
 
@@ -159,7 +159,7 @@ pub struct Peer {
     pub id: ClientId,
     pub address: SocketAddr,
     /// The last event that the client has seen.
-    pub since: Option<Seq>,
+    pub since: Option<Position>,
     /// Messages on their way to the client.
     pub outbox: Arc<Outbox>,
 }
@@ -213,7 +213,7 @@ impl Handler for HubClients {
 
     fn opened(&self, client: &Peer) -> Result<()> {
         let outbox = Arc::clone(&client.outbox);
-        self.hub.register(client.id, client.address, outbox, client.since)
+        self.hub.register(client.id, client.address, outbox, client.since.clone())
     }
 
     /// An invalid request is reported to this client alone.
@@ -258,7 +258,7 @@ pub struct Upgrade {
     pub rest: Vec<u8>,
     pub address: SocketAddr,
     /// The last event that the client has seen.
-    pub since: Option<Seq>,
+    pub since: Option<Position>,
 }
 
 /// Ends a client cleanly if its reader panics.

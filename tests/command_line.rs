@@ -50,7 +50,7 @@ fn help_explains_every_flag_with_its_default() {
         "--allow-host <NAME>",
         "--allow-origin <ORIGIN>",
     ];
-    let run = ["--input <NAME=TEXT>", "--input-json <JSON>", "--dry-run"];
+    let run = ["--input <NAME=TEXT>", "--input-json <JSON>", "--dry-run", "--json"];
     let ledger = [
         "--by <GROUP>",
         "--from <TIME>",
@@ -557,4 +557,185 @@ fn a_closed_output_pipe_causes_no_panic() {
     let stderr_text = Running::start(&mut shell).end().stderr;
     assert!(!stderr_text.contains("panicked"), "{stderr_text}");
     assert!(stderr_text.contains("Total"), "{stderr_text}");
+}
+
+/// Runs a shell script with the program as `$0` and files as `$1` and so on.
+fn shell(home: &Home, script: &str, files: &[&Path]) -> Ended {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).arg(home.flowledger(&[]).get_program()).args(files);
+    shell.current_dir(home.path("")).env_clear().env("PATH", "/usr/bin:/bin");
+    shell.env("HOME", home.path("")).env("FLOWLEDGER_DATA", home.data());
+    Running::start(&mut shell).end()
+}
+
+#[test]
+fn run_reads_flow_and_inputs_from_files_and_pipes() {
+    let home = Home::new();
+    let flow = home.write("flow.json", format!("\u{feff}{}", two_nodes()));
+    let topic = home.write("topic.txt", "wasps");
+    let inputs = home.write("inputs.json", r#"{"topic": "ants"}"#);
+    for (script, result) in [
+        (r#"cat "$1" | "$0" run /dev/stdin -i topic=bees"#, "bees"),
+        (r#"cat "$1" | "$0" run - -i topic=bees"#, "bees"),
+        (r#""$0" run /dev/fd/3 -i topic=bees 3<"$1""#, "bees"),
+        (r#"mkfifo p; cat "$1" >p & "$0" run p -i topic=bees"#, "bees"),
+        (r#""$0" run "$1" -i topic=@"$2""#, "wasps"),
+        (r#""$0" run "$1" -i topic=@- <"$2""#, "wasps"),
+        (r#""$0" run "$1" -i topic=@/dev/stdin <"$2""#, "wasps"),
+        (r#""$0" run "$1" -i topic=@@home"#, "@home"),
+        (r#""$0" run "$1" --input - <"$3""#, "ants"),
+        (r#""$0" run "$1" --input-json - <"$3""#, "ants"),
+        (r#""$0" run "$1" --input-json @"$3""#, "ants"),
+        (r#""$0" run "$1" --input-json - -i topic=@"$2" <"$3""#, "wasps"),
+    ] {
+        let ended = shell(&home, script, &[&flow, &topic, &inputs]);
+        assert_eq!(ended.code, Some(0), "{script}: {ended:?}");
+        assert!(ended.stdout.ends_with(&format!("Plan {result}\n")), "{script}: {ended:?}");
+    }
+    for (script, part) in [
+        (r#""$0" run - -i topic=@- <"$1""#, "standard input can be read only once"),
+        (r#""$0" run "$1" -i topic=@nowhere.txt"#, "cannot read the input `topic` nowhere.txt"),
+        (r#""$0" run "$1" --input - <"$2""#, "--input must be a JSON object"),
+    ] {
+        assert_refused(&shell(&home, script, &[&flow, &topic, &inputs]), &[part]);
+    }
+    // Flows from pipes belong together if they have the same name.
+    let server = Served::start(&mut home.serve());
+    let flows = server.get("/api/flows");
+    let flows = flows["items"].as_array().unwrap();
+    assert_eq!(flows.iter().filter(|flow| flow["name"] == "Two nodes").count(), 2);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_exits_with_1() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let run = ["run", text(&flow), "--input", "topic=bees"];
+    for args in [
+        &run[..],
+        &[&run[..], &["--json"]].concat(),
+        &[&run[..], &["--dry-run"]].concat(),
+        &["optimize"],
+        &["optimize", "--json"],
+        &["verify"],
+    ] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let written = home.flowledger(args).stdout(full).output().unwrap();
+        let why = String::from_utf8(written.stderr).unwrap();
+        assert_eq!(written.status.code(), Some(1), "{args:?}: {why}");
+        assert!(why.contains("cannot write the result to standard output"), "{args:?}: {why}");
+    }
+}
+
+#[test]
+fn a_hangup_cancels_a_run_unless_it_is_ignored() {
+    let home = Home::new();
+    let flow = home.write("flow.json", slow().to_string());
+    let mut running = Running::start(&mut home.flowledger(&["run", text(&flow)]));
+    running.until_stderr("… SLOW");
+    running.signal("HUP");
+    let ended = running.end_within(END_MAX);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.stderr.contains("cancelled"), "{}", ended.stderr);
+
+    let mut ignoring = Command::new("/bin/sh");
+    ignoring.args(["-c", r#"trap '' HUP; exec "$0" run "$1""#]);
+    ignoring.arg(home.flowledger(&[]).get_program()).arg(&flow);
+    let mut running = Running::start(ignoring.env("FLOWLEDGER_DATA", home.data()));
+    running.until_stderr("… SLOW");
+    running.signal("HUP");
+    running.signal("TERM");
+    let ended = running.end_within(END_MAX);
+    assert_eq!(ended.code, Some(130), "a second signal would end it at once: {ended:?}");
+    assert!(ended.stderr.contains("cancelled"), "{}", ended.stderr);
+    let server = Served::start(&mut home.serve());
+    let runs = server.get("/api/runs");
+    let statuses: Vec<_> =
+        runs["items"].as_array().unwrap().iter().map(|it| &it["status"]).collect();
+    assert_eq!(statuses, ["CANCELLED", "CANCELLED"]);
+}
+
+#[test]
+fn run_prints_the_run_as_json() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let ended = home.run(&["run", text(&flow), "-i", "topic=bees", "--json"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let printed: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(
+        (&printed["status"], &printed["input"]),
+        (&json!("COMPLETED"), &json!({"topic": "bees"}))
+    );
+    assert_eq!(printed["calls"].as_array().unwrap().len(), 2);
+    let estimate = home.run(&["run", text(&flow), "-i", "topic=bees", "--json", "--dry-run"]);
+    let estimate: Value = serde_json::from_str(&estimate.stdout).unwrap();
+    assert_eq!(estimate["nodes"].as_array().unwrap().len(), 2);
+    let fails = home.write("fails.json", chain("F", &[agent("a", "openai", "m", "x")]).to_string());
+    let ended = home.run(&["run", text(&fails), "--json"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ended.stdout).unwrap()["status"], "FAILED");
+    let server = Served::start(&mut home.serve());
+    let id = printed["runId"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/api/runs/{id}")), printed);
+}
+
+#[test]
+fn terminal_output_contains_no_control_characters_of_names() {
+    let home = Home::new();
+    let mut node = agent("a", "echo", "m\u{1b}]0;x\u{7}\u{202e}", "hello");
+    node["data"]["label"] = json!("La\u{1b}[31mbel\u{202e}\n✓ forged");
+    let flow = home.write("flow.json", chain("N", &[node]).to_string());
+    let run = home.run(&["run", text(&flow)]);
+    let estimate = home.run(&["run", text(&flow), "--dry-run"]);
+    let ledger = home.run(&["ledger"]);
+    let sums = home.run(&["ledger", "--by", "model"]);
+    assert!(run.stderr.contains(r"La\u{1b}[31mbel\u{202e}\n✓ forged"), "{}", run.stderr);
+    assert!(ledger.stdout.contains(r"m\u{1b}]0;x\u{7}\u{202e}"), "{}", ledger.stdout);
+    for shown in [&run.stderr, &estimate.stdout, &ledger.stdout, &sums.stdout] {
+        assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{shown:?}");
+        assert!(!shown.contains("\n✓ forged"), "{shown}");
+    }
+}
+
+#[test]
+fn csv_guards_formulas_with_full_width_signs() {
+    let home = Home::new();
+    for model in ["＝cmd()", "\u{feff}=cmd()", "\t+cmd()"] {
+        let flow =
+            home.write("flow.json", chain("N", &[agent("a", "echo", model, "x")]).to_string());
+        assert_eq!(home.run(&["run", text(&flow)]).code, Some(0));
+    }
+    let csv = home.run(&["ledger", "--csv"]).stdout;
+    for guarded in [",'＝cmd(),", ",'\u{feff}=cmd(),", ",'\t+cmd(),"] {
+        assert!(csv.contains(guarded), "{guarded:?}: {csv}");
+    }
+}
+
+#[test]
+fn a_missing_or_unwritable_home_is_explained() {
+    let home = Home::new();
+    let mut without = home.serve();
+    without.env_remove("FLOWLEDGER_DATA").env_remove("HOME");
+    let ended = Running::start(&mut without).end();
+    assert_refused(&ended, &["HOME", "XDG_DATA_HOME", "--data"]);
+    assert_eq!(std::fs::read_dir(home.path("")).unwrap().count(), 0);
+    let file = home.write("file", "");
+    let mut unusable = home.serve();
+    unusable.env_remove("FLOWLEDGER_DATA").env("HOME", &file);
+    assert_refused(&Running::start(&mut unusable).end(), &[text(&file), "--data"]);
+}
+
+#[test]
+fn a_host_name_without_a_token_is_warned_about() {
+    let home = Home::new();
+    let warning = "everyone who can reach the proxy";
+    let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--allow-host", "example.org"];
+    let mut server = Served::start(&mut home.flowledger(&args));
+    eventually("it is ready", || server.running.has_logged("listening on"));
+    assert!(server.running.stderr.contains(warning), "{}", server.running.stderr);
+    drop(server);
+    args.extend(["--token", "a-long-enough-token"]);
+    let mut server = Served::start(&mut home.flowledger(&args));
+    eventually("it is ready", || server.running.has_logged("listening on"));
+    assert!(!server.running.stderr.contains(warning), "{}", server.running.stderr);
 }

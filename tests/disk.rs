@@ -2,6 +2,7 @@
 //! writes as a full disk does.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use crossbeam_channel::bounded;
@@ -196,4 +197,81 @@ fn after_a_clean_stop_one_file_contains_everything() {
     let served = Served::start(&mut copy.serve());
     assert_eq!(rows(&served), before);
     assert_eq!(served.get(&format!("/api/flows/{flow}"))["name"], "bees");
+}
+
+#[test]
+fn a_lost_database_file_stops_the_server() {
+    let upstream = Upstream::saying(completion("well", 10, 2));
+    let delete = |data: &Path| std::fs::remove_file(data.join("flowledger.db")).unwrap();
+    let delete_log = |data: &Path| std::fs::remove_file(data.join("flowledger.db-wal")).unwrap();
+    let replace = |data: &Path| {
+        std::fs::copy(data.join("flowledger.db"), data.join("other.db")).unwrap();
+        std::fs::rename(data.join("other.db"), data.join("flowledger.db")).unwrap();
+    };
+    let move_all = |data: &Path| std::fs::rename(data, data.with_extension("moved")).unwrap();
+    let lose: [&dyn Fn(&Path); 4] = [&delete, &delete_log, &replace, &move_all];
+    for (at, lose) in lose.into_iter().enumerate() {
+        let home = Home::new();
+        let served = served(&home, &upstream);
+        let flow = served.save(&flow_of("bees"));
+        let run = served.post(&format!("/api/flows/{flow}/execute?wait=true"), &json!({}));
+        assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
+        lose(&home.data());
+        let replaced = std::fs::read(home.data().join("flowledger.db")).ok();
+        let ended = served.running.end();
+        assert_eq!(ended.code, Some(1), "{at}: {}", ended.stderr);
+        let part = "was deleted or replaced while it was in use";
+        assert!(ended.stderr.contains(part), "{at}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{at}: {}", ended.stderr);
+        if at == 1 {
+            continue;
+        }
+        // Nothing is written to the file that is there now, and its log is not replayed into it.
+        assert_eq!(std::fs::read(home.data().join("flowledger.db")).ok(), replaced, "{at}");
+        assert!(!home.data().join("flowledger.db-wal").exists(), "{at}");
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_unchanged() {
+    let home = Home::new();
+    std::fs::create_dir(home.data()).unwrap();
+    let path = home.data().join("flowledger.db");
+    for sql in [
+        "CREATE TABLE notes (text); INSERT INTO notes VALUES ('mine')",
+        "CREATE TABLE ledger (id); PRAGMA user_version = 3",
+        "PRAGMA application_id = 1234",
+        "PRAGMA journal_mode = DELETE; CREATE TABLE flows (id); PRAGMA user_version = 99",
+    ] {
+        let _ = std::fs::remove_file(&path);
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch(sql).unwrap();
+        drop(connection);
+        let before = std::fs::read(&path).unwrap();
+        for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["verify"], &["ledger"]] {
+            let ended = home.run(args);
+            assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{sql}: {ended:?}");
+            for part in [path.to_str().unwrap(), "database of another program"] {
+                assert!(ended.stderr.contains(part), "{sql}: {ended:?}");
+            }
+        }
+        assert!(std::fs::read(&path).unwrap() == before, "{sql}");
+        assert!(!home.data().join("flowledger.db-wal").exists(), "{sql}");
+    }
+}
+
+#[test]
+fn a_damaged_database_is_named_with_the_remedy() {
+    let home = Home::new();
+    drop(Served::start(&mut home.serve()));
+    let path = home.data().join("flowledger.db");
+    for log in ["flowledger.db-wal", "flowledger.db-shm"] {
+        let _ = std::fs::remove_file(home.data().join(log));
+    }
+    std::fs::write(&path, "this is no database, but it is long enough for one".repeat(99)).unwrap();
+    let ended = home.run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert!(matches!(ended.code, Some(1 | 2)), "{ended:?}");
+    for part in [path.to_str().unwrap(), "is damaged", "restore a copy", "flowledger verify"] {
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+    }
 }

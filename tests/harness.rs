@@ -188,6 +188,11 @@ impl TestServer {
         self.client_at(&format!("/ws?since={since}"))
     }
 
+    /// Returns a WebSocket client that resumes after `since` in the history of `epoch`.
+    pub fn client_of_epoch(&self, since: u64, epoch: &str) -> Client {
+        self.client_at(&format!("/ws?since={since}&epoch={epoch}"))
+    }
+
     fn client_at(&self, path: &str) -> Client {
         let request = format!("ws://{}{path}", self.address()).into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, self.connect()).unwrap();

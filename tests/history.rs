@@ -160,3 +160,30 @@ fn retention_removes_old_runs_and_keeps_their_rows() {
     let rows = server.get(&format!("/api/ledger?flow_id={flow}")).json();
     assert_eq!(rows["items"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_list_of_large_flows_is_sent_whole() {
+    let server = TestServer::start();
+    let keys = |list: &Value| -> Vec<String> {
+        list.as_object().unwrap().keys().map(String::to_owned).collect()
+    };
+    let small = server.get("/api/flows?limit=2");
+    assert!(small.header("content-length").is_some());
+    let mut flow = two_nodes();
+    for text in ["x", "y", "z"] {
+        flow["description"] = json!(text.repeat(700_000));
+        server.save(&flow);
+    }
+    let list = server.get("/api/flows?limit=2");
+    assert!(list.header("content-length").is_none(), "it is created while it is sent");
+    let list = list.json();
+    assert_eq!(keys(&list), keys(&small.json()));
+    let items = list["items"].as_array().unwrap();
+    assert_eq!((items.len(), &list["next"]), (2, &items[1]["id"]));
+    for item in items {
+        assert_eq!(*item, server.get(&format!("/api/flows/{}", item["id"])).json());
+    }
+    let rest = server.get(&format!("/api/flows?before={}", list["next"])).json();
+    assert_eq!(rest["next"], Value::Null);
+    assert_eq!(rest["items"].as_array().unwrap().len(), 3);
+}

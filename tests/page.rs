@@ -1183,6 +1183,28 @@ fn markup_from_flows_and_providers_is_shown_as_text() {
 }
 
 #[test]
+fn a_mark_of_direction_in_a_name_reorders_nothing_beside_it() {
+    let server = TestServer::start();
+    let name = "Exe\u{202e}cod";
+    server.save(&chain(name, &[agent("a\u{202e}b", "echo", "echo-1", "hello")]));
+    let person = Person::opens(&server);
+    person.presses_run(name);
+    person.sees_toast("completed", &format!("{name} completed"));
+    // The text after the name stays to the right of it.
+    let after = "(toast => {
+        const range = document.createRange();
+        range.selectNodeContents(toast.lastChild);
+        const [name, rest] = [toast.querySelector('bdi'), range].map((it) => it.getBoundingClientRect());
+        return toast.lastChild.nodeType === Node.TEXT_NODE && rest.left >= name.right - 1;
+    })(document.querySelector('[data-testid=toast] strong'))";
+    assert_eq!(person.browser.eval(after), true);
+    let cells = "[...document.querySelectorAll('td, td span, .toast strong')]
+        .every((cell) => getComputedStyle(cell).unicodeBidi === 'isolate')";
+    assert_eq!(person.browser.eval(cells), true);
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
 fn live_js_works_on_allowed_origins() {
     let (site, stranger) = (Site::start(), Site::start());
     let server = TestServer::start_with(|config| config.allow_origins = vec![site.origin()]);

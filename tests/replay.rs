@@ -103,3 +103,70 @@ fn replies_reach_a_client_that_is_catching_up() {
     let seqs: Vec<u64> = seen.iter().filter_map(|m| m["seq"].as_u64()).collect();
     assert_eq!(seqs, (1..=last).collect::<Vec<_>>());
 }
+
+/// Returns the newest `seq` and the epoch.
+fn position(server: &TestServer) -> (u64, String) {
+    let hello = server.client().hello;
+    let payload = &hello["payload"];
+    (payload["seq"].as_u64().unwrap(), payload["epoch"].as_str().unwrap().to_owned())
+}
+
+fn is_recovered(server: &TestServer, since: u64, epoch: &str) -> bool {
+    server.client_of_epoch(since, epoch).hello["payload"]["recovered"] == true
+}
+
+#[test]
+fn a_restored_copy_that_went_on_is_another_history() {
+    let mut server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let run = |server: &TestServer| server.run(flow, &json!({"topic": "x"}));
+    run(&server);
+    let (copied, first) = position(&server);
+    server.stop();
+    let database = server.data().join("flowledger.db");
+    let copy = server.data().join("copy.db");
+    std::fs::copy(&database, &copy).unwrap();
+    server.start_again();
+    run(&server);
+    let (lost, second) = position(&server);
+    server.stop();
+    std::fs::rename(&copy, &database).unwrap();
+    server.start_again();
+    // The numbers of lost events are used again, by other events.
+    while newest(&server) <= lost {
+        run(&server);
+    }
+    assert!(!is_recovered(&server, lost, &second));
+    assert!(!is_recovered(&server, copied, &second));
+    // The first process never had an event after the copy in this history.
+    assert!(!is_recovered(&server, copied + 1, &first));
+    // Up to the copy, both histories are the same.
+    let last = newest(&server);
+    let mut client = server.client_of_epoch(copied - 1, &first);
+    assert_eq!(client.hello["payload"]["recovered"], true);
+    assert_eq!(seqs_until(&mut client, last), (copied..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn each_earlier_epoch_is_recovered_after_restarts() {
+    let mut server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let mut epochs = Vec::new();
+    for _ in 0..3 {
+        server.run(flow, &json!({"topic": "x"}));
+        epochs.push(position(&server));
+        server.start_again();
+    }
+    let status = server.get(&format!("/api/flows/{flow}/status")).json();
+    let present = (status["seq"].as_u64().unwrap(), status["epoch"].as_str().unwrap().to_owned());
+    assert_eq!(present, position(&server));
+    epochs.push(present);
+    for (seq, epoch) in &epochs {
+        assert!(is_recovered(&server, *seq, epoch), "{epochs:?}");
+        assert!(is_recovered(&server, 0, epoch), "{epochs:?}");
+        assert!(!is_recovered(&server, seq + 100, epoch), "{epochs:?}");
+    }
+    assert!(!is_recovered(&server, 0, "0123456789abcdef"));
+    // Clients of earlier versions send no epoch.
+    assert_eq!(server.client_since(1).hello["payload"]["recovered"], true);
+}

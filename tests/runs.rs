@@ -620,3 +620,35 @@ fn a_cancelled_run_does_not_resume_after_a_restart() {
     assert_eq!(run["nodes"][0]["cost"], run["cost"]);
     assert_eq!(upstream.count(), 1);
 }
+
+#[test]
+fn a_large_run_is_sent_whole() {
+    let server = TestServer::start();
+    // The second node's id is a number, as some editors write it.
+    let mut nodes = vec![agent("a", "echo", "echo-1", &"first ".repeat(100_000))];
+    let mut second = agent("b", "echo", "echo-1", &"second ".repeat(100_000));
+    second["id"] = json!(2);
+    nodes.push(second);
+    nodes
+        .push(json!({"id": "end", "type": "output", "data": {"template": "{{ nodes.a.output }}"}}));
+    nodes.push(json!({"id": "never", "type": "output", "data": {"template": "short"}}));
+    let small = json!({"name": "Small", "data": {"nodes": [nodes[3]], "edges": []}});
+    let edges = json!([{"source": "a", "target": "end"}]);
+    let large = json!({"name": "Large", "data": {"nodes": nodes, "edges": edges}});
+    let run = server.run(server.save(&large), &json!({}));
+    let keys = |run: &Value| -> Vec<String> {
+        run.as_object().unwrap().keys().map(String::to_owned).collect()
+    };
+    assert_eq!(keys(&run), keys(&server.run(server.save(&small), &json!({}))));
+    assert_eq!(run["status"], "COMPLETED");
+    let ids: Vec<&Value> =
+        run["nodes"].as_array().unwrap().iter().map(|node| &node["nodeId"]).collect();
+    assert_eq!(ids, ["a", "2", "end", "never"]);
+    for node in run["nodes"].as_array().unwrap() {
+        assert_eq!(node["status"], "COMPLETED", "{}", node["nodeId"]);
+    }
+    assert!(run["nodes"][0]["output"].as_str().unwrap().len() > 600_000);
+    assert_eq!(run["output"]["end"], run["nodes"][0]["output"]);
+    assert_eq!(run["output"]["never"], "short");
+    assert_eq!(run["calls"].as_array().unwrap().len(), 2);
+}

@@ -401,6 +401,40 @@ fn an_open_call_is_no_discrepancy_while_a_server_runs() {
 }
 
 #[test]
+fn pending_calls_of_a_copy_are_no_discrepancy() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let upstream = {
+        let is_over = Arc::clone(&is_over);
+        Upstream::start(move |_, _| {
+            eventually("the test is over", || is_over.load(Ordering::SeqCst));
+        })
+    };
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let flow = server.save(&chain("One", &[agent("a", "openai", "gpt-4o-mini", "x")]));
+    server.execute(flow, &json!({}));
+    server.execute(flow, &json!({}));
+    eventually("the calls are made", || upstream.count() == 2);
+    let copy = tempfile::tempdir().unwrap();
+    let database = copy.path().join("flowledger.db");
+    // A consistent copy of a database in use, like `.backup`.
+    let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
+    connection.execute("VACUUM INTO ?1", [database.to_str().unwrap()]).unwrap();
+    let ended = verify(copy.path());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("note: 2 rows are PENDING"), "{}", ended.stdout);
+    // A status that was changed outside is still found, by its event.
+    let connection = Connection::open(&database).unwrap();
+    let sql = "UPDATE ledger SET status = 'UNKNOWN' WHERE id = 1";
+    assert_eq!(connection.execute(sql, []).unwrap(), 1);
+    drop(connection);
+    let ended = verify(copy.path());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    is_over.store(true, Ordering::SeqCst);
+}
+
+#[test]
 fn databases_of_other_versions_are_refused() {
     let (server, _upstream) = varied();
     let dir = tempfile::tempdir().unwrap();

@@ -1,12 +1,13 @@
 //! `flowledger ledger`: rows and sums of the ledger, also while a server is running.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use comfy_table::Table;
 
+use super::output::{add_row, write_result};
 use super::table;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -73,25 +74,18 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         from: query.from,
         to: query.to,
     };
-    let mut out = io::stdout().lock();
     let written = if query.csv {
         let mut csv = ledger_csv(Arc::new(store), filter)?;
-        io::copy(&mut csv, &mut out).map(drop)
+        write_result(|out| io::copy(&mut csv, out).map(drop))
     } else {
         let table = match &query.by {
             Some(group) => sums(&store, &filter, group)?,
             None => rows(&store.ledger(&filter, None, query.limit.unwrap_or(ROWS))?),
         };
-        writeln!(out, "{table}")
+        write_result(|out| writeln!(out, "{table}"))
     };
-    match written.and_then(|()| out.flush()) {
-        // The reader closed the pipe.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => {
-            written.map_err(Error::io("cannot write the whole ledger to the output"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    written.map_err(Error::io("cannot write the whole ledger to the output"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn rows(rows: &[LedgerEntry]) -> Table {
@@ -99,17 +93,20 @@ fn rows(rows: &[LedgerEntry]) -> Table {
     let mut table = table(&head, 4..8);
     for row in rows {
         let mark = if row.more.cached { " (cached)" } else { "" };
-        table.add_row([
-            row.timestamp.to_string(),
-            row.provider.clone(),
-            row.model_used.clone(),
-            row.agent_role.clone().unwrap_or_default(),
-            tokens(row, row.usage.input_tokens),
-            tokens(row, row.usage.output_tokens),
-            cost(row),
-            row.latency_ms.map(|ms| ms.to_string()).unwrap_or_default(),
-            format!("{}{mark}", row.status),
-        ]);
+        add_row(
+            &mut table,
+            [
+                row.timestamp.to_string(),
+                row.provider.clone(),
+                row.model_used.clone(),
+                row.agent_role.clone().unwrap_or_default(),
+                tokens(row, row.usage.input_tokens),
+                tokens(row, row.usage.output_tokens),
+                cost(row),
+                row.latency_ms.map(|ms| ms.to_string()).unwrap_or_default(),
+                format!("{}{mark}", row.status),
+            ],
+        );
     }
     table
 }
@@ -148,9 +145,9 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
         ]
     };
     for summary in &groups {
-        table.add_row(row(summary.key.as_deref().unwrap_or("–"), &summary.sums));
+        add_row(&mut table, row(summary.key.as_deref().unwrap_or("–"), &summary.sums));
     }
-    table.add_row(row("all", &total));
+    add_row(&mut table, row("all", &total));
     Ok(table)
 }
 

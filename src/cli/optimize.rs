@@ -2,16 +2,16 @@
 //! Works while the server runs, and writes nothing.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use comfy_table::ContentArrangement;
 use serde::Serialize;
 
+use super::output::{add_row, print_result, say};
 use super::table;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
 use crate::optimizer::{Pass, Wanted};
 use crate::prices::Prices;
@@ -47,17 +47,15 @@ pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
     let report = find(config, &store)?;
     for reason in &report.not_usable {
-        eprintln!("Provider skipped when looking for new suggestions: {reason}");
+        say(format_args!("Provider skipped when looking for new suggestions: {reason}"));
     }
-    // The reader may close the pipe early.
-    let mut out = io::stdout().lock();
-    if as_json {
-        let _ = serde_json::to_writer_pretty(&mut out, &report);
-        let _ = writeln!(out);
-    } else {
-        let _ = write!(out, "{}", text(&report));
-    }
-    Ok(ExitCode::SUCCESS)
+    let text = match as_json {
+        false => text(&report),
+        true => serde_json::to_string_pretty(&report)
+            .map(|json| json + "\n")
+            .map_err(|error| Error::internal(format!("cannot encode the suggestions: {error}")))?,
+    };
+    Ok(print_result(|out| out.write_all(text.as_bytes())))
 }
 
 fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
@@ -164,6 +162,6 @@ fn wrapped_table<const N: usize>(
 ) -> String {
     let mut table = table(&head, 0..0);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.add_rows(rows);
+    rows.for_each(|row| add_row(&mut table, row));
     format!("{table}\n")
 }

@@ -4,9 +4,7 @@
 //! piped.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,8 +12,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select, unbounded};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::input::{Inputs, Source};
+use super::output::{add_row, one_line, print_result, say};
 use super::serve::signals;
 use super::{FAILED, table};
 use crate::config::Config;
@@ -36,31 +36,37 @@ const TICK: Duration = Duration::from_millis(100);
 /// 128 + SIGINT, the exit status that shells report for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the flow and prints its progress. The exit status is 0 only if the flow completed.
-pub fn run(
-    config: &Config,
-    file: &Path,
-    inputs: &[String],
-    input_json: Option<&str>,
-    dry_run: bool,
-) -> Result<ExitCode> {
-    let input = read_input(inputs, input_json)?;
-    let text = fs::read_to_string(file)
-        .map_err(Error::io(format!("cannot read the flow {}", file.display())))?;
+/// The flags that change what `run` does.
+#[derive(Clone, Copy)]
+pub struct Mode {
+    /// Estimates the cost instead of running the flow.
+    pub dry_run: bool,
+    /// Prints the run or the estimate as JSON.
+    pub json: bool,
+}
+
+/// Runs the flow and prints its progress. The exit status is 0 only if the flow completed and its
+/// result was written.
+pub fn run(config: &Config, file: &Path, inputs: &Inputs, mode: Mode) -> Result<ExitCode> {
+    let mut source = Source::default();
+    let text = source.read(file, "the flow")?;
+    let input = source.inputs(inputs)?;
     let body: Value = serde_json::from_str(&text)
         .map_err(|error| Error::Config(format!("{} is not valid JSON: {error}", file.display())))?;
     let interrupted = signals()?;
     let (tap, events) = unbounded();
     let on_fatal: OnFatal = Arc::new(|name: &str| {
-        eprintln!("flowledger: the {name} thread stopped unexpectedly; committed data is kept");
+        say(format_args!(
+            "flowledger: the {name} thread stopped unexpectedly; committed data is kept"
+        ));
         std::process::exit(FAILED.into());
     });
     // Other queued runs wait for a server, because this process ends with its own run.
     let core = Core::start(config, Some(tap), false, &on_fatal)?;
-    let done = if dry_run {
-        estimate(&core, file, body, input)
+    let done = if mode.dry_run {
+        estimate(&core, file, body, input, mode.json)
     } else {
-        run_in(&core, file, body, input, &events, &interrupted)
+        run_in(&core, file, body, input, &events, &interrupted, mode.json)
     };
     core.shutdown();
     done
@@ -73,6 +79,7 @@ fn run_in(
     input: Value,
     events: &Receiver<Message>,
     interrupted: &Receiver<()>,
+    as_json: bool,
 ) -> Result<ExitCode> {
     let (flow, graph) = save(core, file, body)?;
     let accepted = core.engine.execute(&flow, input, "cli")?;
@@ -103,17 +110,29 @@ fn run_in(
     progress.show_all(&events.try_iter().collect::<Vec<_>>(), &run_id);
     progress.end();
     let (run, nodes) = core.store.run(&run_id)?;
-    report(&graph, &run, &nodes);
+    let json = as_json.then(|| http::run_json(&core.store, &run_id)).transpose()?;
+    let written = report(&graph, &run, &nodes, json);
     Ok(match run.status {
-        RunStatus::Completed => ExitCode::SUCCESS,
+        RunStatus::Completed => written,
         _ if was_interrupted => ExitCode::from(INTERRUPTED),
         _ => ExitCode::from(FAILED),
     })
 }
 
-fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitCode> {
+fn estimate(
+    core: &Core,
+    file: &Path,
+    body: Value,
+    input: Value,
+    as_json: bool,
+) -> Result<ExitCode> {
     let (flow, _) = save(core, file, body)?;
     let estimate = core.engine.estimate(&flow, input)?;
+    if as_json {
+        let json = serde_json::to_string_pretty(&estimate)
+            .map_err(|error| Error::internal(format!("cannot encode the estimate: {error}")))?;
+        return Ok(print_result(|out| writeln!(out, "{json}")));
+    }
     let head = ["Node", "Model", "Calls", "Expected", "Calls", "Maximum"];
     let mut table = table(&head, 2..6);
     let row = |label: &str, model: &str, expected: Amount, worst: Amount| {
@@ -127,29 +146,30 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
         ]
     };
     for node in &estimate.nodes {
-        table.add_row(row(&node.label, &node.model, node.expected, node.worst));
+        add_row(&mut table, row(&node.label, &node.model, node.expected, node.worst));
     }
-    table.add_row(row("Total", "", estimate.expected, estimate.worst));
-    // The table is the result. Ignores a closed pipe.
-    let _ = writeln!(io::stdout(), "{table}");
+    add_row(&mut table, row("Total", "", estimate.expected, estimate.worst));
+    let written = print_result(|out| writeln!(out, "{table}"));
     match estimate.runs {
-        0 => say(&"Expected: estimated from the prompts, because the flow has not run yet"),
-        1 => say(&"Expected: as in the last run"),
-        runs => say(&format!("Expected: mean of the last {runs} runs")),
+        0 => say("Expected: estimated from the prompts, because the flow has not run yet"),
+        1 => say("Expected: as in the last run"),
+        runs => say(format_args!("Expected: mean of the last {runs} runs")),
     }
     for note in &estimate.notes {
         say(note);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(written)
 }
 
-/// Saves the flow under its file's path, so that all runs of the file belong together.
+/// Saves the flow under its file's path, so that all runs of the file belong together. A flow from
+/// a pipe has no path, so its name counts.
 fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
     let (name, document) = http::check_document(body, &|data| core.engine.parse(data).map(drop))?;
-    let origin = fs::canonicalize(file)
-        .map_err(Error::io(format!("cannot find the flow {}", file.display())))?
-        .to_string_lossy()
-        .into_owned();
+    let path = fs::canonicalize(file).ok().filter(|path| path.is_file());
+    let origin = match path {
+        Some(path) => path.to_string_lossy().into_owned(),
+        None => format!("standard input: {name}"),
+    };
     let present = core.store.flow_by_origin(&origin)?;
     let new = NewFlow { name, document, origin: Some(origin), at: Timestamp::now() };
     let id = match present {
@@ -168,23 +188,6 @@ fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
         .map_err(|error| Error::internal(format!("flow {id} is not valid JSON: {error}")))?;
     let graph = core.engine.parse(&document["data"])?;
     Ok((flow, graph))
-}
-
-fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
-    let mut all: Map<String, Value> = match input_json {
-        None => Map::new(),
-        Some(text) => serde_json::from_str(text).map_err(|error| {
-            Error::Config(format!("--input-json must be a JSON object: {error}"))
-        })?,
-    };
-    for pair in inputs {
-        let (name, text) =
-            pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Error::Config(format!("--input `{pair}` must have the form NAME=TEXT"))
-            })?;
-        all.insert(name.to_owned(), Value::from(text));
-    }
-    Ok(Value::Object(all))
 }
 
 /// Prints finished nodes, and on a terminal a line with the running ones.
@@ -219,13 +222,14 @@ impl Progress {
     fn show(&mut self, event: &Event) {
         match event {
             Event::NodeStarted { label, .. } => {
-                self.running.push(label.clone());
-                self.line(&format!("… {label}"));
+                self.running.push(one_line(label).into_owned());
+                self.line(&format!("… {}", one_line(label)));
             }
             Event::NodeCompleted {
                 label, input_tokens, output_tokens, cost, latency_ms, ..
             } => {
-                self.running.retain(|running| running != label);
+                let label = one_line(label);
+                self.running.retain(|running| *running != label);
                 self.bar.inc(1);
                 self.line(&format!(
                     "✓ {label}: {input_tokens} → {output_tokens} tokens, {}, {}",
@@ -234,7 +238,8 @@ impl Progress {
                 ));
             }
             Event::NodeFailed { label, error, .. } => {
-                self.running.retain(|running| running != label);
+                let label = one_line(label);
+                self.running.retain(|running| *running != label);
                 self.line(&format!("✗ {label}: {error}"));
             }
             _ => {}
@@ -243,7 +248,7 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        self.bar.suspend(|| say(&text));
+        self.bar.suspend(|| say(text));
     }
 
     fn end(&self) {
@@ -251,25 +256,28 @@ impl Progress {
     }
 }
 
-/// Prints the run's result, and a table of its nodes.
-fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
+/// Prints the run's result or `json`, and a table of its nodes. Returns the exit status for the
+/// result.
+fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord], json: Option<String>) -> ExitCode {
     let records = nodes.iter().map(|record| (record.node_id.as_str(), record));
     let records: HashMap<&str, &NodeRecord> = records.collect();
-    for node in graph.results() {
-        let record = records.get(graph.nodes()[node].id.as_str());
-        if let Some(output) = record.and_then(|record| record.output.as_deref()) {
-            // Ignores a closed pipe.
-            let _ = writeln!(io::stdout(), "{}", output.trim_end());
-        }
-    }
+    let of_node = |node: usize| records.get(graph.nodes()[node].id.as_str());
+    let written = print_result(|out| match json {
+        Some(json) => writeln!(out, "{json}"),
+        None => graph
+            .results()
+            .into_iter()
+            .filter_map(|node| of_node(node)?.output.as_deref())
+            .try_for_each(|output| writeln!(out, "{}", output.trim_end())),
+    });
     let head = ["Node", "Model", "Status", "Tokens in", "Tokens out", "Cost", "Time"];
     let mut table = table(&head, 3..7);
     for node in graph.nodes() {
-        table.add_row(node_row(node, records.get(node.id.as_str()).copied()));
+        add_row(&mut table, node_row(node, records.get(node.id.as_str()).copied()));
     }
     let started = run.started_at.unwrap_or(run.created_at);
     let time_ms = run.finished_at.map_or(0, |end| end.0 - started.0);
-    table.add_row([
+    let total = [
         "Total".to_owned(),
         String::new(),
         run.status.as_str().to_lowercase(),
@@ -277,14 +285,18 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
         run.output_tokens.to_string(),
         money(run.cost),
         seconds(u64::try_from(time_ms).unwrap_or(0)),
-    ]);
+    ];
+    add_row(&mut table, total);
     say(&table);
     if let Some(error) = &run.error {
         match &run.error_node {
-            Some(node) => say(&format!("The flow failed at node `{node}`: {error}")),
-            None => say(&format!("The flow failed: {error}")),
+            Some(node) => {
+                say(format_args!("The flow failed at node `{}`: {error}", one_line(node)));
+            }
+            None => say(format_args!("The flow failed: {error}")),
         }
     }
+    written
 }
 
 fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
@@ -310,11 +322,6 @@ fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
         if is_completed { money(record.cost) } else { none() },
         record.latency_ms.map_or_else(none, seconds),
     ]
-}
-
-/// Unlike `eprintln!`, ignores a closed pipe.
-fn say(text: &dyn Display) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn money(cost: Option<Usd>) -> String {

@@ -1,5 +1,6 @@
 //! `flowledger serve`: serves the page, the API and the WebSocket.
 
+use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::FAILED;
@@ -15,7 +16,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::server::Server;
 
-/// Serves until SIGINT or SIGTERM. A second signal ends the process at once.
+/// Serves until SIGINT, SIGTERM or SIGHUP. A second signal ends the process at once.
 pub fn run(config: &Config) -> Result<ExitCode> {
     // Installed first, so that no signal triggers the default action.
     let signals = signals()?;
@@ -23,6 +24,12 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     // Otherwise a write beyond `ulimit -f` would end the process; now it fails like on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::default())
         .map_err(Error::io("cannot listen for signals"))?;
+    if config.token.is_none() && !config.allow_hosts.is_empty() {
+        log::warn!(
+            "--allow-host is set without a token: everyone who can reach the proxy in front has \
+             full access; set a token (FLOWLEDGER_TOKEN or --token)"
+        );
+    }
     let server = Server::start(config)?;
     // Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "flowledger is at http://{}/", server.address());
@@ -54,10 +61,15 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Returns a channel that receives the first SIGINT or SIGTERM; the second ends the process.
+/// Returns a channel that receives the first SIGINT, SIGTERM or SIGHUP; the second ends the
+/// process.
 pub(super) fn signals() -> Result<Receiver<()>> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(Error::io("cannot listen for signals"))?;
+    // A process under `nohup` must outlive its terminal.
+    if fs::read_to_string("/proc/self/status").is_ok_and(|status| !ignores(&status, SIGHUP)) {
+        signals.add_signal(SIGHUP).map_err(Error::io("cannot listen for signals"))?;
+    }
     let (sender, receiver) = bounded(1);
     thread::Builder::new()
         .name("signals".into())
@@ -72,4 +84,24 @@ pub(super) fn signals() -> Result<Receiver<()>> {
         })
         .map_err(Error::io("cannot start the signals thread"))?;
     Ok(receiver)
+}
+
+/// Returns whether a process with this `/proc/PID/status` ignores a signal.
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_process_status() {
+        let status = "Name:\tflowledger\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, SIGHUP));
+        assert!(!ignores(status, SIGTERM));
+        assert!(ignores("", SIGHUP));
+    }
 }

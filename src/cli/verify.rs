@@ -4,12 +4,13 @@
 
 use std::cell::Cell;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::FAILED;
+use super::output::{print_result, write_result};
 use crate::config::Config;
 use crate::error::Result;
 use crate::providers::Kind;
@@ -19,6 +20,20 @@ use crate::verify::{Check, verify};
 /// Number of rows between updates of the progress bar.
 const PROGRESS_STEP: u64 = 4_096;
 
+/// Prints lines of the result as soon as they are known.
+#[derive(Default)]
+struct Output {
+    /// The first failed write.
+    error: Option<io::Error>,
+}
+
+impl Output {
+    fn say(&mut self, line: impl Display) {
+        let written = write_result(|out| writeln!(out, "{line}"));
+        self.error = self.error.take().or(written.err());
+    }
+}
+
 /// Runs all checks and prints each fault. The exit status is 0 if there is none, else 1.
 pub fn run(config: &Config) -> Result<ExitCode> {
     let audit = Audit::open(&config.data)?;
@@ -26,7 +41,8 @@ pub fn run(config: &Config) -> Result<ExitCode> {
         true => ", in use by a running flowledger",
         false => "",
     };
-    say(format_args!("{}{while_used}", config.data.display()));
+    let mut output = Output::default();
+    output.say(format_args!("{}{while_used}", config.data.display()));
     let extent = audit.extent()?;
     let progress = progress(extent.calls + extent.runs + extent.events);
     let done = Cell::new(0_u64);
@@ -44,42 +60,38 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let mut fault_count = 0;
     verify(&audit, &may_be_free, &on_row, &mut |check| {
         fault_count += check.fault_count;
-        show(&check);
+        show(&mut output, &check);
     })?;
     progress.finish_and_clear();
     match fault_count {
-        0 => say("No discrepancies"),
-        1 => say("1 discrepancy"),
-        _ => say(format_args!("{} discrepancies", grouped(fault_count))),
+        0 => output.say("No discrepancies"),
+        1 => output.say("1 discrepancy"),
+        _ => output.say(format_args!("{} discrepancies", grouped(fault_count))),
     }
-    Ok(match fault_count {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::from(FAILED),
+    Ok(match (fault_count, output.error) {
+        (0, None) => ExitCode::SUCCESS,
+        (_, None) => ExitCode::from(FAILED),
+        (_, Some(error)) => print_result(|_| Err(error)),
     })
 }
 
-/// Ignores a closed pipe.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-fn show(check: &Check) {
+fn show(output: &mut Output, check: &Check) {
     for fault in &check.faults {
-        say(format_args!("  error: {fault}"));
+        output.say(format_args!("  error: {fault}"));
     }
     let more = check.fault_count - check.faults.len() as u64;
     if more > 0 {
-        say(format_args!("  error: and {} more", grouped(more)));
+        output.say(format_args!("  error: and {} more", grouped(more)));
     }
     for (count, description) in check.notes.iter().filter(|(count, _)| *count > 0) {
-        say(format_args!("  note: {} {description}", grouped(*count)));
+        output.say(format_args!("  note: {} {description}", grouped(*count)));
     }
     let result = match check.fault_count {
         0 => "ok".to_owned(),
         1 => "1 error".to_owned(),
         count => format!("{} errors", grouped(count)),
     };
-    say(format_args!("{}: {}, {result}", check.subject, grouped(check.checked)));
+    output.say(format_args!("{}: {}, {result}", check.subject, grouped(check.checked)));
 }
 
 fn progress(length: u64) -> ProgressBar {

@@ -10,9 +10,30 @@ fn load(toml: &str, overrides: Overrides, variables: &[(&str, &str)]) -> Result<
     fs::write(&path, toml).unwrap();
     fs::write(dir.path().join("key"), "from-file\n").unwrap();
     let overrides = Overrides { config: Some(path), ..overrides };
+    from(overrides, variables)
+}
+
+/// Reads no file; HOME is set.
+fn from(overrides: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
+    let all = [variables, &[("HOME", "/home/user")]].concat();
     Config::from_sources(overrides, &|name| {
-        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        all.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     })
+}
+
+#[test]
+fn the_data_directory_needs_an_absolute_path() {
+    let data = |variables: &[(&str, &str)]| from(Overrides::default(), variables).unwrap().data;
+    assert_eq!(data(&[]), PathBuf::from("/home/user/.local/share/flowledger"));
+    assert_eq!(data(&[("XDG_DATA_HOME", "/x")]), PathBuf::from("/x/flowledger"));
+    assert_eq!(data(&[("XDG_DATA_HOME", "x")]), data(&[]));
+    for home in [None, Some("relative")] {
+        let error = Config::from_sources(Overrides::default(), &|name| {
+            home.filter(|_| name == "HOME").map(str::to_owned)
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(["HOME", "XDG_DATA_HOME", "--data"].iter().all(|it| error.contains(it)), "{error}");
+    }
 }
 
 fn key(config: &Config, provider: &str) -> Option<String> {
@@ -21,7 +42,7 @@ fn key(config: &Config, provider: &str) -> Option<String> {
 
 #[test]
 fn the_default_configuration_listens_on_loopback() {
-    let config = Config::from_sources(Overrides::default(), &|_| None).unwrap();
+    let config = from(Overrides::default(), &[]).unwrap();
     assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
     assert!(config.providers["echo"].missing_key_hint.is_none());
     assert!(

@@ -23,6 +23,8 @@ use crate::time::Timestamp;
 
 /// Limits how many nodes and map items of one run are in progress at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;
+/// Limits the outputs of one run, because they stay in memory until it ends.
+const OUTPUTS_BYTES_MAX: usize = 64 << 20;
 /// If a provider asks for a longer wait, the next target is called instead.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
 const NOT_RETRIED: &str = "the server stopped during the call; the provider may have billed it. Not retried, because `retry.afterRestart` is false";
@@ -74,6 +76,8 @@ pub struct ActiveRun {
     input: Arc<Value>,
     /// Outputs of finished nodes, by index.
     outputs: Vec<Option<NodeOutput>>,
+    /// The bytes of these outputs, and of the finished items of maps.
+    output_bytes: usize,
     /// Attempts at each node, by index.
     tries: Vec<Tries>,
     /// Maps in progress whose items are known, by the node's index.
@@ -107,6 +111,7 @@ impl ActiveRun {
             graph,
             input: Arc::new(input),
             outputs: vec![None; count],
+            output_bytes: 0,
             tries: vec![Tries::default(); count],
             maps: BTreeMap::new(),
             items_before: BTreeMap::new(),
@@ -163,6 +168,7 @@ impl ActiveRun {
                 }
                 NodeStatus::Completed => {
                     let text: Arc<str> = record.output.take().unwrap_or_default().into();
+                    self.output_bytes += text.len();
                     let output = NodeOutput::of(node, &text);
                     done.push((at, verdict(&output)));
                     self.outputs[at] = Some(output);
@@ -317,8 +323,16 @@ impl ActiveRun {
         let due = match outcome {
             Outcome::Finished { output, latency_ms, at, cached, unwritten } => {
                 self.pending.extend(unwritten);
-                let end = NodeEnd { latency_ms, cached, error: None, at };
-                self.complete(unit, &output, end);
+                let bytes = self.output_bytes + output.len();
+                if bytes > OUTPUTS_BYTES_MAX {
+                    let error = format!(
+                        "the outputs of the run have {bytes} bytes; the limit is {OUTPUTS_BYTES_MAX}"
+                    );
+                    self.give_up(unit, error, false);
+                } else {
+                    let end = NodeEnd { latency_ms, cached, error: None, at };
+                    self.complete(unit, &output, end);
+                }
                 None
             }
             Outcome::Listed { items, unwritten } => {
@@ -462,6 +476,7 @@ impl ActiveRun {
             cached: end.cached,
             at: end.at,
         }));
+        self.output_bytes += output.len();
         if let (Some(item), Some(items)) = (unit.item, self.maps.get_mut(&unit.node)) {
             items.complete(item, Arc::clone(output));
             return;
@@ -650,6 +665,22 @@ mod tests {
         assert_eq!(items, [0, 1].map(first));
         items.into_iter().for_each(|unit| drop(run.job(unit)));
         run
+    }
+
+    #[test]
+    fn the_outputs_of_a_run_have_a_total_limit() {
+        let mut run = two_maps();
+        run.output_bytes = OUTPUTS_BYTES_MAX - 1;
+        run.ended(first(0), finished(1));
+        assert!(!run.is_decided());
+        run.ended(first(1), finished(1));
+        assert!(run.is_decided() && run.progress.is_over());
+        let error = run.pending.iter().find_map(|change| match change {
+            Change::FailNode(failed) => Some(failed.error.clone()),
+            _ => None,
+        });
+        let limit = "the outputs of the run have 67108865 bytes; the limit is 67108864";
+        assert!(error.as_ref().is_some_and(|error| error.contains(limit)), "{error:?}");
     }
 
     fn first(node: usize) -> Unit {

@@ -1,10 +1,13 @@
 //! `/api/flows`: saved flows.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, With};
+use super::reply::{self, Answer, With, encode};
 use super::request::{Query, read_json};
+use crate::engine::Engine;
 use crate::error::{Error, Fault, Result};
 use crate::ids::FlowId;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
@@ -19,10 +22,29 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let before: Option<FlowId> = query.take("before");
     query.finish()?;
-    let mut records = context.store.flows(before, limit + 1)?;
-    let next = reply::cut(&mut records, limit, |record| record.id);
-    let items: Vec<Value> = records.iter().map(|record| view(context, record)).collect();
-    Ok(reply::list(&items, next))
+    let mut sizes = context.store.flow_sizes(before, limit + 1)?;
+    let next = reply::cut(&mut sizes, limit, |(id, _)| *id);
+    let bytes: usize = sizes.iter().map(|(_, bytes)| bytes).sum();
+    let (store, engine) = (Arc::clone(&context.store), context.engine.clone());
+    let views = sizes.into_iter().filter_map(move |(id, _)| match store.flow(id) {
+        Ok(record) => Some(Ok(view(&engine, &record))),
+        // It was deleted since.
+        Err(Error::NotFound(_)) => None,
+        Err(error) => Some(Err(error)),
+    });
+    if bytes <= reply::BYTES_AT_ONCE_MAX {
+        return Ok(reply::list(&views.collect::<Result<Vec<_>>>()?, next));
+    }
+    let items = views.enumerate().map(|(at, view)| {
+        let separator: &[u8] = if at == 0 { b"" } else { b"," };
+        Ok([separator, &encode(&view?)?].concat())
+    });
+    let begin = std::iter::once(Ok(b"{\"items\":[".to_vec()));
+    let end =
+        std::iter::once_with(
+            move || Ok([b"],\"next\":", encode(&next)?.as_slice(), b"}"].concat()),
+        );
+    Ok(reply::json_pieces(begin.chain(items).chain(end)))
 }
 
 pub fn create(context: &Context, body: &[u8]) -> Answer {
@@ -32,11 +54,12 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
         return Err(Error::internal("the journal returned no id for the flow").into());
     };
     let location = format!("/api/flows/{id}");
-    Ok(reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
+    Ok(reply::json(201, &view(&context.engine, &context.store.flow(id)?))
+        .with("location", location))
 }
 
 pub fn get(context: &Context, id: FlowId) -> Answer {
-    Ok(reply::json(200, &view(context, &context.store.flow(id)?)))
+    Ok(reply::json(200, &view(&context.engine, &context.store.flow(id)?)))
 }
 
 pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
@@ -111,9 +134,9 @@ fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value 
 }
 
 /// Returns the document as it was posted, with the server's own keys.
-fn view(context: &Context, record: &FlowRecord) -> Value {
+fn view(engine: &Engine, record: &FlowRecord) -> Value {
     let document: Value = serde_json::from_str(&record.document).unwrap_or_default();
-    let graph = context.engine.parse(&document["data"]).ok();
+    let graph = engine.parse(&document["data"]).ok();
     let inputs: Vec<&str> = graph.iter().flat_map(|graph| graph.inputs()).collect();
     let mut view = json!({
         "id": record.id,

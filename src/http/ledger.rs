@@ -159,13 +159,30 @@ fn optional(value: Option<&impl ToString>) -> String {
 }
 
 /// Prefixes an apostrophe to texts that a spreadsheet would read as a formula (OWASP, "CSV
-/// Injection").
+/// Injection"). Spreadsheets also accept full-width signs, and some drop invisible characters and
+/// spaces before a sign.
 fn text(value: Option<&str>) -> String {
     let value = value.unwrap_or_default();
-    if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+    let begins_with_control = value.starts_with(['\t', '\r', '\n']);
+    let first = value.chars().find(|c| !is_dropped(*c));
+    if begins_with_control || first.is_some_and(|c| FORMULA_SIGNS.contains(&c)) {
         return format!("'{value}");
     }
     value.to_owned()
+}
+
+/// ASCII, full-width (U+FF1D …) and small (U+FE66 …) forms, and the minus sign.
+const FORMULA_SIGNS: &[char] =
+    &['=', '+', '-', '@', '＝', '＋', '－', '＠', '﹦', '﹢', '﹣', '﹫', '\u{2212}'];
+
+/// Spaces, control characters, and characters of no width: the byte order mark, joiners, marks of
+/// direction, the soft hyphen and variation selectors.
+fn is_dropped(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -175,6 +192,21 @@ mod tests {
     #[test]
     fn csv_text_is_never_a_formula() {
         assert_eq!(text(Some("=cmd()")), "'=cmd()");
+        for formula in ["=1", "+1", "-1", "@a", "＝1", "＋1", "－1", "＠a", "﹦1", "\u{2212}1"]
+        {
+            for before in
+                ["", "\u{feff}", "\u{200b}\u{2060}", "\t", "\r", "\n", " ", "\u{202e}", "\0"]
+            {
+                let value = format!("{before}{formula}");
+                assert_eq!(text(Some(&value)), format!("'{value}"));
+            }
+        }
+        for control in ["\tx", "\rx", "\nx"] {
+            assert_eq!(text(Some(control)), format!("'{control}"));
+        }
+        for usual in ["gpt-4o", "a=b", "\u{feff}gpt", " x", "東京", ""] {
+            assert_eq!(text(Some(usual)), usual);
+        }
         assert_eq!(text(Some("gpt-5")), "gpt-5");
         assert_eq!(text(None), "");
     }

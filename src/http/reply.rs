@@ -8,6 +8,9 @@ use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 use crate::error::{Error, Result};
 use crate::listener::{ApiError, RequestHead, ResponseWriter};
 
+/// A larger response is created in pieces while it is sent, so that clients that read slowly do not
+/// hold it in memory.
+pub const BYTES_AT_ONCE_MAX: usize = 1 << 20;
 /// The size of the pieces in which a stream is sent.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -42,6 +45,37 @@ pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
 /// Returns a text response, never cached.
 pub fn text(content_type: &'static str, text: String) -> ResponseBox {
     finite(200, content_type, text.into_bytes())
+}
+
+pub fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::internal(format!("cannot encode a response: {error}")))
+}
+
+/// Returns a JSON response of pieces, each of which is created when the one before is sent.
+pub fn json_pieces(pieces: impl Iterator<Item = Result<Vec<u8>>> + Send + 'static) -> ResponseBox {
+    stream("application/json", Pieces { pieces, ready: Cursor::default() })
+        .with("cache-control", "no-store")
+}
+
+struct Pieces<I> {
+    pieces: I,
+    ready: Cursor<Vec<u8>>,
+}
+
+impl<I: Iterator<Item = Result<Vec<u8>>>> Read for Pieces<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.ready.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.pieces.next() {
+                None => return Ok(0),
+                Some(piece) => self.ready = Cursor::new(piece.map_err(io::Error::other)?),
+            }
+        }
+    }
 }
 
 /// Returns one page of a list; `next` is the cursor of the next page, if there is one.

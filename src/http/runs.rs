@@ -1,6 +1,7 @@
 //! `/api/runs`, and the routes of `/api/flows/{id}` about runs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,14 +9,16 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer};
+use super::reply::{self, Answer, encode};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
 use crate::ids::{FlowId, Seq};
 use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
-use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
+use crate::store::{
+    Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter, Store,
+};
 use crate::time::Timestamp;
 
 /// Limits the calls in a run's response; the ledger contains all of them.
@@ -83,13 +86,16 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     let seq = context.store.newest_seq()?;
     if let Some(run_id) = context.store.newest_run(id)? {
         let (run, nodes) = context.store.run(&run_id)?;
-        return Ok(reply::json(200, &RunView { seq: Some(seq), ..view(&run, &nodes, false) }));
+        let epoch = Some(context.hub.epoch());
+        let view = RunView { seq: Some(seq), epoch, ..view(&run, &nodes, false) };
+        return Ok(reply::json(200, &view));
     }
     let flow = context.store.flow(id)?;
     let document: Value = serde_json::from_str(&flow.document).unwrap_or_default();
     let nodes = node_views(&document["data"], &[], false);
     let never_run = json!({
         "flowId": id, "flowName": flow.name, "runId": null, "status": null, "nodes": nodes, "seq": seq,
+        "epoch": context.hub.epoch(),
     });
     Ok(reply::json(200, &never_run))
 }
@@ -108,12 +114,68 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 }
 
 pub fn get(context: &Context, id: &str) -> Answer {
-    let (run, nodes) = context.store.run(id)?;
-    let filter = LedgerFilter { run_id: Some(run.id.clone()), ..LedgerFilter::default() };
-    let mut calls = context.store.ledger(&filter, None, CALLS_MAX)?;
+    if context.store.run_bytes(id)? > reply::BYTES_AT_ONCE_MAX {
+        return stream(&context.store, id);
+    }
+    Ok(with_run(&context.store, id, |view| reply::json(200, view))?)
+}
+
+/// Sends a large run node by node, so that clients that read slowly do not hold it in memory.
+fn stream(store: &Arc<Store>, id: &str) -> Answer {
+    let run = store.run_alone(id)?;
+    let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
+    let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_output = |node: &&Value| node["type"] == "output";
+    let ids = nodes.iter().filter(is_output).map(id_of);
+    let outputs = ids.map(|id| store.run_node(&run.id, &id)).collect::<Result<Vec<_>>>()?;
+    let outputs: Vec<NodeRecord> = outputs.into_iter().flatten().collect();
+    let head = RunView { output: Some(output(&graph, &outputs)), ..summary(&run) };
+    let mut head = encode(&head)?;
+    // The rest of the object follows.
+    head.pop();
+    head.extend_from_slice(b",\"nodes\":[");
+    let nodes = nodes.iter().map(|node| json!({"nodes": [without_data(node)]})).enumerate();
+    let (pieces, run_id) = (nodes.collect::<Vec<_>>().into_iter(), run.id.clone());
+    let (of_nodes, of_calls) = (Arc::clone(store), Arc::clone(store));
+    let pieces = pieces.map(move |(at, graph)| {
+        let record = of_nodes.run_node(&run_id, &id_of(&graph["nodes"][0]))?;
+        let views = node_views(&graph, record.as_slice(), true);
+        let mut piece = encode(&views)?;
+        // Without the brackets of the list.
+        piece.pop();
+        piece[0] = if at == 0 { b' ' } else { b',' };
+        Ok(piece)
+    });
+    let calls = std::iter::once_with(move || {
+        let calls = encode(&calls(&of_calls, &run.id)?)?;
+        Ok([b"],\"calls\":", calls.as_slice(), b"}"].concat())
+    });
+    let pieces = std::iter::once(Ok(head)).chain(pieces).chain(calls);
+    Ok(reply::json_pieces(pieces))
+}
+
+/// Returns the parts of a graph's node that [`node_views`] uses.
+fn without_data(node: &Value) -> Value {
+    json!({"id": node["id"], "data": {"label": node["data"]["label"]}})
+}
+
+/// Returns a run as `GET /api/runs/{id}` does, indented.
+pub fn run_json(store: &Store, id: &str) -> Result<String> {
+    with_run(store, id, |view| serde_json::to_string_pretty(view))?
+        .map_err(|error| Error::internal(format!("cannot encode the run {id}: {error}")))
+}
+
+fn with_run<T>(store: &Store, id: &str, show: impl FnOnce(&RunView<'_>) -> T) -> Result<T> {
+    let (run, nodes) = store.run(id)?;
+    let calls = Some(calls(store, &run.id)?);
+    Ok(show(&RunView { calls, ..view(&run, &nodes, true) }))
+}
+
+fn calls(store: &Store, run_id: &str) -> Result<Vec<LedgerEntry>> {
+    let filter = LedgerFilter { run_id: Some(run_id.to_owned()), ..LedgerFilter::default() };
+    let mut calls = store.ledger(&filter, None, CALLS_MAX)?;
     calls.reverse();
-    let view = RunView { calls: Some(calls), ..view(&run, &nodes, true) };
-    Ok(reply::json(200, &view))
+    Ok(calls)
 }
 
 pub fn delete(context: &Context, id: &str) -> Answer {
@@ -165,6 +227,9 @@ struct RunView<'a> {
     /// A position in the event log; the status is at least as new.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
+    /// The epoch of `seq`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -258,6 +323,7 @@ fn summary(run: &Run) -> RunView<'_> {
         nodes: None,
         calls: None,
         seq: None,
+        epoch: None,
     }
 }
 

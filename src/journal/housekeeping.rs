@@ -79,9 +79,13 @@ impl Housekeeping {
         self.interval
     }
 
+    pub(super) fn is_due(&self) -> bool {
+        self.last.elapsed() >= self.interval
+    }
+
     /// Does one step if it is due. Returns the oldest event's `seq` if it changed.
     pub(super) fn run(&mut self, writer: &mut Writer) -> Option<Seq> {
-        if self.last.elapsed() < self.interval {
+        if !self.is_due() {
             return None;
         }
         self.last = Instant::now();

@@ -38,6 +38,13 @@ impl RetentionClock {
         let held = now.saturating_duration_since(self.since);
         let held_ms = i64::try_from(held.as_millis()).unwrap_or(i64::MAX);
         let is_step = system.0.abs_diff(self.at.0.saturating_add(held_ms)) > STEP_MAX_MS;
+        if is_step {
+            let step_s = system.0.saturating_sub(self.at.0.saturating_add(held_ms)) / 1000;
+            log::warn!(
+                "the system clock stepped by {step_s} s, or the machine slept; nothing is removed by age until it has \
+                 run for an hour without a step"
+            );
+        }
         self.has_held = !is_step && (self.has_held || held >= HOLD);
         if is_step || self.has_held {
             (self.at, self.since) = (system, now);

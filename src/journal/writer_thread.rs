@@ -27,6 +27,14 @@ pub(super) struct WriterThread {
     housekeeping: Housekeeping,
 }
 
+/// Why the journal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Shutdown,
+    /// A file of the database was deleted or replaced.
+    FileLost,
+}
+
 /// An entry that is written but not committed yet.
 struct Written {
     receipts: Vec<Receipt>,
@@ -49,7 +57,7 @@ impl WriterThread {
         })
     }
 
-    pub(super) fn run(mut self, received: &Receiver<Command>) {
+    pub(super) fn run(mut self, received: &Receiver<Command>) -> End {
         loop {
             let (mut entries, stop) = receive(received, self.housekeeping.interval());
             let kept_before = self.retries.len();
@@ -62,11 +70,24 @@ impl WriterThread {
             }
             self.write(entries);
             if stop {
-                return self.retries.end();
+                self.retries.end();
+                return End::Shutdown;
             }
             let kept = self.retries.len();
             if kept > kept_before {
                 log::error!("{kept} changes wait for disk space; retrying");
+            }
+            if self.housekeeping.is_due()
+                && let Some(path) = self.writer.lost_file()
+            {
+                log::error!(
+                    "{} was deleted or replaced while it was in use; stopping, because changes \
+                     can no longer be saved. Restore the file, and stop flowledger before you \
+                     replace or move its files",
+                    path.display()
+                );
+                self.retries.end();
+                return End::FileLost;
             }
             let oldest = self.housekeeping.run(&mut self.writer);
             if oldest.is_some() {

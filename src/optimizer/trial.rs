@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::chosen;
 use super::models::{at_another, target_in};
@@ -24,7 +23,7 @@ use crate::event::suggestion::{
 };
 use crate::event::{UsageSource, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN, Target};
-use crate::ids::{FlowId, RunId};
+use crate::ids::{FlowId, RunId, time_sorted_uuid};
 use crate::money::Usd;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
 use crate::store::{Change, NewCall, Store, StoredInput};
@@ -209,7 +208,7 @@ impl Trials {
     pub fn make(&self, plan: &Plan) -> Result<()> {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
-        let trial_id = Uuid::now_v7();
+        let trial_id = time_sorted_uuid();
         let make_call = |number: usize, (_, call): &(StoredInput, Call)| {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
             self.make_call(plan.flow_id, call, operation_id, &self.stopping)

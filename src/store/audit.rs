@@ -156,10 +156,14 @@ impl Audit {
         let opened = Connection::open_with_flags(&path, flags).and_then(|db| {
             db.execute_batch("BEGIN")?;
             let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            Ok((db, version))
+            let is_ours = schema::is_ours(&db)?;
+            Ok((db, version, is_ours))
         });
-        let (db, version): (Connection, usize) =
+        let (db, version, is_ours): (Connection, usize, bool) =
             opened.map_err(|error| failed(error.to_string()))?;
+        if !is_ours {
+            return Err(failed("it is a database of another program".to_owned()));
+        }
         let supported = schema::version();
         if version != supported {
             let remedy = match version > supported {

@@ -22,10 +22,28 @@ const STATEMENTS_MAX: usize = 128;
 /// Page cache per connection in KiB: enough for the hot pages of the indexes, small when idle.
 const CACHE_KIB: i64 = 2_048;
 
+/// The end of the message of an error that a damaged database causes.
+const DAMAGED: &str = ": the database is damaged";
+
+/// Adds the path of a damaged database to its error, and the remedy.
+pub(super) fn named(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Store(why) if why.ends_with(DAMAGED) => Error::Store(format!(
+            "{}: {why}; restore a copy of the file, or move it away to start with an empty \
+             database. `flowledger verify` lists the faults",
+            path.display()
+        )),
+        other => other,
+    }
+}
+
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Self::Disk(error.to_string()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Store(format!("{error}{DAMAGED}"))
+            }
             _ => Self::Store(error.to_string()),
         }
     }
@@ -56,11 +74,10 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(Error::io(format!("cannot create the data directory {}", dir.display())))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(format!(
+        "cannot create the data directory {} (--data sets another one)",
+        dir.display()
+    )))
 }
 
 /// Creates the database file for its owner only. SQLite creates its other files with the same mode.
@@ -76,8 +93,10 @@ pub(super) fn make_private_file(path: &Path) -> Result<()> {
 
 pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
-    let file = File::create(&path)
-        .map_err(Error::io(format!("cannot write to the data directory {}", dir.display())))?;
+    let file = File::create(&path).map_err(Error::io(format!(
+        "cannot write to the data directory {} (--data sets another one)",
+        dir.display()
+    )))?;
     // Some file systems have no modes, which is not fatal.
     let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
     match file.try_lock() {

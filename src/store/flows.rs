@@ -41,10 +41,12 @@ impl Store {
         self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin])
     }
 
-    /// Returns up to `limit` flows with ids below `before`, newest first.
-    pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
-        let sql = format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
-        self.all(&sql, params![before.unwrap_or(i64::MAX), limit])
+    /// Returns up to `limit` flows with ids below `before`, newest first, with the bytes of their
+    /// documents.
+    pub fn flow_sizes(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<(FlowId, usize)>> {
+        let sql =
+            "SELECT id, octet_length(document) FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+        self.all(sql, params![before.unwrap_or(i64::MAX), limit])
     }
 
     /// Returns whether no flow was ever saved. Stays false after the last flow is removed.

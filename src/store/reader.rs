@@ -10,7 +10,8 @@ use std::time::Duration;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags};
 
-use super::connection::configure;
+use super::connection::{configure, named};
+use super::files::DatabaseFiles;
 use crate::error::{Error, Result};
 
 /// Limits the read connections in use; further readers wait. Each takes two descriptors (see
@@ -38,7 +39,14 @@ struct Pool {
     reader_freed: Condvar,
     is_closed: Arc<AtomicBool>,
     /// None if the database is open for reading only, or closed.
-    lock: Mutex<Option<File>>,
+    owner: Mutex<Option<Owner>>,
+}
+
+/// Held by the process that writes the database.
+pub(super) struct Owner {
+    pub files: Arc<DatabaseFiles>,
+    /// Unlocks the data directory when it is dropped.
+    pub _lock: File,
 }
 
 /// Returns true once the result of a read is no longer wanted.
@@ -74,13 +82,13 @@ pub struct Store {
 }
 
 impl Store {
-    pub(super) fn new(path: PathBuf, lock: Option<File>) -> Self {
+    pub(super) fn new(path: PathBuf, owner: Option<Owner>) -> Self {
         let pool = Pool {
             path,
             readers: Mutex::default(),
             reader_freed: Condvar::new(),
             is_closed: Arc::default(),
-            lock: Mutex::new(lock),
+            owner: Mutex::new(owner),
         };
         Self { pool: Arc::new(pool), interrupt: None }
     }
@@ -115,7 +123,7 @@ impl Store {
         if self.pool.is_closed.load(Ordering::SeqCst) && result.is_err() {
             return Err(Error::Stopping);
         }
-        result
+        result.map_err(|error| named(error, &self.pool.path))
     }
 
     /// Closes the database after the writer has ended: interrupts running reads, refuses new ones,
@@ -130,16 +138,27 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner);
         readers.idle.clear();
         drop(readers);
-        let mut lock = pool.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_some()
-            && let Err(error) = pool.checkpoint()
-        {
-            log::warn!(
-                "cannot copy the write-ahead log into {}, which needs its -wal file: {error}",
-                pool.path.display()
-            );
+        let mut owner = pool.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        match owner.take() {
+            None => {}
+            Some(Owner { files, .. }) if files.lost().is_some() => match files.set_log_aside() {
+                Ok(None) => {}
+                Ok(Some(path)) => log::error!(
+                    "the write-ahead log of the lost database is now {}; it belongs only to that \
+                     database",
+                    path.display()
+                ),
+                Err(error) => log::error!("cannot rename the write-ahead log: {error}"),
+            },
+            Some(_owner) => {
+                if let Err(error) = pool.checkpoint() {
+                    log::warn!(
+                        "cannot copy the write-ahead log into {}, which needs its -wal file: {error}",
+                        pool.path.display()
+                    );
+                }
+            }
         }
-        *lock = None;
     }
 }
 
@@ -180,7 +199,9 @@ impl Pool {
     }
 
     fn checkpoint(&self) -> Result<()> {
-        let connection = Connection::open(&self.path)?;
+        // Without the flag that creates a file.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(CLOSE_WAIT_MAX)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE)?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, params};
 
 use super::reader::Store;
-use super::sql::{all, one};
+use super::sql::{all, one, single};
 use crate::error::{Error, Result};
 use crate::event::{RunStatus, text_form};
 use crate::ids::{FlowId, RunId};
@@ -145,17 +145,23 @@ from_row!(
 );
 from_row!(OpenRun; flow_id, run_id, has_begun);
 
-fn nodes(db: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
-    let sql =
+/// Returns the started nodes of a run, or one of them.
+fn nodes(db: &Connection, run_id: &str, node_id: Option<&str>) -> Result<Vec<NodeRecord>> {
+    // Two statements, so that each uses the primary key.
+    let of_node = if node_id.is_some() { "node_id = ?2" } else { "?2 IS NULL" };
+    let sql = format!(
         "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
             output_tokens, cost_nanousd, latency_ms, prompt, system
-         FROM run_nodes WHERE run_id = ?1";
-    let mut nodes: Vec<NodeRecord> = all(db, sql, [run_id])?;
-    let sql =
+         FROM run_nodes WHERE run_id = ?1 AND {of_node}"
+    );
+    let mut nodes: Vec<NodeRecord> = all(db, &sql, params![run_id, node_id])?;
+    let sql = format!(
         "SELECT node_id, item, status, attempt, started_ms, finished_ms, prompt, system, output,
             error, latency_ms
-         FROM run_items WHERE run_id = ?1 ORDER BY node_id, item";
-    for (node_id, item) in all::<(String, ItemRecord), Vec<_>>(db, sql, [run_id])? {
+         FROM run_items WHERE run_id = ?1 AND {of_node} ORDER BY node_id, item"
+    );
+    for (node_id, item) in all::<(String, ItemRecord), Vec<_>>(db, &sql, params![run_id, node_id])?
+    {
         if let Some(node) = nodes.iter_mut().find(|node| node.node_id == node_id) {
             node.items.push(item);
         }
@@ -174,9 +180,34 @@ impl Store {
             let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
             let run =
                 one(&snapshot, &sql, [id])?.ok_or_else(|| Error::NotFound(format!("run {id}")))?;
-            let nodes = nodes(&snapshot, id)?;
+            let nodes = nodes(&snapshot, id, None)?;
             Ok((run, nodes))
         })
+    }
+
+    /// Returns a run without its nodes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown run.
+    pub fn run_alone(&self, id: &str) -> Result<Run> {
+        let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
+        self.one(&sql, [id])?.ok_or_else(|| Error::NotFound(format!("run {id}")))
+    }
+
+    /// Returns a node of a run, if it has started.
+    pub fn run_node(&self, run_id: &str, node_id: &str) -> Result<Option<NodeRecord>> {
+        Ok(self.read(|db| nodes(db, run_id, Some(node_id)))?.pop())
+    }
+
+    /// Returns the bytes of all prompts and outputs of a run.
+    pub fn run_bytes(&self, id: &str) -> Result<usize> {
+        let length = "coalesce(sum(coalesce(octet_length(output), 0)
+            + coalesce(octet_length(prompt), 0) + coalesce(octet_length(system), 0)), 0)";
+        let sql = format!(
+            "SELECT (SELECT {length} FROM run_nodes WHERE run_id = ?1)
+                + (SELECT {length} FROM run_items WHERE run_id = ?1)"
+        );
+        self.read(|db| single(db, &sql, [id]))
     }
 
     /// Returns the completed runs of a flow, from the run `first` on.

@@ -351,7 +351,31 @@ CREATE TABLE corrections (
 -- The flows that a key may name in its calls, as a JSON array; null for none.
 ALTER TABLE keys ADD COLUMN flows TEXT;
 ",
+    "
+-- The starts on this database, see store/epochs.rs.
+CREATE TABLE epochs (
+    id          INTEGER PRIMARY KEY,
+    epoch       TEXT NOT NULL,          -- random
+    first_seq   INTEGER NOT NULL        -- its first event
+) STRICT;
+",
 ];
+
+/// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.
+const APPLICATION_ID: i32 = 0x666c_776c;
+
+/// Returns whether the database is empty or ours. Only reads.
+pub fn is_ours(db: &Connection) -> rusqlite::Result<bool> {
+    let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let version = pragma("user_version")?;
+    if pragma("application_id")? != 0 {
+        return Ok(pragma("application_id")? == i64::from(APPLICATION_ID));
+    }
+    let sql = "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN
+        ('flows', 'graphs', 'runs', 'run_nodes', 'ledger', 'events')) FROM sqlite_schema";
+    let (all, ours): (i64, i64) = db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(if version == 0 { all == 0 } else { ours == 6 })
+}
 
 /// Returns the version of a migrated database.
 pub fn version() -> usize {
@@ -372,6 +396,7 @@ pub fn migrate(db: &mut Connection) -> Result<usize> {
         let transaction = db.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", at + 1)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.commit()?;
     }
     Ok(version)
@@ -386,6 +411,11 @@ mod tests {
         let mut db = Connection::open_in_memory().unwrap();
         assert_eq!(migrate(&mut db).unwrap(), 0);
         assert_eq!(migrate(&mut db).unwrap(), STEPS.len());
+        assert!(is_ours(&db).unwrap());
+        db.pragma_update(None, "application_id", 0).unwrap();
+        assert!(is_ours(&db).unwrap(), "a database of an earlier version");
+        db.pragma_update(None, "application_id", 7).unwrap();
+        assert!(!is_ours(&db).unwrap());
         db.pragma_update(None, "user_version", 999).unwrap();
         assert!(migrate(&mut db).unwrap_err().to_string().contains("newer"));
     }

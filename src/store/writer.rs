@@ -1,12 +1,16 @@
 //! The writing connection and its transactions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::call_changes::CallWriter;
 use super::change::{Applied, Change, done};
 use super::checkpoint::Checkpointer;
+use super::connection::named;
+use super::epochs::{self, Epochs};
+use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
     block_index, corrections, daily_rollup, days, flows, keys, node_changes, response_cache,
@@ -20,16 +24,19 @@ use crate::time::Timestamp;
 pub struct Writer {
     path: PathBuf,
     db: Connection,
+    files: Arc<DatabaseFiles>,
     newest: Seq,
+    epochs: Epochs,
     calls: CallWriter,
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, db: Connection) -> Result<Self> {
+    pub(super) fn new(path: PathBuf, db: Connection, files: Arc<DatabaseFiles>) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
+        let epochs = epochs::begin(&db, newest)?;
         let calls = CallWriter::load(&db)?;
-        Ok(Self { path, db, newest, calls })
+        Ok(Self { path, db, files, newest, epochs, calls })
     }
 
     /// Returns the [`Checkpointer`] that copies commits into the database from now on, in place of
@@ -39,6 +46,15 @@ impl Writer {
     /// Fails when the database cannot be opened a second time.
     pub fn checkpointer(&mut self) -> Result<Checkpointer> {
         Checkpointer::new(&mut self.db, &self.path)
+    }
+
+    /// Returns the file of the database that was deleted or replaced since it was opened, if any.
+    pub fn lost_file(&self) -> Option<&Path> {
+        self.files.lost()
+    }
+
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     /// Returns the newest event's `seq`, or 0 if there never was one.
@@ -77,7 +93,7 @@ impl Writer {
             Ok(_) => self.newest = newest,
             Err(_) => self.calls = before,
         }
-        committed
+        committed.map_err(|error| named(error, &self.path))
     }
 
     /// Returns the newest run beyond the newest `keep` runs, if any.

@@ -128,14 +128,15 @@ impl Calls<'_> {
                 "the newest ledger row is {last}, but id {assigned} was assigned: later rows are missing"
             ));
         }
-        if is_in_use {
-            rows.notes.push((pending, "calls in flight"));
-        } else if pending > 0 {
-            rows.add(format_args!(
-                "{pending} rows are PENDING, but no flowledger is running; the next \
-                 `flowledger serve` sets them to UNKNOWN"
-            ));
-        }
+        let description = match is_in_use {
+            true => "calls in flight",
+            // Their events are compared as well, so a changed status does not hide here.
+            false => {
+                "rows are PENDING: the database is a copy of one in use, or its process was \
+                 killed; the next `flowledger serve` sets them to UNKNOWN"
+            }
+        };
+        rows.notes.push((pending, description));
         rows.notes.push((self.unpriced, "rows with tokens and an unknown price"));
         rows.notes.push((self.unknown, "failed calls with unknown tokens and an unknown cost"));
         let costs = &mut self.costs.notes;
