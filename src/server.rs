@@ -34,13 +34,13 @@ const EXAMPLES: &[&str] = &[
     include_str!("../assets/examples/two-views.json"),
 ];
 
-/// Limits the time for each part to end …
+/// Limits how long the engine may take to end.
 const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
-/// Clients are closed within a second.
+/// Limits how long the hub may take to end. It closes all clients within a second.
 const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
-/// … and for all of them together, so that a shutdown takes at most five seconds.
+/// Limits all parts together, so that a shutdown takes at most five seconds.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(4);
 /// Limits the connections that wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
@@ -165,7 +165,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts all parts. The port answers once this returns.
+    /// Starts all parts. The port accepts requests once this returns.
     pub fn start(config: &Config) -> Result<Self> {
         let started = Instant::now();
         let (on_fatal, fatal) = fatal_channel();

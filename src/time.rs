@@ -1,29 +1,28 @@
-//! Points in time.
+//! Timestamps.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A moment in milliseconds since the Unix epoch; printed as RFC 3339 in UTC with three digits.
+/// A time in milliseconds since the Unix epoch; printed as RFC 3339 in UTC with three decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The present moment by the system's clock.
+    /// Returns the current time of the system clock.
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_millisecond())
     }
 }
 
-/// Prints milliseconds always, so that timestamps of equal precision compare as text.
+/// Always prints milliseconds, so that timestamps also compare correctly as text.
 static PRINTER: jiff::fmt::temporal::DateTimePrinter =
     jiff::fmt::temporal::DateTimePrinter::new().precision(Some(3));
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What lies beyond the calendar is printed as its end: an error here would be a panic of
-        // whoever prints.
+        // Clamp times beyond the calendar: an error here would make `to_string` panic.
         let end = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(end);
         f.write_str(&PRINTER.timestamp_to_string(&moment))
@@ -33,7 +32,7 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = String;
 
-    /// Reads RFC 3339 (`2025-12-04T10:00:00Z`) or a date alone, which means its start in UTC.
+    /// Parses RFC 3339 (`2025-12-04T10:00:00Z`), or a date, which stands for its start in UTC.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(moment) = text.parse::<jiff::Timestamp>() {
             return Ok(Self(moment.as_millisecond()));
@@ -61,7 +60,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Returns the fault of a time zone that the system does not know.
+/// Returns the error message for an unknown time zone.
 pub fn unknown_zone(name: &str) -> String {
     format!("unknown time zone `{name}`; use an IANA name such as `Europe/Berlin`")
 }
