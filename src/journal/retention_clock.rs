@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 const STEP_MAX_MS: u64 = 60 * 1000;
 /// The time that the clock must run without a step.
 const HOLD: Duration = Duration::from_secs(60 * 60);
-/// If the clock is further ahead of the newest row at a start, that counts as a step: either no
+/// At startup, a larger gap between the newest row and the clock counts as a step: either no
 /// server ran meanwhile, or the clock is wrong.
 const GAP_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 

@@ -8,9 +8,9 @@ use super::Entry;
 use crate::error::Error;
 use crate::store::Change;
 
-/// Limits how many entries are kept. They come from calls and runs that were in flight when the
-/// disk filled up, since no more start then. A call whose settlement is refused becomes `UNKNOWN`
-/// at the next start.
+/// Limits how many entries are kept. Only calls and runs that were in flight when the disk filled up
+/// add entries, because no new ones start. A call whose settlement is refused becomes `UNKNOWN` at
+/// the next start.
 const KEPT_MAX: usize = 10_000;
 /// Limits the entries of one attempt, so that a failed attempt costs little.
 const STEP: usize = 64;

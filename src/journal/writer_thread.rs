@@ -134,8 +134,8 @@ impl WriterThread {
             }
         }
         self.retries.put_back(refused);
-        // Published before the submitters are answered, so that a client that reacts to an answer
-        // sees this event before its own.
+        // Publish before notifying the submitters: a client that reacts to its response must see
+        // this event before the events that it causes.
         self.publisher.publish(messages, None);
         let has_ended_one = !answers.is_empty();
         for (entry, result) in answers {

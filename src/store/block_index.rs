@@ -46,7 +46,7 @@ pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
     Ok(written)
 }
 
-/// Returns whether [`note`] has work to do.
+/// Returns whether [`index`] has work to do.
 pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
     let (next, end) = ends(db)?;
     if next < end {

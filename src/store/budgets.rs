@@ -8,8 +8,8 @@
 //! Whole days that are summed up (see `days`) are counted from their sums, and a period is read
 //! once for all budgets that need it.
 //!
-//! The last threshold sent to viewers is stored, because no count shows it: the budget may be newer
-//! than its use.
+//! The last threshold sent to viewers is stored, because the counts do not show it: a budget also
+//! counts usage from before its creation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,7 +28,7 @@ use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// Limits for how many periods and runs the warnings sent are remembered, the newest first.
+/// Limits the remembered warnings, one for each budget and period or run; the oldest are removed.
 const WARNED_MAX: i64 = 10_000;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
@@ -190,7 +190,7 @@ impl Budgets {
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
-        // The ledger has the settled row already; only counts read before it was settled lack it.
+        // Counts read from now on include the settled row; only earlier ones must be adjusted.
         let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
         let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
         let of_run = self.rows_of_run(db, &covering, row.run_id.as_deref())?;

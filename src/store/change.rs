@@ -86,7 +86,7 @@ pub struct FinishedNode {
 pub struct FailedNode {
     pub node: NodeRef,
     pub error: String,
-    /// Whether a user cancelled it.
+    /// True if a user cancelled it.
     pub cancelled: bool,
     pub at: Timestamp,
 }
@@ -101,7 +101,7 @@ pub struct NewHook {
     pub at: Timestamp,
 }
 
-/// A delivery to a webhook; the run that it starts is written beside it.
+/// A delivery to a webhook; it is written in one transaction with the run that it starts.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub slug: String,
@@ -196,14 +196,14 @@ pub enum Change {
     DeleteFlow(FlowId),
     SetHook(NewHook),
     DeleteHook(FlowId),
-    /// Takes a delivery. Refused, with all changes beside it, if the webhook
-    /// was removed, if its secret was replaced, or if the key was used
-    /// within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
+    /// Takes a delivery. Refused, with all changes of its transaction, if the webhook was removed,
+    /// if its secret was replaced, or if the key was used within
+    /// [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
     TakeDelivery(Delivery),
     SetSchedule(NewSchedule),
     DeleteSchedule(FlowId),
-    /// Marks a due time of a schedule as run or skipped. Refused, with all changes beside it, if it
-    /// was marked before, or if the schedule was removed, replaced or switched off.
+    /// Marks a due time of a schedule as run or skipped. Refused, with all changes of its
+    /// transaction, if it was marked before, or if the schedule was removed, replaced or disabled.
     TakeDue {
         flow_id: FlowId,
         due: Timestamp,
@@ -255,7 +255,7 @@ pub enum Change {
     },
     SettleCall(Settlement),
     FinishNode(FinishedNode),
-    /// The node is on no branch that was taken.
+    /// Skips a node that is not on a selected branch.
     SkipNode {
         node: NodeRef,
         at: Timestamp,

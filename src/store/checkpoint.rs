@@ -1,9 +1,9 @@
 //! Copies commits from SQLite's write-ahead log into the database in a thread of its own, because a
 //! checkpoint takes milliseconds and would delay every call in the writer's thread.
 //!
-//! SQLite restarts the log once all of it is copied and the next commit finds it so. This never
-//! happens while commits come faster than copies. So if the log has grown long, the writer copies
-//! the small rest itself.
+//! SQLite restarts the log when a commit finds it completely copied. This never happens while
+//! commits arrive faster than the thread copies them. Therefore, the writer copies the remainder
+//! itself if the log has grown long.
 
 use std::ffi::c_int;
 use std::path::Path;

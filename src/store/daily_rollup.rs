@@ -127,9 +127,9 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
 /// Returns a table expression over all rows of a plan: names and counts, with a `timestamp_ms`
 /// within the day. Keys and tags are known for rows only.
 ///
-/// The parameters are, for each of the three parts, its two bounds and then those of its condition:
-/// `of_days`, which may refer to [`NAMES`] only, and `of_rows`, twice. `moment` is `timestamp_ms`,
-/// or `+timestamp_ms` to keep SQLite from using the index of times.
+/// It has three parts: days, rows before them, and rows after them. The parameters of each part are
+/// its two bounds, then those of its condition: `of_days`, which may use only [`NAMES`], or `of_rows`.
+/// `moment` is `timestamp_ms`, or `+timestamp_ms` to keep SQLite from using the index of times.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     format!(
         "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags, {COUNTS}

@@ -21,7 +21,7 @@ const IDLE_READERS_MAX: usize = 4;
 /// Limits how long a reader waits for a connection. Reads that may take seconds have a queue of
 /// their own (`http::heavy_reads`), so only an overloaded machine reaches this limit.
 const READER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// SQLite's instructions between two checks whether a read is still wanted: some 50 ms.
+/// SQLite's instructions between two checks for an interruption: about 50 ms.
 const CHECK_INSTRUCTIONS: c_int = 500_000;
 /// Limits how long [`Store::close`] waits for running reads, and for its checkpoint.
 const CLOSE_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -60,7 +60,7 @@ impl Drop for Reader<'_> {
         if readers.idle.len() < IDLE_READERS_MAX && !is_closed && !std::thread::panicking() {
             readers.idle.extend(self.connection.take());
         }
-        // Before the count is seen by `close`, which needs the database alone.
+        // Close it before `close` sees the new count, because `close` needs exclusive access.
         drop(self.connection.take());
         drop(readers);
         self.pool.reader_freed.notify_all();
