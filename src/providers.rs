@@ -69,7 +69,7 @@ use wire::{Flow, Reader, Request, ResponseAccumulator};
 const ANSWER_TOKENS_PACED: u32 = 1_024;
 
 const CALL_RULES: ReadRules = ReadRules {
-    // JSON may need six bytes for one (`\u0000`), but rarely for all: four times the longest text.
+    // Four times the longest text: JSON may escape a byte as six (`\u0000`), but rarely every byte.
     document_bytes_max: 16 << 20,
     // Providers send a few hundred bytes at a time; a whole answer in one event still fits.
     event_bytes_max: 1 << 20,

@@ -20,9 +20,11 @@ const FRAME_TOKENS: u64 = 32;
 const LOGGED_UNPRICED_MAX: usize = 1_000;
 
 /// Returns the maximum tokens of a prompt of this length: one per byte, plus the frame. A token has
-/// at least one byte, and digits, hexadecimal and some scripts come close to that. Ordinary text
-/// has a fourth of it; but one tokenizer is no bound for others, only the length of a client's
-/// request is known, and the excess of a reservation is released when the call ends.
+/// at least one byte, and digits, hexadecimal and some scripts come close to that.
+///
+/// Ordinary text has about a quarter of these tokens, but a tighter bound is not safe: tokenizers
+/// differ, and only the length of a client's request is known. The excess of a reservation is
+/// released when the call ends.
 pub fn prompt_tokens_max(bytes: u64) -> u64 {
     bytes.saturating_add(FRAME_TOKENS)
 }
@@ -96,7 +98,7 @@ impl Providers {
         let (cost, source) = match (trusted, &price) {
             (Some(cost), _) => (Some(cost), CostSource::Provider),
             (None, Some(_)) => (price_cost, CostSource::Price),
-            // Calls of `echo` cost nothing, by no price.
+            // Calls of `echo` are free and have no price.
             (None, None) => (price_cost, CostSource::None),
         };
         let price_cost = price_cost.filter(|_| provider_cost.is_some());

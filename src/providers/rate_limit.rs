@@ -1,10 +1,12 @@
 //! Limits the number of calls, and of tokens, that a provider gets in any minute.
 //!
-//! Calls queue for a permit, so that the provider need not reject them. Calls of flows are in order
-//! of arrival, those of clients likewise, and both sides alternate if both wait. A call that does
-//! not ask for its permit in time is skipped until it does. The limit counts the time when calls
-//! are made, not when they could have been, so that late calls cannot exceed it: a token bucket
-//! would allow two minutes' worth in one. Pure except for a lock: callers pass the time.
+//! Calls queue for a permit, so that the provider need not reject them. Calls of flows and calls of
+//! clients each keep their order of arrival, and the two sides alternate while both wait. A call
+//! that does not ask for its permit in time is skipped until it does.
+//!
+//! The window counts when calls are made, not when they were permitted, so that late calls cannot
+//! exceed the limit. A token bucket would allow two minutes' worth of calls in one minute. Pure
+//! except for a lock: callers pass the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +17,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum limit of calls per minute: each call is remembered for a minute.
 pub const REQUESTS_MAX: u32 = 100_000;
 
-/// Time after which an overdue call loses its place. Others then go first until it asks again.
+/// Time after which an overdue call loses its turn. Other calls go first until it asks again.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The limits of a provider; none means unlimited.
@@ -78,7 +80,7 @@ impl RateLimiter {
         }
     }
 
-    /// Queues a call. One with more tokens than the limit waits until the window is empty.
+    /// Queues a call. A call with more tokens than the limit waits until the window is empty.
     pub fn enqueue(&self, provider: &str, side: Side, tokens: u64) -> Permit {
         let queue = self.queues.get(provider);
         Permit { place: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))) }
