@@ -138,7 +138,7 @@ fn input(body: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-/// The same error for a wrong name and a wrong secret, so that it reveals neither.
+/// Returns the same error for a wrong name and a wrong secret, so that it reveals neither.
 fn unknown() -> ApiError {
     let message = "unknown webhook or wrong secret; send the secret as `X-Flowledger-Secret`";
     ApiError::new(401, "unauthorized", message)
