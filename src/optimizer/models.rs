@@ -17,8 +17,8 @@ use crate::prices::Quote;
 use crate::providers::{Kind, Listed, Providers};
 use crate::time::Timestamp;
 
-/// Name parts of models that do not answer with text, or do so under other terms, as OpenAI,
-/// OpenRouter and others name them. `codex` uses another protocol, and `free` allows too few calls.
+/// Name parts, at OpenAI, OpenRouter and others, of models that do not answer with text or that
+/// have other terms of use. `codex` uses another protocol, and `free` allows too few calls.
 const OTHER_MODELS: &str = "audio babbage batch codex computer dall davinci embed embedding embeddings \
     extended free guard image imagen live moderation ocr realtime rerank reranker research robotics \
     safeguard search sora transcribe tts veo whisper";
@@ -188,7 +188,7 @@ fn has_part(name: &str, list: &str) -> bool {
     parts(name).any(|part| list.split(' ').any(|it| it == part))
 }
 
-/// Returns whether the name suggests no other purpose.
+/// Returns whether the name looks like that of a model that answers with text.
 fn answers_with_text(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     !has_part(&name, OTHER_MODELS) && !OTHER_PREFIXES.iter().any(|start| name.starts_with(start))

@@ -36,7 +36,7 @@ const SAVING_MIN: Usd = Usd::from_nanousd(100_000_000);
 /// An open suggestion is withdrawn only below this percentage of the threshold. Otherwise it would
 /// come and go near the threshold.
 const KEPT_PART: u64 = 70;
-/// A saving from a shorter observation is called a guess.
+/// A saving from a shorter observation is marked as a rough estimate.
 const RELIABLE_DAYS: f64 = 3.0;
 /// Number of a flow's newest runs that the rules use.
 const RUNS_MAX: usize = 20;
@@ -171,7 +171,7 @@ impl RuleContext<'_> {
         self.projection_since(self.since(node, calls), saved)
     }
 
-    /// Returns the promise if only calls since the last change of this concern count, and the start
+    /// Returns the projection from the calls since the last change of this concern, and the start
     /// of these calls.
     fn projection_about(
         &self,

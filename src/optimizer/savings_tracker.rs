@@ -125,7 +125,7 @@ impl SavingsTracker {
         Ok(news)
     }
 
-    /// Notes that a measurement is stored.
+    /// Records that a measurement is stored.
     pub fn stored(&mut self, id: i64, realised: Realised) {
         if let Some(Some(tracked)) = self.applied.get_mut(&id) {
             tracked.stored = Some(realised);
@@ -134,7 +134,7 @@ impl SavingsTracker {
 }
 
 impl Tracked {
-    /// Returns none if there is nothing to measure, or its time is over.
+    /// Returns none if there is nothing to measure, or if the time for measuring is over.
     fn new(store: &Store, id: i64, now: Timestamp) -> Result<Option<Self>> {
         let suggestion = store.suggestion(id)?;
         let edit = store.applied_edit(id)?;

@@ -69,13 +69,13 @@ impl Links {
     }
 }
 
-/// Returns the ids of agents and maps with unused output, in a valid order of removal: a node that
-/// only unused nodes name follows these.
+/// Returns the ids of agents and maps with unused output, in a valid order of removal: a node comes
+/// after the unused nodes that refer to it.
 ///
 /// A node is used if it is part of the run's result ([`Graph::results`]), or if a template of a
 /// remaining node names it or may name any node. Unused templates and conditions stay, because they
 /// are free, and so do `http` nodes, because their requests have effects. A node also stays if its
-/// successors would run in other cases without it.
+/// removal would change when its successors run.
 ///
 /// Removing a node also removes its failure: with `onError: fail` it would have ended the run
 /// before any later call. A suggestion should mention this.
@@ -127,7 +127,7 @@ pub fn independent(graph: &Graph) -> Vec<(String, String)> {
             let reads = nodes[second].reads();
             reads.is_none_or(|ids| ids.contains(&nodes[first].id))
         };
-        // Otherwise it would become a last node, as a part of the result.
+        // Otherwise the first node would become a last node, whose output is part of the result.
         let stays_no_result = results.iter().all(is_output)
             || links.to[first].len() > 1
             || !links.to[second].is_empty();
