@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub use self::call_metrics::{CallMetrics, Model, OfModel};
+pub use self::call_metrics::{CallMetrics, Model, ModelMetrics};
 pub use self::housekeeping::Retention;
 use self::writer_thread::WriterThread;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ impl Entry {
         self.is_retried && error.is_transient() && self.failures < FAILURES_MAX
     }
 
-    fn answer(self, result: Result<Vec<Receipt>>) {
+    fn complete(self, result: Result<Vec<Receipt>>) {
         (self.done)(result);
     }
 }
@@ -92,18 +92,18 @@ impl Journal {
         let (commands, received) = bounded(ENTRIES_MAX);
         let calls = CallMetrics::default();
         let checkpointer = writer.checkpointer()?;
-        let copying = Threads::default();
-        copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
+        let checkpoint_threads = Threads::default();
+        checkpoint_threads.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
             checkpointer.run();
         })?;
         let writer = WriterThread::new(writer, publisher, calls.clone(), retention)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let at_end = SetOnDrop(Arc::clone(&ended));
+        let set_ended = SetOnDrop(Arc::clone(&ended));
         let thread = vital("journal", on_fatal, move || {
-            let _at_end = at_end;
+            let _set_ended = set_ended;
             // This drops the writer, and with it the checkpoint thread ends.
             writer.run(&received);
-            copying.join(Instant::now() + CHECKPOINT_END_MAX);
+            checkpoint_threads.join(Instant::now() + CHECKPOINT_END_MAX);
         })?;
         let journal = Self { commands, calls, ended };
         Ok((journal, thread))

@@ -8,7 +8,7 @@ pub struct Histogram<const N: usize> {
     /// Values up to the bound of each bucket and above the previous one.
     counts: [AtomicU64; N],
     /// Values above the last bound.
-    beyond: AtomicU64,
+    overflow: AtomicU64,
     sum: AtomicU64,
 }
 
@@ -18,14 +18,14 @@ impl<const N: usize> Histogram<N> {
         Self {
             bounds,
             counts: [const { AtomicU64::new(0) }; N],
-            beyond: AtomicU64::new(0),
+            overflow: AtomicU64::new(0),
             sum: AtomicU64::new(0),
         }
     }
 
     pub fn record(&self, value: u64) {
         let at = self.bounds.iter().position(|bound| value <= *bound);
-        let count = at.map_or(&self.beyond, |at| &self.counts[at]);
+        let count = at.map_or(&self.overflow, |at| &self.counts[at]);
         count.fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
@@ -41,7 +41,7 @@ impl<const N: usize> Histogram<N> {
                 (*bound, count)
             })
             .collect();
-        count += self.beyond.load(Ordering::Relaxed);
+        count += self.overflow.load(Ordering::Relaxed);
         (buckets, count, self.sum.load(Ordering::Relaxed))
     }
 }
