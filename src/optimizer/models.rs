@@ -146,7 +146,7 @@ impl<'a> Models<'a> {
 
     /// Returns possible replacements of `present`: models that flows use, and listed models of the
     /// same provider and maker that are not older.
-    pub fn instead_of(
+    pub fn replacements_for(
         &self,
         present: &Target,
         requirements: Requirements,
@@ -161,17 +161,17 @@ impl<'a> Models<'a> {
                 && dates.is_some_and(|(its, present)| its >= present);
             it.target != *present
                 && (it.answered >= requirements.used_min || is_next)
-                && it.context_tokens.is_none_or(|most| most >= requirements.tokens_max)
+                && it.context_tokens.is_none_or(|limit| limit >= requirements.tokens_max)
                 // A reasoning model would write longer answers than the observed ones.
                 && (has_reasoning || !is_reasoning_model(&it.target.model))
         })
     }
 }
 
-fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
+fn newest(listed: &[Listed], limit: usize) -> Vec<&Listed> {
     let mut listed: Vec<&Listed> = listed.iter().collect();
     listed.sort_by_key(|it| Reverse(it.created_at));
-    listed.truncate(most);
+    listed.truncate(limit);
     listed
 }
 
@@ -198,9 +198,9 @@ fn is_reasoning_model(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let own = name.rsplit('/').next().unwrap_or(&name);
     // OpenAI's `-chat` models do not reason.
-    let may_think = !has_part(own, "chat");
+    let may_reason = !has_part(own, "chat");
     has_part(own, REASONING_PARTS)
-        || (may_think && REASONING_PREFIXES.iter().any(|start| own.starts_with(start)))
+        || (may_reason && REASONING_PREFIXES.iter().any(|start| own.starts_with(start)))
 }
 
 fn is_dated(name: &str) -> bool {
@@ -215,15 +215,15 @@ pub fn target_in(value: &Value) -> Option<Target> {
 }
 
 /// Returns the usage of a call at another provider, whose prompt cache would be empty.
-pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
+pub fn usage_at_provider(usage: &Usage, from: &str, to: &str) -> Usage {
     if from == to {
         return *usage;
     }
-    without_cache(usage)
+    uncached_usage(usage)
 }
 
 /// Returns the usage with all prompt tokens as uncached ones.
-pub fn without_cache(usage: &Usage) -> Usage {
+pub fn uncached_usage(usage: &Usage) -> Usage {
     Usage { cached_input_tokens: 0, cache_write_tokens: 0, cache_write_1h_tokens: 0, ..*usage }
 }
 
@@ -238,7 +238,7 @@ impl Candidate {
     /// Returns the cost of these calls at the candidate instead of `present`.
     pub fn cost(&self, calls: &NodeCalls<'_>, present: &Target) -> Usd {
         calls.by_class().fold(Usd::ZERO, |cost, class| {
-            let usage = at_another(&class.usage, &present.provider, &self.target.provider);
+            let usage = usage_at_provider(&class.usage, &present.provider, &self.target.provider);
             let (count, longest) = (class.spend.calls, class.prompt_tokens_max);
             cost.plus(self.quote.cost_of_all(count, longest, &usage))
         })

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::call_stats::WINDOW_DAYS;
-use super::models::{at_another, target_in, without_cache};
+use super::models::{target_in, uncached_usage, usage_at_provider};
 use super::read_document;
 use super::saving::MS_PER_DAY;
 use crate::error::Result;
@@ -108,8 +108,8 @@ impl SavingsTracker {
     }
 
     /// Returns measurements that are not stored yet.
-    pub fn news(&self, store: &Store) -> Result<Vec<(i64, Realised)>> {
-        let mut news = Vec::new();
+    pub fn unsaved(&self, store: &Store) -> Result<Vec<(i64, Realised)>> {
+        let mut unsaved = Vec::new();
         for (id, tracked) in &self.applied {
             let Some(tracked) = tracked else {
                 continue;
@@ -120,13 +120,13 @@ impl SavingsTracker {
             };
             let realised = tracked.realised(runs);
             let new = realised.filter(|it| tracked.stored != Some(*it));
-            news.extend(new.map(|it| (*id, it)));
+            unsaved.extend(new.map(|it| (*id, it)));
         }
-        Ok(news)
+        Ok(unsaved)
     }
 
     /// Records that a measurement is stored.
-    pub fn stored(&mut self, id: i64, realised: Realised) {
+    pub fn mark_saved(&mut self, id: i64, realised: Realised) {
         if let Some(Some(tracked)) = self.applied.get_mut(&id) {
             tracked.stored = Some(realised);
         }
@@ -153,7 +153,7 @@ impl Tracked {
             baseline,
             until,
             last_call: edit.last_call,
-            sums: nothing(since),
+            sums: empty_measurement(since),
             stored,
         }))
     }
@@ -184,7 +184,7 @@ impl Tracked {
     }
 }
 
-fn nothing(since: Timestamp) -> Realised {
+fn empty_measurement(since: Timestamp) -> Realised {
     Realised {
         since,
         calls: 0,
@@ -258,30 +258,30 @@ impl Baseline {
     /// compared.
     fn compare(&self, row: &CallRow<'_>, price: Price<'_>) -> Option<(bool, Usd, Usd)> {
         let is_answered = row.status == CallStatus::Success && !row.cached;
-        let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
+        let has_failed = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
         let (cost, zero) = (row.cost, Usd::ZERO);
         let (provider, model) = (row.provider, row.model);
         Some(match self {
             Self::ModelSwitch { from, to } => {
                 let is_new = |it: &Target| it.provider == provider && it.model == model;
                 let cost = cost.filter(|_| to.iter().any(is_new))?;
-                if was_wasted {
+                if has_failed {
                     return Some((false, zero, cost));
                 }
-                let usage = at_another(&row.usage, provider, &from.provider);
+                let usage = usage_at_provider(&row.usage, provider, &from.provider);
                 let before = price(&from.provider, &from.model, &usage, row.at);
                 (true, before.filter(|_| is_answered)?, cost)
             }
             Self::Cache => (true, row.saved.filter(|_| row.cached)?, zero),
             Self::PromptCache => {
                 let cost = cost.filter(|_| is_answered)?;
-                let without = price(provider, model, &without_cache(&row.usage), row.at)?;
+                let without = price(provider, model, &uncached_usage(&row.usage), row.at)?;
                 let with = price(provider, model, &row.usage, row.at)?;
                 (true, cost.plus(minus(without, with)), cost)
             }
             Self::RetryWaste { were_answered, .. } => {
-                let is_counted = is_answered || (was_wasted && !were_answered);
-                (is_counted, zero, cost.filter(|_| was_wasted).unwrap_or(zero))
+                let is_counted = is_answered || (has_failed && !were_answered);
+                (is_counted, zero, cost.filter(|_| has_failed).unwrap_or(zero))
             }
             // Zero, unless the user put the node back.
             Self::DeadNode { .. } => (false, zero, cost.unwrap_or(zero)),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::chosen;
-use super::models::{at_another, target_in};
+use super::models::{target_in, usage_at_provider};
 use super::read_document;
 use super::rules::agent;
 use crate::budget::Reserve;
@@ -28,11 +28,11 @@ use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
 use crate::store::{Change, NewCall, Store, StoredInput};
-use crate::threads::each_at_once;
+use crate::threads::map_parallel;
 use crate::time::Timestamp;
 
 const TRIALS_MAX: usize = 2;
-const CALLS_AT_ONCE: usize = 4;
+const PARALLEL_CALLS_MAX: usize = 4;
 /// Longer texts are cut; the run has the full prompt.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 /// The same as in the engine, which makes the same calls.
@@ -178,7 +178,7 @@ impl Trials {
         let now = Timestamp::now();
         let providers = self.calls.providers();
         let expected = |(input, call): &(StoredInput, Call)| {
-            let usage = at_another(&input.usage, &plan.present.provider, &call.provider);
+            let usage = usage_at_provider(&input.usage, &plan.present.provider, &call.provider);
             let is_known = usage.source != UsageSource::None;
             let cost = providers.cost_of(&call.provider, &call.model, &usage, now);
             cost.filter(|_| is_known)
@@ -214,7 +214,7 @@ impl Trials {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
             self.make_call(plan.flow_id, call, operation_id, &self.stopping)
         };
-        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, make_call);
+        let outcomes = map_parallel(ROLE, PARALLEL_CALLS_MAX, STACK_BYTES, &plan.calls, make_call);
         let both = plan.calls.iter().zip(outcomes);
         let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
         // An empty trial does not replace an earlier one.
@@ -264,13 +264,13 @@ impl Trials {
         let waiter = Waiter { cancel, has_left: &|| cancel.is_cancelled() };
         let ended = self.calls.wait(&request, &waiter).map_or_else(
             |ended| *ended,
-            |held| {
+            |resources| {
                 let providers = self.calls.providers();
                 let exchange = |_| {
                     let answer = providers.call(call, cancel, &mut |_| {});
                     (answer.map_err(Box::new), None)
                 };
-                self.calls.make(&request, held, Vec::new(), exchange)
+                self.calls.make(&request, resources, Vec::new(), exchange)
             },
         );
         let (outcome, changes) = outcome(call, ended);

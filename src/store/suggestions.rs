@@ -177,7 +177,7 @@ pub(super) fn propose(
         }
         Some(old)
             if matches!(old.status, Status::Dismissed | Status::Reverted)
-                && !proposal.is_news_after(&old.proposal) =>
+                && !proposal.supersedes(&old.proposal) =>
         {
             return Ok(Receipt::Done.into());
         }
@@ -343,10 +343,10 @@ fn replace_document(
 
 /// # Errors
 /// [`Error::Conflict`] for a suggestion with another status.
-fn require_status(old: &Suggestion, wanted: &[Status]) -> Result<()> {
-    if wanted.contains(&old.status) {
+fn require_status(old: &Suggestion, allowed: &[Status]) -> Result<()> {
+    if allowed.contains(&old.status) {
         return Ok(());
     }
-    let wanted = wanted.first().map_or("", |status| status.as_str());
-    Err(Error::Conflict(format!("suggestion {} is {}, not {wanted}", old.id, old.status)))
+    let allowed = allowed.first().map_or("", |status| status.as_str());
+    Err(Error::Conflict(format!("suggestion {} is {}, not {allowed}", old.id, old.status)))
 }

@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, KEPT_PART, RuleContext, set};
+use super::{CALLS_MIN, KEEP_PERCENT, RuleContext, set};
 use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target};
 use crate::money::Usd;
@@ -15,9 +15,9 @@ use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
 use crate::optimizer::models::{Candidate, Requirements, target_in};
 
 /// The minimum saving of a recommended model, in percent.
-const PART_MIN: i64 = 30;
+const SAVING_PERCENT_MIN: i64 = 30;
 /// The minimum saving for keeping the recommendation, in percent.
-const PART_KEPT_MIN: i64 = PART_MIN * KEPT_PART as i64 / 100;
+const SAVING_PERCENT_KEEP_MIN: i64 = SAVING_PERCENT_MIN * KEEP_PERCENT as i64 / 100;
 const ALTERNATIVES_MAX: usize = 5;
 
 /// A replacement model, and the cost of the same calls there.
@@ -45,9 +45,9 @@ impl Present<'_> {
     }
 
     /// Returns whether a step saves at least this percentage of the present cost.
-    fn saves(&self, step: &Step<'_>, part: i64) -> bool {
-        let most = i128::from(self.nanousd()) * i128::from(100 - part) / 100;
-        i128::from(step.cost.nanousd) <= most
+    fn saves(&self, step: &Step<'_>, percent: i64) -> bool {
+        let cost_max = i128::from(self.nanousd()) * i128::from(100 - percent) / 100;
+        i128::from(step.cost.nanousd) <= cost_max
     }
 
     fn title(&self, to: &Candidate) -> String {
@@ -112,10 +112,10 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         " Your flows already use this model.".to_owned()
     } else {
         format!(
-            " Of the models of {provider} that are not older, it is the closest in price that saves {PART_MIN} % or more."
+            " Of the models of {provider} that are not older, it is the closest in price that saves {SAVING_PERCENT_MIN} % or more."
         )
     };
-    steps.retain(|step| present.saves(step, PART_MIN));
+    steps.retain(|step| present.saves(step, SAVING_PERCENT_MIN));
     let alternatives = spread(&steps).map(|step| Alternative {
         name: format!("{}/{}", step.to.target.provider, step.to.target.model),
         title: present.title(step.to),
@@ -141,11 +141,11 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
 /// recommendation does not change from pass to pass.
 fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>) -> Option<usize> {
     let find = |is_it: &dyn Fn(&Step<'_>) -> bool| steps.iter().position(is_it);
-    let used = find(&|it| it.is_used() && present.saves(it, PART_MIN));
+    let used = find(&|it| it.is_used() && present.saves(it, SAVING_PERCENT_MIN));
     let stays = find(&|it| open == Some(&it.to.target) && (it.is_used() || used.is_none()));
     let mildest = || {
         let provider = &present.target.provider;
-        find(&|it| it.to.target.provider == *provider && present.saves(it, PART_MIN))
+        find(&|it| it.to.target.provider == *provider && present.saves(it, SAVING_PERCENT_MIN))
     };
     stays.or(used).or_else(mildest)
 }
@@ -165,12 +165,12 @@ fn cheaper<'a>(
         tokens_max: present.answered.prompt_tokens_max.saturating_add(answer_tokens),
         has_reasoning: present.answered.usage.reasoning_tokens > 0,
     };
-    let all = context.models.instead_of(present.target, requirements);
+    let all = context.models.replacements_for(present.target, requirements);
     let mut steps: Vec<Step<'a>> = all
         .map(|to| Step { to, cost: to.cost(&present.calls, present.target) })
         .filter(|step| {
             let is_open = open == Some(&step.to.target);
-            present.saves(step, if is_open { PART_KEPT_MIN } else { PART_MIN })
+            present.saves(step, if is_open { SAVING_PERCENT_KEEP_MIN } else { SAVING_PERCENT_MIN })
         })
         .collect();
     steps.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.to.target.cmp(&b.to.target)));

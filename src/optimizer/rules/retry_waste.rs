@@ -71,7 +71,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "timedOutCalls": timed_out.calls,
             "timedOutCostNanousd": timed_out.nanousd,
             "wastedCostNanousd": wasted.nanousd,
-            "answeredCalls": calls.all().tried,
+            "answeredCalls": calls.all().answered_since_retry_change,
         }),
         edit: remedy.edit,
         ..base
