@@ -91,12 +91,12 @@ impl Store {
         Self { pool: Arc::clone(&self.pool), interrupt: Some(interrupt) }
     }
 
-    /// Runs `question` on a read connection; waits if all are in use. It must not call `read`
+    /// Runs `query` on a read connection; waits if all are in use. It must not call `read`
     /// itself, or it could wait for its own connection.
     ///
     /// # Errors
     /// [`Error::Busy`] when none becomes free in time, [`Error::Stopping`] after the store is closed.
-    pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let mut reader = self.pool.reader()?;
         let connection = match reader.connection.take() {
             Some(connection) => connection,
@@ -108,7 +108,7 @@ impl Store {
             let is_over = move || is_closed.load(Ordering::SeqCst) || interrupt();
             connection.progress_handler(CHECK_INSTRUCTIONS, Some(is_over))?;
         }
-        let result = question(connection);
+        let result = query(connection);
         if self.interrupt.is_some() {
             self.pool.watch(connection)?;
         }
