@@ -66,7 +66,7 @@ use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 
 /// The assumed tokens of an answer without a limit, for a provider's limit of tokens per minute.
-const ANSWER_TOKENS_PACED: u32 = 1_024;
+const ANSWER_TOKENS_TYPICAL: u32 = 1_024;
 
 const CALL_RULES: ReadRules = ReadRules {
     // Four times the longest text: JSON may escape a byte as six (`\u0000`), but rarely every byte.
@@ -171,7 +171,7 @@ impl Providers {
     }
 
     fn enqueue(&self, call: &Call, side: Side, prompt_bytes: u64) -> Permit {
-        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
+        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL);
         let tokens = prompt_bytes / 4 + u64::from(answer);
         self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
@@ -182,11 +182,11 @@ impl Providers {
     }
 
     pub fn timeouts_of(&self, call: &Call) -> Timeouts {
-        let usual = self.timeouts;
+        let defaults = self.timeouts;
         let timeouts = Timeouts {
-            connect: usual.connect,
-            first_byte: call.first_byte_timeout.unwrap_or(usual.first_byte),
-            total: call.total_timeout.unwrap_or(usual.total),
+            connect: defaults.connect,
+            first_byte: call.first_byte_timeout.unwrap_or(defaults.first_byte),
+            total: call.total_timeout.unwrap_or(defaults.total),
         };
         timeouts.bounded(TIMEOUT_MAX)
     }

@@ -200,9 +200,9 @@ impl Providers {
         let quote = self.quote_or_log(call, &call.model, at);
         let writes = writes.max(self.cache_writes(&call.provider, false));
         let variants = || writes.variants(usage);
-        let most = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());
+        let cost_max = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());
         Reserve {
-            cost: most.map(|cost| cost.min(COST_MAX)),
+            cost: cost_max.map(|cost| cost.min(COST_MAX)),
             tokens: usage.input_tokens.saturating_add(usage.output_tokens),
         }
     }
