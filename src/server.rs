@@ -49,7 +49,7 @@ const JOIN_POLL: Duration = Duration::from_millis(2);
 /// All parts except the network: store, journal, hub, providers, engine.
 pub struct Core {
     /// Wakes the optimizer, which starts later if it is enabled.
-    alarm: WakeSignal,
+    wake_signal: WakeSignal,
     pub store: Arc<Store>,
     pub journal: Journal,
     pub hub: Hub,
@@ -103,8 +103,8 @@ impl Core {
             Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),
         };
-        let alarm = WakeSignal::default();
-        let publisher = Box::new(alarm.watch(publisher));
+        let wake_signal = WakeSignal::default();
+        let publisher = Box::new(wake_signal.watch(publisher));
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let providers = Providers::new(config.providers.clone(), config.timeouts)
@@ -123,7 +123,7 @@ impl Core {
             Arc::clone(on_fatal),
         )?;
         let threads = [hub_thread, journal_thread, engine_thread];
-        let core = Self { alarm, store, journal, hub, providers, calls, engine, threads };
+        let core = Self { wake_signal, store, journal, hub, providers, calls, engine, threads };
         if core.store.has_never_had_a_flow()? {
             save_examples(&core)?;
         }
@@ -181,7 +181,7 @@ impl Server {
             Arc::clone(&on_fatal),
         )?;
         let (optimizer, optimizer_thread) = Optimizer::start(
-            &core.alarm,
+            &core.wake_signal,
             Arc::clone(&core.store),
             core.journal.clone(),
             Arc::clone(&core.providers),
