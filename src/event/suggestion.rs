@@ -112,12 +112,12 @@ impl Proposal {
     /// Returns the proposal with the named change recommended, if it exists.
     pub fn with(&self, name: &str) -> Option<Self> {
         let mut chosen = self.clone();
-        let present = self.name()?;
-        if present == name {
+        let current = self.name()?;
+        if current == name {
             return Some(chosen);
         }
         let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
-        other.name = present;
+        other.name = current;
         std::mem::swap(&mut chosen.title, &mut other.title);
         std::mem::swap(&mut chosen.reason, &mut other.reason);
         std::mem::swap(&mut chosen.evidence, &mut other.evidence);

@@ -153,8 +153,8 @@ impl Edges {
         }
     }
 
-    /// Adds an edge from the source of `incoming` to the target of `outgoing`, with all other keys of
-    /// `incoming`.
+    /// Adds an edge from the source of `incoming` to the target of `outgoing`, with all other keys
+    /// of `incoming`.
     fn join(&mut self, incoming: &Value, outgoing: &Value) {
         let Value::Object(mut edge) = incoming.clone() else {
             return;

@@ -144,22 +144,22 @@ impl<'a> Models<'a> {
         same.map(|(_, (at, _))| *at).max()
     }
 
-    /// Returns possible replacements of `present`: models that flows use, and listed models of the
+    /// Returns possible replacements of `current`: models that flows use, and listed models of the
     /// same provider and maker that are not older.
     pub fn replacements_for(
         &self,
-        present: &Target,
+        current: &Target,
         requirements: Requirements,
     ) -> impl Iterator<Item = &Candidate> {
-        let has_reasoning = requirements.has_reasoning || is_reasoning_model(&present.model);
-        let present_created_at = self.created_at(present);
+        let has_reasoning = requirements.has_reasoning || is_reasoning_model(&current.model);
+        let current_created_at = self.created_at(current);
         self.candidates.iter().filter(move |it| {
-            let dates = it.created_at.zip(present_created_at);
+            let dates = it.created_at.zip(current_created_at);
             let is_next = it.is_listed
-                && it.target.provider == present.provider
-                && maker(&it.target.model) == maker(&present.model)
-                && dates.is_some_and(|(its, present)| its >= present);
-            it.target != *present
+                && it.target.provider == current.provider
+                && maker(&it.target.model) == maker(&current.model)
+                && dates.is_some_and(|(its, current)| its >= current);
+            it.target != *current
                 && (it.answered >= requirements.used_min || is_next)
                 && it.context_tokens.is_none_or(|limit| limit >= requirements.tokens_max)
                 // A reasoning model would write longer answers than the observed ones.
@@ -235,10 +235,10 @@ impl Candidate {
         (self.answered, !is_dated(name), self.is_listed, length)
     }
 
-    /// Returns the cost of these calls at the candidate instead of `present`.
-    pub fn cost(&self, calls: &NodeCalls<'_>, present: &Target) -> Usd {
+    /// Returns the cost of these calls at the candidate instead of `current`.
+    pub fn cost(&self, calls: &NodeCalls<'_>, current: &Target) -> Usd {
         calls.by_class().fold(Usd::ZERO, |cost, class| {
-            let usage = usage_at_provider(&class.usage, &present.provider, &self.target.provider);
+            let usage = usage_at_provider(&class.usage, &current.provider, &self.target.provider);
             let (count, longest) = (class.spend.calls, class.prompt_tokens_max);
             cost.plus(self.quote.cost_of_all(count, longest, &usage))
         })

@@ -3,7 +3,7 @@
 //!
 //! Sums are kept in memory and grow with new rows; a restart rebuilds them from the rows since the
 //! application. The journal counts runs as they end, because runs can be deleted. Calls use the
-//! prices of their own time, as they were charged.
+//! prices in force when they were made.
 
 use std::collections::BTreeMap;
 
@@ -22,10 +22,10 @@ use crate::money::Usd;
 use crate::store::{AppliedEdit, CallRow, MEASURED_MS, Store};
 use crate::time::Timestamp;
 
-/// The maximum duration of a run that started before a moment and ended after it.
+/// The maximum duration of a run that was active at a given time.
 const RUN_MS_MAX: i64 = MS_PER_DAY;
 
-/// Prices a usage at a provider's model at a moment.
+/// Returns the cost of a usage at a provider's model at a given time.
 pub type Price<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
 
 /// The applied suggestions, by id; none if a suggestion is no longer measured.

@@ -60,7 +60,7 @@ struct InFlightGuard<'a> {
 pub struct Plan {
     suggestion_id: i64,
     flow_id: FlowId,
-    present: Target,
+    current: Target,
     target: Target,
     answer_tokens_max: u32,
     calls: Vec<(StoredInput, Call)>,
@@ -129,16 +129,16 @@ impl Trials {
             )));
         }
         let targets = target_in(&proposal.evidence).zip(target_in(&proposal.edit["values"]));
-        let (present, target) =
+        let (current, target) =
             targets.ok_or_else(|| Error::internal(format!("suggestion {id} has no models")))?;
         let agent = self.agent(suggestion.flow_id, &proposal)?;
         self.calls.providers().check(&target.provider).map_err(Error::Conflict)?;
         let (flow_id, node_id) = (suggestion.flow_id, &proposal.node_id);
-        let inputs = self.store.newest_inputs(flow_id, node_id, &present, count)?;
+        let inputs = self.store.newest_inputs(flow_id, node_id, &current, count)?;
         if inputs.is_empty() {
             return Err(Error::Conflict(format!(
                 "no stored input of a successful call to {}: the runs were deleted or are too old; run the flow and retry",
-                name(&present)
+                name(&current)
             )));
         }
         let calls = inputs.into_iter().map(|input| {
@@ -148,7 +148,7 @@ impl Trials {
         Ok(Plan {
             suggestion_id: id,
             flow_id,
-            present,
+            current,
             calls: calls.collect(),
             answer_tokens_max: answer_tokens_max(&agent),
             target,
@@ -178,7 +178,7 @@ impl Trials {
         let now = Timestamp::now();
         let providers = self.calls.providers();
         let expected = |(input, call): &(StoredInput, Call)| {
-            let usage = usage_at_provider(&input.usage, &plan.present.provider, &call.provider);
+            let usage = usage_at_provider(&input.usage, &plan.current.provider, &call.provider);
             let is_known = usage.source != UsageSource::None;
             let cost = providers.cost_of(&call.provider, &call.model, &usage, now);
             cost.filter(|_| is_known)

@@ -167,9 +167,9 @@ pub(super) fn propose(
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
-    let mut present = select(db, COLUMNS, newest, params![flow_id, key])?;
+    let mut current = select(db, COLUMNS, newest, params![flow_id, key])?;
     let text = to_json(proposal)?;
-    let id = match present.pop() {
+    let id = match current.pop() {
         Some(open) if open.status == Status::Open => {
             let sql = "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1";
             execute(db, sql, params![open.id, flow_name, text])?;
