@@ -67,7 +67,7 @@ impl Scheduler {
         let _ = self.wake.try_send(());
     }
 
-    /// Ends the thread. Runs that it started go on.
+    /// Ends the thread. Runs that it started continue.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.reload();
@@ -229,7 +229,7 @@ impl State {
                     self.planned[at].record.last = due;
                 }
             }
-            // Changed or removed a moment ago; a wake-up for that change has come or will come.
+            // The schedule was just changed or removed; that change also wakes this thread.
             (Err(Error::Conflict(_) | Error::NotFound(_)), _) => {
                 self.planned[at].next = None;
                 self.is_stale = true;

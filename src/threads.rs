@@ -268,7 +268,7 @@ impl Pool {
         })
     }
 
-    /// Ends the workers after their present jobs. Returns the number that are left at `deadline`.
+    /// Ends the workers after their current jobs. Returns the number still running at `deadline`.
     pub fn join(self, deadline: Instant) -> usize {
         // Wake idle workers instead of waiting for their idle time.
         self.workers.state().is_over = true;

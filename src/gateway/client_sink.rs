@@ -8,7 +8,7 @@ use crate::providers::{AnswerHead, ResponseSink};
 
 pub(super) struct ClientSink<'a, 'b> {
     reply: &'a mut ResponseWriter<'b>,
-    /// True if the client asked for a cached answer and must learn that this one is not cached.
+    /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
     recording: Option<Recording>,
 }

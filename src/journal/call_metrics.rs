@@ -10,8 +10,8 @@ use crate::metrics::Histogram;
 use crate::money::Usd;
 use crate::store::Receipt;
 
-/// Limits how many pairs of provider and model have metrics of their own; later models count as
-/// `other` of their provider. Clients choose the names of models, but only the configuration
+/// Limits how many pairs of provider and model have separate metrics; later models count as `other`
+/// of their provider. Clients choose the names of models, but only the configuration
 /// adds providers.
 const MODELS_MAX: usize = 200;
 const OTHER: &str = "other";

@@ -425,9 +425,9 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// Used or reserved in the present period, in the budget's unit; none if the budget is per run.
+    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run.
     pub used: Option<i64>,
-    /// Start and end of the present period; none if the budget is per run.
+    /// Start and end of the current period; none if the budget is per run.
     pub period: Option<(Timestamp, Timestamp)>,
 }
 

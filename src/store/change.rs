@@ -36,7 +36,7 @@ pub struct NewRun {
     pub flow_name: String,
     pub trigger: String,
     pub input: String,
-    /// The flow's present graph, as JSON.
+    /// The flow's current graph, as JSON.
     pub graph: Arc<str>,
     pub at: Timestamp,
 }
@@ -76,7 +76,7 @@ pub struct FinishedNode {
     pub output: String,
     /// Latency of the attempt that returned the output.
     pub latency_ms: u64,
-    /// The error, if the run continues in spite of it.
+    /// The error, if the run continues despite it.
     pub error: Option<String>,
     pub cached: bool,
     pub at: Timestamp,
@@ -238,7 +238,7 @@ pub enum Change {
     KeepAnswer(Arc<Bought>),
     SetBudgets {
         all: Vec<Budget>,
-        /// The expected [`crate::budget::version`] of the present budgets, if it must match.
+        /// The expected [`crate::budget::version`] of the current budgets, if it must match.
         version: Option<String>,
     },
     /// Adds a budget. Refused if the name is taken.
