@@ -12,7 +12,7 @@
  * `connect(options)` returns a `Live` at once; all options are optional:
  *   url        the address; `/ws` on the server that this module came from by default
  *   since      deliver every logged event after this `seq` first; without it, from now on
- *   token      the server's token, or a function that returns the present one
+ *   token      the server's token, or a function that returns the current one
  *   onMessage  called with every message: `{ seq?, type, payload }`
  *   onState    called with `{ state, retryAt, attempt, code }` when any of it changes; `state` is
  *              "connecting" until the first attempt has ended, then "connected" or "disconnected";
