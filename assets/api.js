@@ -2,7 +2,7 @@
 
 const TOKEN_KEY = "flowledger.token";
 let token = readToken();
-/** Called if the server rejects the present token; resolves to a new one. */
+/** Called if the server rejects the current token; resolves to a new one. */
 let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a token is required"));
 let tokenPrompt = null;
 

@@ -121,20 +121,20 @@ export function createBudgets({ flowNames }) {
   }
 
   function save(original, budget) {
-    return change((present) => {
-      const index = present.findIndex(({ name }) => name === original);
-      const at = index < 0 ? present.length : index;
-      return { at, all: [...present.slice(0, at), budget, ...present.slice(at + 1)] };
+    return change((current) => {
+      const index = current.findIndex(({ name }) => name === original);
+      const at = index < 0 ? current.length : index;
+      return { at, all: [...current.slice(0, at), budget, ...current.slice(at + 1)] };
     });
   }
 
   /**
-   * Keeps changes that others made meanwhile: reads the present list, then stores the list that `edit(present)` returns
-   * together with the index of its change. Retries once if another client saved in between.
+   * Keeps changes that others made in the meantime: reads the current list, then stores the list that `edit(current)`
+   * returns together with the index of its change. Retries once if another client saved in between.
    */
   async function change(edit, isRetry = false) {
-    const { budgets: present, version } = await api.get(PATH);
-    const { at, all } = edit(present);
+    const { budgets: current, version } = await api.get(PATH);
+    const { at, all } = edit(current);
     try {
       await putAll(all, version);
     } catch (error) {
@@ -158,7 +158,7 @@ export function createBudgets({ flowNames }) {
     });
     if (!isConfirmed) return;
     try {
-      await change((present) => ({ all: present.filter((budget) => budget.name !== name) }));
+      await change((current) => ({ all: current.filter((budget) => budget.name !== name) }));
       note.say(`“${name}” was deleted.`);
       (add.hidden ? sheet.close : add).focus();
     } catch (error) {

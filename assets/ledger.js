@@ -59,7 +59,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     show(page);
   }
 
-  /** Adds the newest rows to the present ones, while no messages arrive. */
+  /** Adds the newest rows to the shown ones, while no messages arrive. */
   async function poll() {
     const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
     page.items.forEach(receive);

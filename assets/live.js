@@ -13,7 +13,7 @@
  *   url        the address; `/ws` on the server that this module came from by default
  *   since      deliver every logged event after this `seq` first; without it, from now on
  *   epoch      the epoch that came with `since`, from HELLO or the status of a flow
- *   token      the server's token, or a function that returns the present one
+ *   token      the server's token, or a function that returns the current one
  *   onMessage  called with every message: `{ seq?, type, payload }`
  *   onState    called with `{ state, retryAt, attempt, code }` when any of it changes; `state` is
  *              "connecting" until the first attempt has ended, then "connected" or "disconnected";

@@ -43,7 +43,7 @@ const LABELS = {
   toModel: "New model",
   toPrice: "Price of the new model",
   toProvider: "New provider",
-  unpricedCalls: "Calls with unknown cost",
+  unpricedCalls: "Calls with unknown price",
 };
 
 const UNITS = { __proto__: null, Nanousd: (n) => usd(n / 1e9), Usd: usd, Ms: duration, S: (n) => `${count(n)} s` };

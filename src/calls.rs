@@ -278,14 +278,14 @@ impl Calls {
                 resources: None,
                 reason: WaitReason::SameCall,
             })),
-            Ok(CacheLookup::Answer(bought)) => {
+            Ok(CacheLookup::Answer(response)) => {
                 let change = Change::BookCached {
                     call: NewCall { at: Timestamp::now(), ..request.row.clone() },
-                    model: bought.model.clone(),
-                    saved: bought.cost,
+                    model: response.model.clone(),
+                    saved: response.cost,
                 };
                 Err(Box::new(Prepared::Over(Ended {
-                    outcome: CallOutcome::Cached(bought),
+                    outcome: CallOutcome::Cached(response),
                     changes: vec![change],
                 })))
             }
@@ -314,12 +314,12 @@ impl Calls {
                 Prepared::Ready(_) if waiter.is_over() => break,
                 Prepared::Ready(resources) => return Ok(resources),
                 Prepared::Over(ended) => return Err(Box::new(ended)),
-                Prepared::Deferred { wait, resources: kept, reason } => {
-                    resources = kept;
+                Prepared::Deferred { wait, resources: deferred, reason } => {
+                    resources = deferred;
                     (wait, reason)
                 }
             };
-            let (wait_max, too_late) = match reason {
+            let (wait_max, timeout_outcome) = match reason {
                 WaitReason::RateLimit => (2 * PERMIT_WAIT_MAX, CallOutcome::RateLimited(wait)),
                 // Waits for the maximum wait and duration of the other call. If that call fails,
                 // one of its waiters makes the call.
@@ -330,7 +330,7 @@ impl Calls {
             };
             let left = wait_max.saturating_sub(began.elapsed());
             if left.is_zero() {
-                return Err(Box::new(Ended::without_row(too_late)));
+                return Err(Box::new(Ended::without_row(timeout_outcome)));
             }
             let pause = wait.min(WATCH_INTERVAL).min(left);
             if (waiter.has_left)() || waiter.cancel.wait(pause) {
@@ -371,9 +371,9 @@ impl Calls {
         match exchanged {
             Ok((Ok(answer), filled)) => {
                 let settlement = settlement::answered(providers, call, id, &answer, began);
-                let kept = filled.map(|filled| filled.done(&answer.model, &settlement));
+                let to_store = filled.map(|filled| filled.done(&answer.model, &settlement));
                 let mut changes = vec![Change::SettleCall(settlement)];
-                changes.extend(kept.map(Change::KeepAnswer));
+                changes.extend(to_store.map(Change::KeepAnswer));
                 Ended { outcome: CallOutcome::Answered(answer), changes }
             }
             Ok((Err(failure), _)) => {

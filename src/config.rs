@@ -71,14 +71,14 @@ impl Config {
         Self::from_sources(overrides, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn from_sources(given: Overrides, variable: Variable<'_>) -> Result<Self> {
-        let path = given.config.as_deref();
+    fn from_sources(overrides: Overrides, variable: Variable<'_>) -> Result<Self> {
+        let path = overrides.config.as_deref();
         let file = path.map(ConfigFile::read).transpose()?.unwrap_or_default();
         // Paths in the file are relative to it.
         let directory = path.and_then(Path::parent).unwrap_or(Path::new("."));
-        let listen = given.listen.or(file.listen);
+        let listen = overrides.listen.or(file.listen);
         let listen = listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
-        let data = given.data.or(file.data);
+        let data = overrides.data.or(file.data);
         let own_prices = file.prices.map(|prices| directory.join(prices));
         let policies = providers::client_policies(&file.providers);
         let rates = providers::rates(&file.providers)?;
@@ -90,13 +90,13 @@ impl Config {
                 ))
             })?,
             data: data.map_or_else(|| default_data_dir(variable), Ok)?,
-            token: given.token.or(file.token).map(token).transpose()?,
-            allow_hosts: either(given.allow_hosts, file.allow_hosts),
-            allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
+            token: overrides.token.or(file.token).map(token).transpose()?,
+            allow_hosts: either(overrides.allow_hosts, file.allow_hosts),
+            allow_origins: origins(either(overrides.allow_origins, file.allow_origins))?,
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             engine: file.limits.engine()?,
             rates,
-            prices: given.prices.or(own_prices),
+            prices: overrides.prices.or(own_prices),
             gateway: gateway::Settings {
                 aliases: providers::aliases(&file.aliases, &providers)?,
                 policies,
@@ -130,16 +130,16 @@ fn config_error(message: String) -> Error {
     Error::Config(message)
 }
 
-fn either(given: Vec<String>, file: Vec<String>) -> Vec<String> {
-    if given.is_empty() { file } else { given }
+fn either(overrides: Vec<String>, file: Vec<String>) -> Vec<String> {
+    if overrides.is_empty() { file } else { overrides }
 }
 
 fn origins(origins: Vec<String>) -> Result<Vec<String>> {
-    let is_odd = |origin: &&String| !origin.contains("://") || origin.ends_with('/');
-    match origins.iter().find(is_odd) {
+    let is_invalid = |origin: &&String| !origin.contains("://") || origin.ends_with('/');
+    match origins.iter().find(is_invalid) {
         None => Ok(origins),
-        Some(odd) => Err(config_error(format!(
-            "allow_origins: `{odd}` is not an origin, such as https://example.org"
+        Some(invalid) => Err(config_error(format!(
+            "allow_origins: `{invalid}` is not an origin, such as https://example.org"
         ))),
     }
 }

@@ -1,4 +1,4 @@
-//! The wire data: events, ledger rows, and requests of clients.
+//! The wire types: events, ledger rows, and requests of clients.
 //!
 //! Field names follow the contract (docs/api.md, "Messages"): camelCase in event payloads,
 //! snake_case in ledger rows.
@@ -112,7 +112,7 @@ pub enum FlowProgress {
 }
 
 /// A message from the server. Its JSON is `{"type": …, "payload": …}`; [`encode`] puts `seq`
-/// before.
+/// first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "type",

@@ -1,6 +1,6 @@
-//! The page and the HTTP API, served on the threads of the listener's connections. This is the only
-//! user of `tiny_http`: its types for methods, headers and responses, and its output of responses
-//! with known length.
+//! The page and the HTTP API, served on the threads of the listener's connections. Only this
+//! module uses `tiny_http`: its types for methods, headers and responses, and its output of
+//! responses with known length.
 
 mod assets;
 mod budget;

@@ -7,13 +7,13 @@ use uuid::{NoContext, Uuid};
 /// Limits the time in a UUID: 48 bits of milliseconds.
 const UUID_TIME_END: Duration = Duration::from_secs((1 << 48) / 1000 - 1);
 
-/// Identifies a flow: the number that `POST /api/flows` answers with.
+/// Identifies a flow: the `id` that `POST /api/flows` returns.
 pub type FlowId = i64;
-/// Identifies a run: a UUID of version 7, so that ids sort by time of creation.
+/// Identifies a run: a UUID of version 7, so that ids sort by creation time.
 pub type RunId = String;
-/// Identifies a WebSocket client for as long as it is connected; never used twice by a process.
+/// Identifies a connected WebSocket client; never reused within a process.
 pub type ClientId = u64;
-/// The place of an event in the durable log; the first is 1.
+/// The position of an event in the event log; the first is 1.
 pub type Seq = u64;
 
 /// Returns a new UUID of version 7. Unlike `Uuid::now_v7`, accepts any clock.
@@ -30,7 +30,7 @@ fn uuid_at(clock: SystemTime) -> Uuid {
     }
 }
 
-/// Bytes in hexadecimal, as hashes are printed.
+/// Returns bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub use self::call_metrics::{CallMetrics, Model, OfModel};
+pub use self::call_metrics::{CallMetrics, Model, ModelMetrics};
 pub use self::housekeeping::Retention;
 use self::writer_thread::{End, WriterThread};
 use crate::error::{Error, Result};
@@ -28,8 +28,8 @@ use crate::threads::{OnFatal, Threads, vital};
 
 /// Limits how many entries wait. Further senders block.
 const ENTRIES_MAX: usize = 4_096;
-/// Limits how often a retried entry may fail by itself, while the disk is not full. Such faults
-/// rarely pass, and the entry delays those behind it.
+/// Limits how often a retried entry may fail for another reason than the disk. Such errors rarely
+/// go away, and the entry delays those behind it.
 const FAILURES_MAX: u32 = 10;
 /// The interval at which a thread that waits for a commit checks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ struct Entry {
     done: Done,
     /// True if the entry is tried again after the disk refused it.
     is_retried: bool,
-    /// The number of failures by itself, while the database took other entries.
+    /// The number of failures for another reason than the disk.
     failures: u32,
 }
 
@@ -63,7 +63,7 @@ impl Entry {
         self.is_retried && error.is_transient() && self.failures < FAILURES_MAX
     }
 
-    fn answer(self, result: Result<Vec<Receipt>>) {
+    fn complete(self, result: Result<Vec<Receipt>>) {
         (self.done)(result);
     }
 }
@@ -73,7 +73,7 @@ impl Entry {
 pub struct Journal {
     commands: Sender<Command>,
     calls: CallMetrics,
-    /// True once no entry will be answered any more.
+    /// True once the thread has ended, so that no `done` is called any more.
     ended: Arc<AtomicBool>,
 }
 
@@ -92,20 +92,20 @@ impl Journal {
         let (commands, received) = bounded(ENTRIES_MAX);
         let calls = CallMetrics::default();
         let checkpointer = writer.checkpointer()?;
-        let copying = Threads::default();
-        copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
+        let checkpoint_threads = Threads::default();
+        checkpoint_threads.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
             checkpointer.run();
         })?;
         let writer = WriterThread::new(writer, publisher, calls.clone(), retention)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let at_end = SetOnDrop(Arc::clone(&ended));
+        let set_ended = SetOnDrop(Arc::clone(&ended));
         let on_lost = Arc::clone(&on_fatal);
         let thread = vital("journal", on_fatal, move || {
-            let at_end = at_end;
+            let set_ended = set_ended;
             // This drops the writer, and with it the checkpoint thread ends.
             let end = writer.run(&received);
-            copying.join(Instant::now() + CHECKPOINT_END_MAX);
-            drop(at_end);
+            checkpoint_threads.join(Instant::now() + CHECKPOINT_END_MAX);
+            drop(set_ended);
             if end == End::FileLost {
                 on_lost("journal");
             }
@@ -123,8 +123,8 @@ impl Journal {
         self.wait_for(|done| self.submit(changes, done))
     }
 
-    /// Like [`Journal::commit`], but waits until the disk takes the changes;
-    /// see [`Journal::submit_retried`].
+    /// Like [`Journal::commit`], but retries while the disk is full; see
+    /// [`Journal::submit_retried`].
     ///
     /// # Errors
     /// The reason of a refused change, or [`Error::Stopping`] after the journal's end.
@@ -139,8 +139,8 @@ impl Journal {
             let _ = sender.send(result);
         }))?;
         loop {
-            // An entry sent while the journal ends can stay in the channel as long as a sender
-            // exists, so the end of the channel alone is not enough.
+            // An entry sent during the shutdown stays in the channel while any sender exists, so
+            // waiting for the channel to close is not enough.
             let has_ended = self.ended.load(Ordering::SeqCst);
             match receiver.recv_timeout(END_POLL) {
                 Ok(result) => return result,

@@ -1,35 +1,37 @@
-//! Counts by size, which many threads may raise.
+//! Histograms that many threads can update.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts by size: how many were at most so large, for each bound, and the sum.
+/// A histogram with fixed bucket bounds and atomic counts.
 pub struct Histogram<const N: usize> {
     bounds: [u64; N],
-    /// Those within the bound and above the one before; the last bucket has no bound.
+    /// Values up to the bound of each bucket and above the previous one.
     counts: [AtomicU64; N],
-    beyond: AtomicU64,
+    /// Values above the last bound.
+    overflow: AtomicU64,
     sum: AtomicU64,
 }
 
 impl<const N: usize> Histogram<N> {
-    /// With nothing counted; `bounds` grow.
+    /// Creates an empty histogram. `bounds` must be in ascending order.
     pub const fn new(bounds: [u64; N]) -> Self {
         Self {
             bounds,
             counts: [const { AtomicU64::new(0) }; N],
-            beyond: AtomicU64::new(0),
+            overflow: AtomicU64::new(0),
             sum: AtomicU64::new(0),
         }
     }
 
     pub fn record(&self, value: u64) {
         let at = self.bounds.iter().position(|bound| value <= *bound);
-        let count = at.map_or(&self.beyond, |at| &self.counts[at]);
+        let count = at.map_or(&self.overflow, |at| &self.counts[at]);
         count.fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
-    /// For each bound, how many are at most so large; then how many there are, and their sum.
+    /// Returns each bound with the number of values up to it, the number of all values, and their
+    /// sum.
     pub fn read(&self) -> (Vec<(u64, u64)>, u64, u64) {
         let mut count = 0;
         let buckets = self.bounds.iter().zip(&self.counts);
@@ -39,7 +41,7 @@ impl<const N: usize> Histogram<N> {
                 (*bound, count)
             })
             .collect();
-        count += self.beyond.load(Ordering::Relaxed);
+        count += self.overflow.load(Ordering::Relaxed);
         (buckets, count, self.sum.load(Ordering::Relaxed))
     }
 }

@@ -10,19 +10,19 @@ use serde_json::value::RawValue;
 /// An amount of money in nano-dollars (10⁻⁹ USD); in JSON an exact decimal number of dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Usd {
-    /// The amount in nano-dollars. 2⁶³ of them are nine thousand million dollars.
+    /// The amount in nano-dollars; the range is about 9 billion dollars.
     pub nanousd: i64,
 }
 
 impl Usd {
     pub const ZERO: Self = Self { nanousd: 0 };
 
-    /// An amount given in nano-dollars.
+    /// Creates an amount from nano-dollars.
     pub const fn from_nanousd(nanousd: i64) -> Self {
         Self { nanousd }
     }
 
-    /// The sum; stays at the largest amount instead of overflowing.
+    /// Returns the sum, or the largest amount if it would overflow.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self { nanousd: self.nanousd.saturating_add(other.nanousd) }
@@ -35,7 +35,7 @@ impl AddAssign for Usd {
     }
 }
 
-/// Without trailing zeros: `0.0015`, `12`.
+/// Formats the amount without trailing zeros: `0.0015`, `12`.
 impl fmt::Display for Usd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.nanousd < 0 { "-" } else { "" };
@@ -52,7 +52,7 @@ impl fmt::Display for Usd {
 impl FromStr for Usd {
     type Err = String;
 
-    /// Reads a decimal number of dollars exactly: `12`, `0.0015`, `1.5e-3`; no more than nine
+    /// Parses a decimal number of dollars exactly: `12`, `0.0015`, `1.5e-3`. It may have up to nine
     /// digits after the point.
     fn from_str(text: &str) -> Result<Self, String> {
         let invalid = || format!("`{text}` is not an amount of US dollars, such as 12.5");
@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for Usd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let usd = f64::deserialize(deserializer)?;
         let nanousd = (usd * 1e9).round();
-        // 2⁶³ is exact as f64; casts saturate, so refuse what does not fit.
+        // The cast below would saturate, so reject values near the limits of i64.
         if !(-9.2e18..=9.2e18).contains(&nanousd) {
             return Err(de::Error::custom("amount of money out of range"));
         }

@@ -67,10 +67,10 @@ use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 
 /// The assumed tokens of an answer without a limit, for a provider's limit of tokens per minute.
-const ANSWER_TOKENS_PACED: u32 = 1_024;
+const ANSWER_TOKENS_TYPICAL: u32 = 1_024;
 
 const CALL_RULES: ReadRules = ReadRules {
-    // JSON may need six bytes for one (`\u0000`), but rarely for all: four times the longest text.
+    // Four times the longest text: JSON may escape a byte as six (`\u0000`), but rarely every byte.
     document_bytes_max: 16 << 20,
     // Providers send a few hundred bytes at a time; a whole answer in one event still fits.
     event_bytes_max: 1 << 20,
@@ -172,7 +172,7 @@ impl Providers {
     }
 
     fn enqueue(&self, call: &Call, side: Side, prompt_bytes: u64) -> Permit {
-        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
+        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL);
         let tokens = prompt_bytes / 4 + u64::from(answer);
         self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
@@ -183,11 +183,11 @@ impl Providers {
     }
 
     pub fn timeouts_of(&self, call: &Call) -> Timeouts {
-        let usual = self.timeouts;
+        let defaults = self.timeouts;
         let timeouts = Timeouts {
-            connect: usual.connect,
-            first_byte: call.first_byte_timeout.unwrap_or(usual.first_byte),
-            total: call.total_timeout.unwrap_or(usual.total),
+            connect: defaults.connect,
+            first_byte: call.first_byte_timeout.unwrap_or(defaults.first_byte),
+            total: call.total_timeout.unwrap_or(defaults.total),
         };
         timeouts.bounded(TIMEOUT_MAX)
     }

@@ -69,7 +69,7 @@ impl Schedule {
         Some(Timestamp(next.timestamp().as_millisecond()))
     }
 
-    /// Returns a moment as RFC 3339, with the zone's offset at that moment.
+    /// Formats a time as RFC 3339, with the zone's offset at that time.
     pub fn local(&self, moment: Timestamp) -> Option<String> {
         let moment = jiff::Timestamp::from_millisecond(moment.0).ok()?;
         let offset = self.zone.to_offset(moment);

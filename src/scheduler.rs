@@ -63,14 +63,14 @@ impl Scheduler {
     }
 
     /// Makes the thread read all schedules again, because one may have changed. Does not wait.
-    pub fn look(&self) {
+    pub fn reload(&self) {
         let _ = self.wake.try_send(());
     }
 
-    /// Ends the thread. Runs that it started go on.
+    /// Ends the thread. Runs that it started continue.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        self.look();
+        self.reload();
     }
 }
 
@@ -121,7 +121,7 @@ impl State {
 
     fn run(mut self, woken: &Receiver<()>) {
         while !self.stopping.load(Ordering::SeqCst) {
-            let next = self.look(Timestamp::now());
+            let next = self.run_due(Timestamp::now());
             // Starting many runs takes a while, and must not count as sleep.
             self.awake_at = Timestamp::now();
             match woken.recv_timeout(sleep(next, Timestamp::now())) {
@@ -133,7 +133,7 @@ impl State {
     }
 
     /// Runs or skips everything due at `now`. Returns the time of the next action, if any.
-    fn look(&mut self, now: Timestamp) -> Option<Timestamp> {
+    fn run_due(&mut self, now: Timestamp) -> Option<Timestamp> {
         let asleep_ms = now.0.saturating_sub(self.awake_at.0);
         if asleep_ms > LATE_MAX_MS + SLEEP_MAX_MS {
             self.missed_upto = Timestamp(now.0 - LATE_MAX_MS);
@@ -157,7 +157,7 @@ impl State {
                 return None;
             }
             if self.planned[at].next.is_some_and(|next| next <= now) {
-                self.act(at, now);
+                self.run_or_skip(at, now);
             }
         }
         self.planned.iter().filter_map(|planned| planned.next).min()
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// Runs or skips the due time of one schedule.
-    fn act(&mut self, at: usize, now: Timestamp) {
+    fn run_or_skip(&mut self, at: usize, now: Timestamp) {
         let Planned { record, schedule, .. } = &self.planned[at];
         let flow_id = record.flow_id;
         let mut since = self.missed_upto;
@@ -232,7 +232,7 @@ impl State {
                     self.planned[at].record.last = due;
                 }
             }
-            // Changed or removed a moment ago; a wake-up for that change has come or will come.
+            // The schedule was just changed or removed; that change also wakes this thread.
             (Err(Error::Conflict(_) | Error::NotFound(_)), _) => {
                 self.planned[at].next = None;
                 self.is_stale = true;
@@ -344,8 +344,8 @@ mod tests {
         }
 
         /// Checks the schedules at `now`. Returns the time of the next action.
-        fn look(&mut self, now: &str) -> Timestamp {
-            self.state.look(at(now)).unwrap()
+        fn run_due(&mut self, now: &str) -> Timestamp {
+            self.state.run_due(at(now)).unwrap()
         }
 
         fn runs(&self) -> usize {
@@ -375,15 +375,15 @@ mod tests {
     fn due_schedules_run_on_time() {
         let mut bench = Bench::started("08:00:00");
         bench.set("*/10 * * * *", Missed::Skip, "08:00:00");
-        assert_eq!(bench.look("08:00:00"), at("08:10:00"));
-        assert_eq!(bench.look("08:09:59.999"), at("08:10:00"));
+        assert_eq!(bench.run_due("08:00:00"), at("08:10:00"));
+        assert_eq!(bench.run_due("08:09:59.999"), at("08:10:00"));
         assert_eq!(bench.runs(), 0);
-        assert_eq!(bench.look("08:10:00.004"), at("08:20:00"));
+        assert_eq!(bench.run_due("08:10:00.004"), at("08:20:00"));
         assert_eq!((bench.runs(), bench.last()), (1, at("08:10:00")));
-        assert_eq!(bench.look("08:10:00.005"), at("08:20:00"));
+        assert_eq!(bench.run_due("08:10:00.005"), at("08:20:00"));
         assert_eq!(bench.runs(), 1);
         // Late but within the tolerance, as on a busy machine.
-        assert_eq!(bench.look("08:20:59"), at("08:30:00"));
+        assert_eq!(bench.run_due("08:20:59"), at("08:30:00"));
         assert_eq!(bench.runs(), 2);
     }
 
@@ -392,20 +392,20 @@ mod tests {
         let mut bench = Bench::started("12:00:00");
         bench.set("0 * * * *", Missed::Skip, "08:30:00");
         // Saved by an earlier clock: times before the start were missed.
-        assert_eq!(bench.look("12:00:00"), at("13:00:00"));
+        assert_eq!(bench.run_due("12:00:00"), at("13:00:00"));
         assert_eq!((bench.runs(), bench.last()), (0, at("12:00:00")));
-        assert_eq!(bench.look("13:00:00"), at("14:00:00"));
+        assert_eq!(bench.run_due("13:00:00"), at("14:00:00"));
         assert_eq!(bench.runs(), 1);
-        assert_eq!(bench.look("10:00:00"), at("14:00:00"));
-        assert_eq!(bench.look("13:00:00"), at("14:00:00"));
+        assert_eq!(bench.run_due("10:00:00"), at("14:00:00"));
+        assert_eq!(bench.run_due("13:00:00"), at("14:00:00"));
         assert_eq!(bench.runs(), 1);
         // A replaced schedule does not repeat past runs; a deleted and new one starts over.
         bench.set("0 * * * *", Missed::Skip, "09:30:00");
-        assert_eq!(bench.look("09:30:00"), at("14:00:00"));
+        assert_eq!(bench.run_due("09:30:00"), at("14:00:00"));
         bench.core().journal.commit_one(Change::DeleteSchedule(1)).unwrap();
         bench.set("0 * * * *", Missed::Skip, "09:30:00");
-        assert_eq!(bench.look("09:30:00"), at("10:00:00"));
-        assert_eq!(bench.look("10:00:00"), at("11:00:00"));
+        assert_eq!(bench.run_due("09:30:00"), at("10:00:00"));
+        assert_eq!(bench.run_due("10:00:00"), at("11:00:00"));
         assert_eq!(bench.runs(), 2);
     }
 
@@ -432,15 +432,15 @@ mod tests {
         log::set_max_level(log::LevelFilter::Warn);
         let mut bench = Bench::started("12:00:00");
         bench.set("0 * * * *", Missed::Skip, "12:00:00");
-        bench.look("12:00:00");
-        bench.look("13:00:00");
+        bench.run_due("12:00:00");
+        bench.run_due("13:00:00");
         let warnings = || WARNINGS.with_borrow_mut(std::mem::take);
         assert_eq!(warnings(), Vec::<String>::new());
-        assert_eq!(bench.look("10:00:00"), at("14:00:00"));
+        assert_eq!(bench.run_due("10:00:00"), at("14:00:00"));
         let [warning] = &warnings()[..] else { panic!("not one warning") };
         assert!(warning.contains("behind the last scheduled run of flow 1"), "{warning}");
         // Once for each step.
-        bench.look("10:00:10");
+        bench.run_due("10:00:10");
         assert_eq!(warnings(), Vec::<String>::new());
     }
 
@@ -449,11 +449,11 @@ mod tests {
         for (missed, count) in [(Missed::Skip, 0), (Missed::Once, 1)] {
             let mut bench = Bench::started("08:00:00");
             bench.set("0 * * * *", missed, "08:00:00");
-            bench.look("08:00:00");
-            assert_eq!(bench.look("17:30:00"), at("18:00:00"), "{missed}");
+            bench.run_due("08:00:00");
+            assert_eq!(bench.run_due("17:30:00"), at("18:00:00"), "{missed}");
             assert_eq!((bench.runs(), bench.last()), (count, at("17:00:00")));
             // The newest time was not missed, and its run covers the earlier ones.
-            assert_eq!(bench.look("21:00:30"), at("22:00:00"), "{missed}");
+            assert_eq!(bench.run_due("21:00:30"), at("22:00:00"), "{missed}");
             assert_eq!(bench.runs(), count + 1, "{missed}");
         }
     }
@@ -462,20 +462,20 @@ mod tests {
     fn a_failed_start_is_retried_in_a_minute() {
         let mut bench = Bench::started("08:00:00");
         bench.set("0 * * * *", Missed::Skip, "08:00:00");
-        bench.look("08:00:00");
+        bench.run_due("08:00:00");
         let full =
             "CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT raise(ABORT, 'full'); END";
         bench.alter(full);
-        assert_eq!(bench.look("09:00:00.1"), at("09:01:00.1"));
+        assert_eq!(bench.run_due("09:00:00.1"), at("09:01:00.1"));
         // Neither the run nor the mark is saved.
         assert_eq!((bench.runs(), bench.last()), (0, at("08:00:00")));
-        assert_eq!(bench.look("09:01:00.2"), at("09:02:00.2"));
+        assert_eq!(bench.run_due("09:01:00.2"), at("09:02:00.2"));
         bench.alter("DROP TRIGGER full");
         // The retry time survives a change of schedules.
         bench.state.is_stale = true;
-        assert_eq!(bench.look("09:02:00.1"), at("09:02:00.2"));
+        assert_eq!(bench.run_due("09:02:00.1"), at("09:02:00.2"));
         assert_eq!(bench.runs(), 0);
-        assert_eq!(bench.look("09:02:00.2"), at("10:00:00"));
+        assert_eq!(bench.run_due("09:02:00.2"), at("10:00:00"));
         assert_eq!((bench.runs(), bench.last()), (1, at("09:00:00")));
     }
 
@@ -486,9 +486,9 @@ mod tests {
         let full =
             "CREATE TRIGGER full BEFORE UPDATE ON schedules BEGIN SELECT raise(ABORT, 'full'); END";
         bench.alter(full);
-        assert_eq!(bench.look("09:30:00"), at("09:31:00"));
+        assert_eq!(bench.run_due("09:30:00"), at("09:31:00"));
         bench.alter("DROP TRIGGER full");
-        assert_eq!(bench.look("09:31:00"), at("10:00:00"));
+        assert_eq!(bench.run_due("09:31:00"), at("10:00:00"));
         assert_eq!((bench.runs(), bench.last()), (0, at("09:00:00")));
     }
 
@@ -496,10 +496,10 @@ mod tests {
     fn times_due_during_a_long_check_are_not_missed() {
         let mut bench = Bench::started("08:00:00");
         bench.set("* * * * *", Missed::Skip, "08:00:00");
-        bench.look("08:00:00");
+        bench.run_due("08:00:00");
         // As after a check that took three minutes.
         bench.state.awake_at = at("08:03:10");
-        assert_eq!(bench.look("08:03:10"), at("08:04:00"));
+        assert_eq!(bench.run_due("08:03:10"), at("08:04:00"));
         assert_eq!((bench.runs(), bench.last()), (1, at("08:03:00")));
     }
 
@@ -507,15 +507,15 @@ mod tests {
     fn a_removed_or_replaced_schedule_starts_no_run() {
         let mut bench = Bench::started("08:00:00");
         bench.set("0 * * * *", Missed::Once, "08:00:00");
-        bench.look("08:00:00");
+        bench.run_due("08:00:00");
         bench.set("0 * * * *", Missed::Once, "09:00:00.5");
         bench.state.is_stale = false;
-        assert_eq!(bench.state.look(at("09:00:01")), None);
+        assert_eq!(bench.state.run_due(at("09:00:01")), None);
         assert_eq!(bench.runs(), 0);
-        assert_eq!(bench.look("09:00:01"), at("10:00:00"));
+        assert_eq!(bench.run_due("09:00:01"), at("10:00:00"));
         bench.core().journal.commit_one(Change::DeleteFlow(1)).unwrap();
-        assert_eq!(bench.state.look(at("10:00:01")), None);
-        assert_eq!(bench.state.look(at("10:00:01")), None);
+        assert_eq!(bench.state.run_due(at("10:00:01")), None);
+        assert_eq!(bench.state.run_due(at("10:00:01")), None);
         assert_eq!(bench.runs(), 0);
     }
 

@@ -34,13 +34,13 @@ const EXAMPLES: &[&str] = &[
     include_str!("../assets/examples/two-views.json"),
 ];
 
-/// Limits the time for each part to end …
+/// Limits how long the engine may take to end.
 const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
-/// Clients are closed within a second.
+/// Limits how long the hub may take to end. It closes all clients within a second.
 const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
-/// … and for all of them together, so that a shutdown takes at most five seconds.
+/// Limits all parts together, so that a shutdown takes at most five seconds.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(4);
 /// Limits the connections that wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
@@ -49,7 +49,7 @@ const JOIN_POLL: Duration = Duration::from_millis(2);
 /// All parts except the network: store, journal, hub, providers, engine.
 pub struct Core {
     /// Wakes the optimizer, which starts later if it is enabled.
-    alarm: WakeSignal,
+    wake_signal: WakeSignal,
     pub store: Arc<Store>,
     pub journal: Journal,
     pub hub: Hub,
@@ -105,8 +105,8 @@ impl Core {
             Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),
         };
-        let alarm = WakeSignal::default();
-        let publisher = Box::new(alarm.watch(publisher));
+        let wake_signal = WakeSignal::default();
+        let publisher = Box::new(wake_signal.watch(publisher));
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let providers = Providers::new(config.providers.clone(), config.timeouts)
@@ -125,7 +125,7 @@ impl Core {
             Arc::clone(on_fatal),
         )?;
         let threads = [hub_thread, journal_thread, engine_thread];
-        let core = Self { alarm, store, journal, hub, providers, calls, engine, threads };
+        let core = Self { wake_signal, store, journal, hub, providers, calls, engine, threads };
         if core.store.has_never_had_a_flow()? {
             save_examples(&core)?;
         }
@@ -167,7 +167,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts all parts. The port answers once this returns.
+    /// Starts all parts. The port accepts requests once this returns.
     pub fn start(config: &Config) -> Result<Self> {
         let started = Instant::now();
         let (on_fatal, fatal) = fatal_channel();
@@ -183,7 +183,7 @@ impl Server {
             Arc::clone(&on_fatal),
         )?;
         let (optimizer, optimizer_thread) = Optimizer::start(
-            &core.alarm,
+            &core.wake_signal,
             Arc::clone(&core.store),
             core.journal.clone(),
             Arc::clone(&core.providers),

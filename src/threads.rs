@@ -70,18 +70,18 @@ fn guarded(work: impl FnOnce()) {
     }
 }
 
-/// Runs `work` on each item, up to `at_once` at a time, and returns the results in order. The
+/// Runs `work` on each item, up to `threads_max` at a time, and returns the results in order. The
 /// caller is one of the threads, so that it works even if no other can be started. A panic
 /// continues in the caller.
-pub fn each_at_once<T: Sync, R: Send>(
+pub fn map_parallel<T: Sync, R: Send>(
     name: &str,
-    at_once: usize,
+    threads_max: usize,
     stack_bytes: usize,
     items: &[T],
     work: impl Fn(usize, &T) -> R + Sync,
 ) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let take_turns = || {
+    let run_items = || {
         let mut done = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -95,10 +95,10 @@ pub fn each_at_once<T: Sync, R: Send>(
         let start = |number| {
             let thread = Builder::new().name(format!("{name}-{number}"));
             let thread = thread.stack_size(stack_bytes);
-            thread.spawn_scoped(scope, take_turns).ok()
+            thread.spawn_scoped(scope, run_items).ok()
         };
-        let helpers: Vec<_> = (1..at_once.min(items.len())).map_while(start).collect();
-        let mut done = take_turns();
+        let helpers: Vec<_> = (1..threads_max.min(items.len())).map_while(start).collect();
+        let mut done = run_items();
         for helper in helpers {
             match helper.join() {
                 Ok(more) => done.extend(more),
@@ -108,7 +108,7 @@ pub fn each_at_once<T: Sync, R: Send>(
         done
     });
     done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, given)| given).collect()
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -269,7 +269,7 @@ impl Pool {
         })
     }
 
-    /// Ends the workers after their present jobs. Returns the number that are left at `deadline`.
+    /// Ends the workers after their current jobs. Returns the number still running at `deadline`.
     pub fn join(self, deadline: Instant) -> usize {
         // Wake idle workers instead of waiting for their idle time.
         self.workers.state().is_over = true;
@@ -306,15 +306,15 @@ mod tests {
         // The barrier waits for three workers; the assertion rejects a fourth.
         let (met, at_work) = (std::sync::Barrier::new(3), AtomicUsize::new(0));
         let items: Vec<usize> = (0..9).collect();
-        let given = each_at_once("test", 3, 64 << 10, &items, |at, item| {
+        let result = map_parallel("test", 3, 64 << 10, &items, |at, item| {
             assert!(at_work.fetch_add(1, Ordering::SeqCst) < 3);
             met.wait();
             at_work.fetch_sub(1, Ordering::SeqCst);
             met.wait();
             at + item
         });
-        assert_eq!(given, [0, 2, 4, 6, 8, 10, 12, 14, 16]);
-        assert!(each_at_once("test", 3, 64 << 10, &[0; 0], |_, _| ()).is_empty());
+        assert_eq!(result, [0, 2, 4, 6, 8, 10, 12, 14, 16]);
+        assert!(map_parallel("test", 3, 64 << 10, &[0; 0], |_, _| ()).is_empty());
     }
 
     #[test]

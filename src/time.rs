@@ -1,4 +1,4 @@
-//! Points in time.
+//! Timestamps.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A moment in milliseconds since the Unix epoch; printed as RFC 3339 in UTC with three digits.
+/// A time in milliseconds since the Unix epoch; printed as RFC 3339 in UTC with three decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
@@ -15,7 +15,7 @@ pub struct Timestamp(pub i64);
 const NOW_MAX_MS: i64 = 253_339_228_800_000;
 
 impl Timestamp {
-    /// Returns the present moment by the system's clock, at least 1970 and at most 9998.
+    /// Returns the current time of the system clock, clamped to the years 1970 to 9998.
     pub fn now() -> Self {
         Self::of(SystemTime::now())
     }
@@ -26,7 +26,7 @@ impl Timestamp {
     }
 }
 
-/// Prints milliseconds always, so that timestamps of equal precision compare as text.
+/// Always prints milliseconds, so that timestamps also compare correctly as text.
 static PRINTER: jiff::fmt::temporal::DateTimePrinter =
     jiff::fmt::temporal::DateTimePrinter::new().precision(Some(3));
 
@@ -43,7 +43,7 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = String;
 
-    /// Reads RFC 3339 (`2025-12-04T10:00:00Z`) or a date alone, which means its start in UTC.
+    /// Parses RFC 3339 (`2025-12-04T10:00:00Z`), or a date, which stands for its start in UTC.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(moment) = text.parse::<jiff::Timestamp>() {
             return Ok(Self(moment.as_millisecond()));
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Returns the fault of a time zone that the system does not know.
+/// Returns the error message for an unknown time zone.
 pub fn unknown_zone(name: &str) -> String {
     format!("unknown time zone `{name}`; use an IANA name such as `Europe/Berlin`")
 }

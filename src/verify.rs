@@ -82,9 +82,9 @@ fn file(audit: &Audit) -> Result<Check> {
 /// Checks the index of ledger blocks that filters use.
 fn blocks(audit: &Audit) -> Result<Check> {
     let mut check = Check::of("ledger block index");
-    audit.blocks(|first, last, is_right| {
+    audit.blocks(|first, last, is_correct| {
         check.checked += 1;
-        if !is_right {
+        if !is_correct {
             check.add(format_args!(
                 "the index entry of ledger rows {first} to {last} is wrong: filters may miss them"
             ));
@@ -113,9 +113,9 @@ fn days(audit: &Audit) -> Result<Check> {
 
 fn budget_days(audit: &Audit) -> Result<Check> {
     let mut check = Check::of("daily totals of budgets");
-    audit.budget_days(|day, is_right| {
+    audit.budget_days(|day, is_correct| {
         check.checked += 1;
-        if !is_right {
+        if !is_correct {
             check.add(format_args!("budget totals of {} differ from its ledger rows", date(day)));
         }
     })?;

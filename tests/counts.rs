@@ -1,4 +1,4 @@
-//! Rows for answers whose counts are missing, late, odd or priced differently.
+//! Rows for answers whose counts are missing, late, invalid or billed at another rate.
 
 use std::io::Write;
 

@@ -33,9 +33,9 @@ impl log::Log for Lines {
 static LINES: Lines = Lines(Mutex::new(String::new()));
 
 /// Discards all output.
-struct Nobody;
+struct DiscardSink;
 
-impl ResponseSink for Nobody {
+impl ResponseSink for DiscardSink {
     fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
         false
     }
@@ -85,7 +85,7 @@ fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKe
         has_sound: false,
         drain_max: None,
     };
-    let failed = providers.forward(&forward, &Cancel::new(), &mut Nobody);
+    let failed = providers.forward(&forward, &Cancel::new(), &mut DiscardSink);
     let failed = failed.unwrap_err();
     let (_, body) = failed.refused.unwrap();
     failed.failure.message + &String::from_utf8(body).unwrap()

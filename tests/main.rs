@@ -14,7 +14,7 @@
 //! - `clients`: forwarding, accounting and authentication at `/v1`.
 //! - `command_line`: flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against `examples/echo.rs`.
-//! - `counts`: answers whose counts are missing, late, odd or priced differently.
+//! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.

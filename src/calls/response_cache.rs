@@ -70,17 +70,17 @@ impl ResponseCache {
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
         let until = Timestamp(now.0.saturating_add(AHEAD_MAX_MS));
         let mut state = self.state();
-        let is_it =
-            |bought: &&Arc<Bought>| bought.key == key && (since..=until).contains(&bought.at);
-        if let Some(bought) = state.newest.iter().rev().find(is_it) {
-            return Ok(CacheLookup::Answer(Arc::clone(bought)));
+        let is_match =
+            |response: &&Arc<Bought>| response.key == key && (since..=until).contains(&response.at);
+        if let Some(response) = state.newest.iter().rev().find(is_match) {
+            return Ok(CacheLookup::Answer(Arc::clone(response)));
         }
         if state.in_flight.contains(key) {
             return Ok(CacheLookup::InFlight);
         }
         // Under the lock, so that only one of two concurrent callers makes the call.
-        if let Some(bought) = self.store.answer(key, since, until)? {
-            return Ok(CacheLookup::Answer(Arc::new(bought)));
+        if let Some(response) = self.store.answer(key, since, until)? {
+            return Ok(CacheLookup::Answer(Arc::new(response)));
         }
         state.in_flight.insert(key.to_owned());
         Ok(CacheLookup::Nothing(FillGuard { cache: self.clone(), key: key.to_owned() }))
@@ -94,17 +94,17 @@ impl ResponseCache {
 impl FillGuard {
     /// Makes the response from `with_key` available to other callers, and returns it for storage.
     pub fn done(self, with_key: impl FnOnce(String) -> Bought) -> Arc<Bought> {
-        let bought = Arc::new(with_key(self.key.clone()));
+        let response = Arc::new(with_key(self.key.clone()));
         let mut state = self.cache.state();
-        state.newest_bytes += bought.output.len();
-        state.newest.push_back(Arc::clone(&bought));
+        state.newest_bytes += response.output.len();
+        state.newest.push_back(Arc::clone(&response));
         while (state.newest.len() > NEWEST_MAX || state.newest_bytes > NEWEST_BYTES_MAX)
             && let Some(oldest) = state.newest.pop_front()
         {
             state.newest_bytes -= oldest.output.len();
         }
         drop(state);
-        bought
+        response
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
             let CacheLookup::Nothing(fill) = lookup(&call) else {
                 panic!("bought before");
             };
-            let bought = |key| Bought {
+            let response = |key| Bought {
                 key,
                 at: Timestamp(0),
                 model: "m".into(),
@@ -171,10 +171,10 @@ mod tests {
                 content_type: None,
                 cost: None,
             };
-            fill.done(bought);
+            fill.done(response);
             assert!(matches!(lookup(&call), CacheLookup::Answer(_)));
             let state = answers.state();
-            let bytes: usize = state.newest.iter().map(|bought| bought.output.len()).sum();
+            let bytes: usize = state.newest.iter().map(|response| response.output.len()).sum();
             assert!(bytes <= NEWEST_BYTES_MAX, "{bytes}");
         }
     }

@@ -1,6 +1,6 @@
 //! The queue of settlements for the journal.
 //!
-//! The client already has its answer, so a settlement can wait a moment for the intent of the next
+//! The client already has its answer, so a settlement can wait briefly for the intent of the next
 //! call and share its commit. That saves half of all commits, and no call waits for the settlement
 //! of an earlier one.
 
@@ -42,7 +42,7 @@ impl SettlementQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues the changes of one call, which are committed a moment later.
+    /// Queues the changes of one call, which are committed within [`WAIT_MAX`].
     pub(super) fn settle(&self, changes: Vec<Change>) {
         let mut state = self.state();
         let (is_over, is_idle) = (state.is_over, state.is_idle);

@@ -146,9 +146,9 @@ fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<usiz
     if range.contains(&value) {
         return Ok(value);
     }
-    let (least, most) = range.into_inner();
+    let (min, max) = range.into_inner();
     Err(config_error(format!(
-        "limits.{name}: must be a whole number from {least} to {most}, not {value}"
+        "limits.{name}: must be a whole number from {min} to {max}, not {value}"
     )))
 }
 

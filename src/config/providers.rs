@@ -208,13 +208,13 @@ fn ollama_url(host: &str) -> String {
         name if name.contains(':') => format!("[{name}]"),
         name => name.to_owned(),
     };
-    let usual_port = match scheme {
+    let default_port = match scheme {
         "http" => "80",
         "https" => "443",
         _ => OLLAMA_PORT,
     };
     let scheme = if scheme == "https" { "https" } else { "http" };
-    let port = port.unwrap_or(usual_port);
+    let port = port.unwrap_or(default_port);
     format!("{scheme}://{name}:{port}{}", path.trim_end_matches('/'))
 }
 

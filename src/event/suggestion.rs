@@ -112,12 +112,12 @@ impl Proposal {
     /// Returns the proposal with the named change recommended, if it exists.
     pub fn with(&self, name: &str) -> Option<Self> {
         let mut chosen = self.clone();
-        let present = self.name()?;
-        if present == name {
+        let current = self.name()?;
+        if current == name {
             return Some(chosen);
         }
         let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
-        other.name = present;
+        other.name = current;
         std::mem::swap(&mut chosen.title, &mut other.title);
         std::mem::swap(&mut chosen.reason, &mut other.reason);
         std::mem::swap(&mut chosen.evidence, &mut other.evidence);
@@ -130,7 +130,7 @@ impl Proposal {
     /// Returns whether to show the proposal again to a user who rejected `old`: the node changed,
     /// or the gain doubled, per call or per day. The saving of 30 days does not count, because it
     /// grows with each call in the first days.
-    pub fn is_news_after(&self, old: &Self) -> bool {
+    pub fn supersedes(&self, old: &Self) -> bool {
         let has_doubled = |gain: &dyn Fn(&Self) -> Option<f64>| {
             let both = gain(self).zip(gain(old));
             both.is_some_and(|(now, before)| before > 0.0 && now >= 2.0 * before)
@@ -293,26 +293,26 @@ mod tests {
     #[test]
     fn only_a_doubled_gain_per_call_or_day_is_news() {
         let hour = proposal(10, 5, 0);
-        assert!(!proposal(1_000, 500, 0).is_news_after(&hour));
-        assert!(!proposal(1_000, 500, 1).is_news_after(&hour));
+        assert!(!proposal(1_000, 500, 0).supersedes(&hour));
+        assert!(!proposal(1_000, 500, 1).supersedes(&hour));
         // The gain per call doubled.
-        assert!(proposal(10, 10, 0).is_news_after(&hour));
-        assert!(!proposal(10, 9, 0).is_news_after(&hour));
+        assert!(proposal(10, 10, 0).supersedes(&hour));
+        assert!(!proposal(10, 9, 0).supersedes(&hour));
         // The gain per day doubled.
         let days = proposal(100, 50, 10);
-        assert!(!proposal(200, 100, 20).is_news_after(&days));
-        assert!(!proposal(390, 195, 20).is_news_after(&days));
-        assert!(proposal(400, 200, 20).is_news_after(&days));
+        assert!(!proposal(200, 100, 20).supersedes(&days));
+        assert!(!proposal(390, 195, 20).supersedes(&days));
+        assert!(proposal(400, 200, 20).supersedes(&days));
         let mut other = proposal(10, 5, 0);
         other.definition = "b".to_owned();
-        assert!(other.is_news_after(&hour));
+        assert!(other.supersedes(&hour));
     }
 
     #[test]
     fn a_doubled_time_saving_is_news() {
         let saving =
             |ms| Proposal { kind: Kind::Parallel, saving_ms: Some(ms), ..proposal(10, 0, 0) };
-        assert!(saving(400).is_news_after(&saving(200)));
-        assert!(!saving(399).is_news_after(&saving(200)));
+        assert!(saving(400).supersedes(&saving(200)));
+        assert!(!saving(399).supersedes(&saving(200)));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cache::CACHED_HEADER;
 use super::client_sink::ClientSink;
-use super::echo::Shape;
+use super::echo::EchoFormat;
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
 use super::protocol::{ErrorResponse, Protocol};
@@ -59,7 +59,7 @@ impl Gateway {
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
             Err(ended) => *ended,
-            Ok(held) => self.calls.make(&request, held, Vec::new(), |fill| match kind {
+            Ok(resources) => self.calls.make(&request, resources, Vec::new(), |fill| match kind {
                 Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
                 _ => {
                     let mut sink = ClientSink::new(operation, fill, reply);
@@ -91,8 +91,8 @@ impl Gateway {
             call,
             row: operation.row(call, attempt),
             prompt: PromptSize::OfBody {
-                bytes: request.prompt.bytes_about(),
-                bytes_max: request.prompt.bytes_at_most(operation.protocol),
+                bytes: request.prompt.bytes_estimate(),
+                bytes_max: request.prompt.bytes_max(operation.protocol),
                 cache_writes: request.cache_writes,
             },
             cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
@@ -117,9 +117,9 @@ impl Gateway {
                 self.calls.settle(changes);
                 Attempt::Over
             }
-            CallOutcome::Cached(bought) => match self.calls.commit(changes) {
+            CallOutcome::Cached(response) => match self.calls.commit(changes) {
                 Ok(()) => {
-                    reply_cached(&bought, reply);
+                    reply_cached(&response, reply);
                     Attempt::Over
                 }
                 Err(error) => not_committed(error),
@@ -306,40 +306,41 @@ impl Gateway {
     ) -> Exchanged {
         let (system, prompt) = operation.request.texts();
         let call = Call { system, prompt, ..call.clone() };
-        let shape = Shape {
+        let echo_format = EchoFormat {
             protocol: operation.protocol,
             id: &operation.id,
             model: &call.model,
             wants_usage: operation.request.wants_usage,
         };
         let mut sink = ClientSink::new(operation, fill, reply);
-        let mut is_there = true;
+        let mut is_connected = true;
         if call.stream {
-            is_there = sink.begin(&answer_head("text/event-stream")) && sink.piece(&shape.begin());
+            is_connected =
+                sink.begin(&answer_head("text/event-stream")) && sink.piece(&echo_format.begin());
         }
         let called = self.providers.call(&call, &guard.cancel, &mut |text| {
-            is_there &= sink.piece(&shape.piece(text));
-            if !is_there {
+            is_connected &= sink.piece(&echo_format.piece(text));
+            if !is_connected {
                 // The echo provider is free, so a disconnected client ends the call.
                 guard.cancel.cancel();
             }
         });
         if let Ok(answer) = &called {
             if call.stream {
-                sink.piece(&shape.end(&answer.usage));
+                sink.piece(&echo_format.end(&answer.usage));
                 sink.end(true);
             } else {
-                sink.whole(&answer_head("application/json"), &shape.document(answer));
+                sink.whole(&answer_head("application/json"), &echo_format.document(answer));
             }
         }
         (called.map_err(Box::new), sink.into_filled())
     }
 }
 
-fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
+fn reply_cached(response: &Bought, reply: &mut ResponseWriter<'_>) {
     let mut headers = vec![(CACHED_HEADER, "true")];
-    headers.extend(bought.content_type.as_deref().map(|value| ("content-type", value)));
-    reply.whole(200, &headers, bought.output.as_bytes());
+    headers.extend(response.content_type.as_deref().map(|value| ("content-type", value)));
+    reply.whole(200, &headers, response.output.as_bytes());
 }
 
 /// The provider's rate limit has no permit soon enough.

@@ -1,7 +1,7 @@
-//! Cached answers, for clients that accept one and say so in a request header.
+//! Cached answers, for clients that opt in with a request header.
 //!
 //! The cache key covers all data that affects the answer, and its owner: one key never gets the
-//! answer that another key bought.
+//! answer that another key paid for.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl Gateway {
             operation.client.key_id,
             own.map(|own| own.key.hash()),
             effective,
-            // Requests that differ only in this are identical for the provider.
+            // Affects only the answer to the client: the forwarded bodies may be the same.
             adds_usage,
             hex(&Sha256::digest(body)),
         ]);
@@ -105,7 +105,7 @@ impl Recording {
         is_whole
     }
 
-    /// Returns the answer if it is complete and valid UTF-8; events may be other bytes.
+    /// Returns the answer if it is complete and valid UTF-8, which a stream need not be.
     pub(super) fn into_filled(self) -> Option<Filled> {
         if !self.is_whole {
             return None;

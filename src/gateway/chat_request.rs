@@ -154,12 +154,12 @@ impl<'a> ChatRequest<'a> {
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
         // The client may set both; which one counts depends on the provider.
-        let each = fields.limit("max_tokens")?;
-        let each = each.max(fields.limit("max_completion_tokens")?);
+        let limit_per_choice = fields.limit("max_tokens")?;
+        let limit_per_choice = limit_per_choice.max(fields.limit("max_completion_tokens")?);
         let choices = fields.whole("n")?.map_or(1, saturating).max(1);
         let max_tokens = match choices {
-            1 => each,
-            _ => Some(each.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
+            1 => limit_per_choice,
+            _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
         let (system, messages) = (fields.get("system"), fields.get("messages"));
         Ok(Self {
@@ -186,13 +186,13 @@ impl<'a> ChatRequest<'a> {
         if asks_usage {
             edits.push(self.usage_edit.clone());
         }
-        edits.sort_by_key(|(place, _)| place.start);
+        edits.sort_by_key(|(range, _)| range.start);
         let mut body = String::with_capacity(self.body.len() + 64);
         let mut done = 0;
-        for (place, text) in edits {
-            body.push_str(&self.body[done..place.start]);
+        for (range, text) in edits {
+            body.push_str(&self.body[done..range.start]);
             body.push_str(text);
-            done = place.end;
+            done = range.end;
         }
         body.push_str(&self.body[done..]);
         body.into_bytes()
@@ -212,12 +212,12 @@ impl<'a> ChatRequest<'a> {
     /// Returns all texts of the request, including tools, tool calls and tool results.
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
-        gather(&read(self.system), &mut texts);
+        collect_texts(&read(self.system), &mut texts);
         for message in read(self.messages).as_array().into_iter().flatten() {
-            gather(&message["content"], &mut texts);
+            collect_texts(&message["content"], &mut texts);
             let calls = message["tool_calls"].as_array().into_iter().flatten();
             for call in calls.map(|call| &call["function"]) {
-                texts.extend([&call["name"], &call["arguments"]].map(written));
+                texts.extend([&call["name"], &call["arguments"]].map(text_or_json));
             }
         }
         texts.extend(self.tools.map(|tools| tools.get().to_owned()));
@@ -250,7 +250,7 @@ fn read(raw: Option<&RawValue>) -> Value {
 }
 
 /// Returns a text as it is, other values as JSON, and an empty text for null.
-fn written(value: &Value) -> String {
+fn text_or_json(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -259,21 +259,21 @@ fn written(value: &Value) -> String {
 }
 
 /// Adds the texts of a content and its nested parts, without the data of images, sounds and files.
-fn gather(content: &Value, texts: &mut Vec<String>) {
+fn collect_texts(content: &Value, texts: &mut Vec<String>) {
     let Value::Array(parts) = content else {
         texts.extend(content.as_str().map(str::to_owned));
         return;
     };
     for part in parts {
         // Text, thinking, or a tool call.
-        texts.extend(["text", "thinking", "name", "input"].map(|name| written(&part[name])));
+        texts.extend(["text", "thinking", "name", "input"].map(|name| text_or_json(&part[name])));
         let source = &part["source"];
         if source["type"] == "text" {
-            texts.push(written(&source["data"]));
+            texts.push(text_or_json(&source["data"]));
         }
         // A tool result, or a document with parts.
-        gather(&part["content"], texts);
-        gather(&source["content"], texts);
+        collect_texts(&part["content"], texts);
+        collect_texts(&source["content"], texts);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::providers::{AnswerHead, ResponseSink};
 
 pub(super) struct ClientSink<'a, 'b> {
     reply: &'a mut ResponseWriter<'b>,
-    /// True if the client asked for a cached answer and must learn that this one is not cached.
+    /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
     recording: Option<Recording>,
 }
@@ -37,7 +37,7 @@ impl<'a, 'b> ClientSink<'a, 'b> {
 
     /// If the recording stops, callers that wait for it make the call themselves.
     fn record(&mut self, visit: impl FnOnce(&mut Recording) -> bool) {
-        if self.recording.as_mut().is_some_and(|kept| !visit(kept)) {
+        if self.recording.as_mut().is_some_and(|recording| !visit(recording)) {
             self.recording = None;
         }
     }
@@ -45,13 +45,15 @@ impl<'a, 'b> ClientSink<'a, 'b> {
 
 impl ResponseSink for ClientSink<'_, '_> {
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
-        self.record(|kept| kept.begin(head) && kept.push(body) && kept.end(true));
+        self.record(|recording| {
+            recording.begin(head) && recording.push(body) && recording.end(true)
+        });
         let fields = self.fields(head);
         self.reply.whole(head.status, &fields, body)
     }
 
     fn begin(&mut self, head: &AnswerHead) -> bool {
-        self.record(|kept| kept.begin(head));
+        self.record(|recording| recording.begin(head));
         let fields = self.fields(head);
         self.reply.begin(head.status, &fields)
     }
@@ -59,12 +61,12 @@ impl ResponseSink for ClientSink<'_, '_> {
     fn piece(&mut self, bytes: &[u8]) -> bool {
         // The client comes first.
         let is_taken = self.reply.piece(bytes);
-        self.record(|kept| kept.push(bytes));
+        self.record(|recording| recording.push(bytes));
         is_taken
     }
 
     fn end(&mut self, is_whole: bool) {
-        self.record(|kept| kept.end(is_whole));
+        self.record(|recording| recording.end(is_whole));
         self.reply.end();
     }
 }

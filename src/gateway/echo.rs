@@ -7,7 +7,7 @@ use crate::event::Usage;
 use crate::providers::Answer;
 
 /// The form of an `echo` answer.
-pub struct Shape<'a> {
+pub struct EchoFormat<'a> {
     pub protocol: Protocol,
     pub id: &'a str,
     pub model: &'a str,
@@ -15,7 +15,7 @@ pub struct Shape<'a> {
     pub wants_usage: bool,
 }
 
-impl Shape<'_> {
+impl EchoFormat<'_> {
     pub fn document(&self, answer: &Answer) -> Vec<u8> {
         let (id, model, text) = (self.id, self.model, &answer.text);
         let document = match self.protocol {

@@ -85,16 +85,16 @@ impl InFlight {
             if state.is_stopping {
                 return;
             }
-            let mut gone = Vec::new();
+            let mut to_cancel = Vec::new();
             for entry in state.calls.values_mut().filter(|entry| !entry.is_disconnected) {
                 // A system call that does not block.
                 if entry.presence.as_ref().is_some_and(Presence::is_disconnected) {
                     entry.is_disconnected = true;
-                    gone.push(entry.cancel.clone());
+                    to_cancel.push(entry.cancel.clone());
                 }
             }
             drop(state);
-            gone.iter().for_each(Cancel::cancel);
+            to_cancel.iter().for_each(Cancel::cancel);
         }
     }
 }

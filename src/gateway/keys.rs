@@ -25,7 +25,7 @@ const TOUCH_INTERVAL_MS: i64 = 60_000;
 pub struct Keys {
     journal: Journal,
     /// Keyed by hash, so that the time of a lookup reveals nothing about a key.
-    known: RwLock<HashMap<String, KeyEntry>>,
+    entries: RwLock<HashMap<String, KeyEntry>>,
 }
 
 struct KeyEntry {
@@ -76,8 +76,8 @@ pub enum KeyLookup {
 impl Keys {
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
         let keys = store.keys()?;
-        let known = keys.iter().map(|record| (record.hash.clone(), KeyEntry::new(record)));
-        Ok(Self { journal, known: RwLock::new(known.collect()) })
+        let entries = keys.iter().map(|record| (record.hash.clone(), KeyEntry::new(record)));
+        Ok(Self { journal, entries: RwLock::new(entries.collect()) })
     }
 
     /// Creates a key and its budget, both or neither. The budget has the name of the key unless it
@@ -106,7 +106,7 @@ impl Keys {
             let message = "cannot create the key".to_owned();
             return Err(Error::Invalid { message, faults });
         }
-        if self.known().len() >= KEYS_MAX {
+        if self.entries().len() >= KEYS_MAX {
             return Err(Error::Busy(format!("too many keys; the limit is {KEYS_MAX}")));
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
@@ -122,24 +122,24 @@ impl Keys {
         let flows = KeyFlows(flows);
         let record =
             KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at, flows };
-        self.known_to_change().insert(record.hash.clone(), KeyEntry::new(&record));
+        self.entries_mut().insert(record.hash.clone(), KeyEntry::new(&record));
         Ok((record, key))
     }
 
     /// Deletes a key, which is invalid once this returns.
     pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
         self.journal.commit_one(Change::DeleteKey { id, with_budgets })?;
-        self.known_to_change().retain(|_, known| known.id != id);
+        self.entries_mut().retain(|_, entry| entry.id != id);
         Ok(())
     }
 
-    pub fn find(&self, offered: &Secret) -> KeyLookup {
-        let known = self.known();
+    pub fn find(&self, presented: &Secret) -> KeyLookup {
+        let entries = self.entries();
         // Most servers have no keys, so skip the hash.
-        if known.is_empty() {
+        if entries.is_empty() {
             return KeyLookup::Unknown;
         }
-        match known.get(&offered.hash()) {
+        match entries.get(&presented.hash()) {
             None => KeyLookup::Unknown,
             Some(key) if key.expires_at.is_some_and(|end| end <= Timestamp::now()) => {
                 KeyLookup::Expired
@@ -148,7 +148,7 @@ impl Keys {
                 let (id, name, flows) = (key.id, Arc::clone(&key.name), Arc::clone(&key.flows));
                 let touched = key.touch();
                 // Release the lock, because the journal may block.
-                drop(known);
+                drop(entries);
                 if let Some(at) = touched {
                     self.write_touch(id, at);
                 }
@@ -168,12 +168,12 @@ impl Keys {
         let _ = self.journal.submit(vec![change], done);
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, KeyEntry>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> RwLockReadGuard<'_, HashMap<String, KeyEntry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, KeyEntry>> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    fn entries_mut(&self) -> RwLockWriteGuard<'_, HashMap<String, KeyEntry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -50,8 +50,8 @@ impl Labels {
 fn tags(head: &RequestHead) -> Result<Option<String>, ApiError> {
     let tags: Vec<&str> = head.items("x-flowledger-tags").filter(|tag| !tag.is_empty()).collect();
     let is_tag = |tag: &&str| {
-        let is_fitting = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=@-".contains(&byte);
-        tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_fitting)
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=@-".contains(&byte);
+        tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_allowed)
     };
     if tags.len() > TAGS_MAX || !tags.iter().all(is_tag) {
         let message = format!(

@@ -18,7 +18,7 @@ const MESSAGE_IMAGE_TOKENS_MAX: u64 = 4_784;
 /// accept these.
 const REFERENCE_TOKENS_MAX: u64 = 1_000_000;
 /// For rate limits an image counts as about 1,000 tokens, which is typical.
-const IMAGE_BYTES_PACED: u64 = 4 << 10;
+const IMAGE_BYTES_TYPICAL: u64 = 4 << 10;
 /// Limits the nesting of contents: a document in a tool result in a message, and one more level.
 const CONTENTS_MAX: usize = 4;
 
@@ -45,7 +45,7 @@ impl Prompt {
     }
 
     /// Returns an upper bound of the tokens, because a token has at least one byte.
-    pub fn bytes_at_most(&self, protocol: Protocol) -> u64 {
+    pub fn bytes_max(&self, protocol: Protocol) -> u64 {
         let tokens_per_image = match protocol {
             Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
             Protocol::Anthropic => MESSAGE_IMAGE_TOKENS_MAX,
@@ -55,8 +55,8 @@ impl Prompt {
     }
 
     /// Returns the length in bytes of a text with about the same number of tokens.
-    pub fn bytes_about(&self) -> u64 {
-        self.text_bytes + self.images * IMAGE_BYTES_PACED
+    pub fn bytes_estimate(&self) -> u64 {
+        self.text_bytes + self.images * IMAGE_BYTES_TYPICAL
     }
 
     /// Returns whether any part is audio or video, which have other prices than text.
@@ -73,7 +73,7 @@ impl Prompt {
 
     /// Duplicate keys are ambiguous, so both count, and nothing is subtracted.
     fn part(&mut self, part: &RawValue, depth: usize) {
-        let (mut kind, mut source) = (Once::default(), Once::default());
+        let (mut kind, mut source) = (SingleField::default(), SingleField::default());
         each_non_null(part, |name, value| match name {
             "type" => drop(kind.take(value)),
             "source" => {
@@ -99,7 +99,7 @@ impl Prompt {
 
     fn image_url(&mut self, value: &RawValue) {
         self.images += 1;
-        let mut url = Once::default();
+        let mut url = SingleField::default();
         if value.get().starts_with('{') {
             each_non_null(value, |name, value| {
                 if name == "url" {
@@ -109,7 +109,7 @@ impl Prompt {
         } else {
             url.take(value);
         }
-        if let Some(url) = url.only().filter(|url| begins(url, "data:image/")) {
+        if let Some(url) = url.only().filter(|url| starts_with(url, "data:image/")) {
             self.text_bytes -= url.get().len() as u64;
         }
         self.has_sound |= url.first.is_some_and(is_sound);
@@ -137,7 +137,7 @@ impl Prompt {
 
     /// Counts a reference. Some URLs contain their data.
     fn reference(&mut self, url: &RawValue) {
-        if begins(url, "data:") {
+        if starts_with(url, "data:") {
             self.images += 1;
         } else {
             self.references += 1;
@@ -157,26 +157,26 @@ impl Prompt {
 
     /// Reads the source of an image or a document in a message.
     fn source(&mut self, source: &RawValue, is_image: bool, depth: usize) {
-        let (mut kind, mut media_type) = (Once::default(), Once::default());
-        let mut data = Once::default();
-        let mut refers = false;
+        let (mut kind, mut media_type) = (SingleField::default(), SingleField::default());
+        let mut data = SingleField::default();
+        let mut has_reference = false;
         each_non_null(source, |name, value| match name {
             "type" => drop(kind.take(value)),
             "media_type" => drop(media_type.take(value)),
             "data" => self.images += u64::from(data.take(value).is_some()),
-            "url" | "file_id" => refers = true,
+            "url" | "file_id" => has_reference = true,
             "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
             _ => {}
         });
         if is_image {
             self.images += 1;
-            let media_type = media_type.only().filter(|it| begins(it, "image/"));
+            let media_type = media_type.only().filter(|it| starts_with(it, "image/"));
             if let (Some(data), Some(_), true) = (data.only(), media_type, kind.is("\"base64\"")) {
                 self.text_bytes -= data.get().len() as u64;
             }
             return;
         }
-        if refers {
+        if has_reference {
             self.references += 1;
         }
         if data.first.is_some() && !kind.is("\"text\"") {
@@ -188,7 +188,7 @@ impl Prompt {
 /// Returns whether a media type or a URL with its data is audio or video.
 fn is_sound(value: &RawValue) -> bool {
     let kinds = ["audio/", "video/", "data:audio/", "data:video/"];
-    kinds.iter().any(|kind| begins(value, kind))
+    kinds.iter().any(|kind| starts_with(value, kind))
 }
 
 /// Visits the non-null fields of an object.
@@ -202,7 +202,7 @@ fn each_non_null<'a>(object: &'a RawValue, mut visit: impl FnMut(&str, &'a RawVa
 }
 
 /// Returns whether a text begins with `with`. Some clients write `/` as `\/`.
-fn begins(text: &RawValue, with: &str) -> bool {
+fn starts_with(text: &RawValue, with: &str) -> bool {
     let Some(mut rest) = text.get().strip_prefix('"') else {
         return false;
     };
@@ -219,12 +219,12 @@ fn begins(text: &RawValue, with: &str) -> bool {
 
 /// A field that should occur once.
 #[derive(Default)]
-struct Once<'a> {
+struct SingleField<'a> {
     first: Option<&'a RawValue>,
     is_duplicate: bool,
 }
 
-impl<'a> Once<'a> {
+impl<'a> SingleField<'a> {
     /// Stores the first value, and returns any further one.
     fn take(&mut self, value: &'a RawValue) -> Option<&'a RawValue> {
         self.is_duplicate = self.first.is_some();
@@ -392,7 +392,7 @@ mod tests {
             assert_eq!(beside_text(&content), expected, "{content}");
         }
         let prompt = read(&format!(r#"[{{"type":"document","source":{pdf}}}]"#));
-        let most = prompt.bytes_at_most(Protocol::Anthropic);
+        let most = prompt.bytes_max(Protocol::Anthropic);
         assert_eq!(most, prompt.text_bytes + MESSAGE_IMAGE_TOKENS_MAX);
         assert!(prompt.text_bytes > DATA.len() as u64);
     }
@@ -407,7 +407,7 @@ mod tests {
             parts.extend((0..count).map(|_| image.clone()));
             let prompt = read(&serde_json::to_string(&parts).unwrap());
             prop_assert!(prompt.images >= count);
-            prop_assert!(prompt.bytes_at_most(Protocol::OpenAi) >= prompt.text_bytes);
+            prop_assert!(prompt.bytes_max(Protocol::OpenAi) >= prompt.text_bytes);
             prop_assert!(prompt.text_bytes > 3 * text.len() as u64);
         }
     }

@@ -39,11 +39,11 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
     let all = parse_all(document)?;
     let mut faults = Vec::new();
-    let present = context.store.bare_budgets()?;
+    let current = context.store.bare_budgets()?;
     for (at, budget) in all.iter().enumerate() {
         // An unchanged budget may keep the name of a deleted flow, so that the others can still be
         // edited.
-        if !present.contains(budget) {
+        if !current.contains(budget) {
             let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
             faults.extend(reference_faults(context, &at, model, budget.flow_id)?);
         }

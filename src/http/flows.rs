@@ -73,7 +73,7 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
-    context.scheduler.look();
+    context.scheduler.reload();
     context.optimizer.request_review(id);
     Ok(reply::empty())
 }

@@ -11,7 +11,7 @@ use crate::listener::{ApiError, Presence};
 use crate::store::Store;
 
 /// Limits concurrent heavy reads: a few cores' worth, and a quarter of the database's readers.
-const AT_ONCE_MAX: usize = 4;
+const CONCURRENT_MAX: usize = 4;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Interval of checks for a disconnected client.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ pub struct HeavyReads {
 
 impl Default for HeavyReads {
     fn default() -> Self {
-        let running = bounded(AT_ONCE_MAX);
+        let running = bounded(CONCURRENT_MAX);
         Self { running }
     }
 }
@@ -53,8 +53,8 @@ impl HeavyReads {
         }
         let _slot = Slot(done);
         let presence = client.clone();
-        let is_unwanted = move || presence.is_disconnected() || presence.is_server_stopping();
-        let store = store.interrupted_by(Arc::new(is_unwanted));
+        let is_abandoned = move || presence.is_disconnected() || presence.is_server_stopping();
+        let store = store.interrupted_by(Arc::new(is_abandoned));
         read(&store).map_err(|error| match error {
             Error::Store(_) if client.is_disconnected() => reply::client_disconnected(),
             Error::Store(_) if client.is_server_stopping() => Error::Stopping.into(),

@@ -70,8 +70,9 @@ fn has_secret(head: &RequestHead, hook: Option<&HookRecord>) -> bool {
     let expected = Secret::new(format!("{expected:64}"));
     let secrets = head.header("x-flowledger-secret").into_iter().chain(head.bearer());
     // Not `any`, which would stop at the first match.
-    let fitting = secrets.filter(|it| expected.matches(Secret::new(*it).hash().as_bytes())).count();
-    hook.is_some() && fitting > 0
+    let matching =
+        secrets.filter(|it| expected.matches(Secret::new(*it).hash().as_bytes())).count();
+    hook.is_some() && matching > 0
 }
 
 fn idempotency_key(head: &RequestHead) -> Result<Option<&str>, ApiError> {
@@ -102,7 +103,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
         return Ok(reply::run(200, &run_id));
     }
     let flow = context.store.flow(hook.flow_id).map_err(unknown_if_deleted)?;
-    let taken = |run_id: &RunId| {
+    let take_delivery = |run_id: &RunId| {
         vec![Change::TakeDelivery(Delivery {
             slug: slug.to_owned(),
             secret_hash: hook.secret_hash,
@@ -111,7 +112,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
             at: Timestamp::now(),
         })]
     };
-    match context.engine.execute_with(&flow, input, TRIGGER, taken) {
+    match context.engine.execute_with(&flow, input, TRIGGER, take_delivery) {
         Ok(accepted) => Ok(reply::run(202, &accepted.run_id)),
         // A concurrent delivery with the same key came first.
         Err(error @ Error::Conflict(_)) => match delivered(context, slug, key)? {
@@ -140,7 +141,7 @@ fn input(body: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-/// The same error for a wrong name and a wrong secret, so that it reveals neither.
+/// Returns the same error for a wrong name and a wrong secret, so that it reveals neither.
 fn unknown() -> ApiError {
     let message = "unknown webhook or wrong secret; send the secret as `X-Flowledger-Secret`";
     ApiError::new(401, "unauthorized", message)

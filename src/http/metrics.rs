@@ -8,13 +8,13 @@ use tiny_http::ResponseBox;
 use super::Context;
 use super::reply;
 use crate::hub::Eviction;
-use crate::journal::{Model, OfModel};
+use crate::journal::{Model, ModelMetrics};
 use crate::metrics::Histogram;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The name, the help text and the value of a counter.
-type Counter = (&'static str, &'static str, fn(&OfModel) -> f64);
+type Counter = (&'static str, &'static str, fn(&ModelMetrics) -> f64);
 
 pub fn text(context: &Context) -> ResponseBox {
     let hub = context.hub.stats();
@@ -54,15 +54,17 @@ pub fn text(context: &Context) -> ResponseBox {
 
 /// Writes the metrics of calls, with the names of OpenTelemetry's conventions in Prometheus form.
 fn calls(context: &Context, text: &mut Text) {
-    let each = |show: &mut dyn FnMut(&str, &OfModel)| {
-        context.journal.calls().each(|model, of_model| {
-            show(&labels(model), of_model);
+    let each = |show: &mut dyn FnMut(&str, &ModelMetrics)| {
+        context.journal.calls().each(|model, metrics| {
+            show(&labels(model), metrics);
         });
     };
     let tokens = "gen_ai_client_token_usage";
     text.head_of(tokens, "histogram", "Tokens of calls with known usage, by type.");
-    each(&mut |labels, of| {
-        for (kind, histogram) in [("input", &of.input_tokens), ("output", &of.output_tokens)] {
+    each(&mut |labels, metrics| {
+        for (kind, histogram) in
+            [("input", &metrics.input_tokens), ("output", &metrics.output_tokens)]
+        {
             let labels = format!("{labels},gen_ai_token_type=\"{kind}\"");
             text.buckets(tokens, &labels, histogram, 1.0);
         }
@@ -70,9 +72,9 @@ fn calls(context: &Context, text: &mut Text) {
     let duration = "gen_ai_client_operation_duration_seconds";
     let help = "Duration of calls; failed calls have an error_type.";
     text.head_of(duration, "histogram", help);
-    each(&mut |labels, of| {
-        text.buckets(duration, labels, &of.succeeded_ms, 1e3);
-        for (status, histogram) in &of.failed_ms {
+    each(&mut |labels, metrics| {
+        text.buckets(duration, labels, &metrics.succeeded_ms, 1e3);
+        for (status, histogram) in &metrics.failed_ms {
             let labels = format!("{labels},error_type=\"{}\"", status.to_lowercase());
             text.buckets(duration, &labels, histogram, 1e3);
         }
@@ -80,28 +82,28 @@ fn calls(context: &Context, text: &mut Text) {
     let first = "gen_ai_client_operation_time_to_first_chunk_seconds";
     let help = "Time to the first token of streamed calls.";
     text.head_of(first, "histogram", help);
-    each(&mut |labels, of| text.buckets(first, labels, &of.first_token_ms, 1e3));
+    each(&mut |labels, metrics| text.buckets(first, labels, &metrics.first_token_ms, 1e3));
     let help = "Calls by status; refused calls were stopped by a budget.";
     text.head("calls_total", "counter", help);
-    each(&mut |labels, of| {
-        for (status, count) in &of.calls {
+    each(&mut |labels, metrics| {
+        for (status, count) in &metrics.calls {
             let labels = format!("{labels},status=\"{}\"", status.to_lowercase());
             text.line(&format!("calls_total{{{labels}}}"), count);
         }
     });
     #[rustfmt::skip] // One line for each.
     let counts: [Counter; 7] = [
-        ("cost_usd_total", "Known cost of calls in US dollars.", |of| of.cost_nanousd as f64 / 1e9),
-        ("unpriced_calls_total", "Calls with known tokens but an unknown price.", |of| of.unpriced as f64),
-        ("unknown_cost_calls_total", "Failed calls with unknown tokens and an unknown cost.", |of| of.unknown_cost as f64),
-        ("compared_provider_cost_usd_total", "Cost in US dollars that providers stated, for calls that also have a price.", |of| of.provider_cost_nanousd as f64 / 1e9),
-        ("compared_price_cost_usd_total", "Cost of the same calls in US dollars by the price table.", |of| of.price_cost_nanousd as f64 / 1e9),
-        ("cached_calls_total", "Calls served from the response cache.", |of| of.cached as f64),
-        ("saved_usd_total", "Cost saved by the response cache in US dollars.", |of| of.saved_nanousd as f64 / 1e9),
+        ("cost_usd_total", "Known cost of calls in US dollars.", |metrics| metrics.cost_nanousd as f64 / 1e9),
+        ("unpriced_calls_total", "Calls with known tokens but an unknown price.", |metrics| metrics.unpriced as f64),
+        ("unknown_cost_calls_total", "Failed calls with unknown tokens and an unknown cost.", |metrics| metrics.unknown_cost as f64),
+        ("compared_provider_cost_usd_total", "Cost in US dollars that providers stated, for calls that also have a price.", |metrics| metrics.provider_cost_nanousd as f64 / 1e9),
+        ("compared_price_cost_usd_total", "Cost of the same calls in US dollars by the price table.", |metrics| metrics.price_cost_nanousd as f64 / 1e9),
+        ("cached_calls_total", "Calls served from the response cache.", |metrics| metrics.cached as f64),
+        ("saved_usd_total", "Cost saved by the response cache in US dollars.", |metrics| metrics.saved_nanousd as f64 / 1e9),
     ];
     for (name, help, count) in counts {
         text.head(name, "counter", help);
-        each(&mut |labels, of| text.line(&format!("{name}{{{labels}}}"), count(of)));
+        each(&mut |labels, metrics| text.line(&format!("{name}{{{labels}}}"), count(metrics)));
     }
 }
 

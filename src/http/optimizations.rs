@@ -9,7 +9,7 @@ use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::listener::ApiError;
-use crate::optimizer::diff::{Line, diff};
+use crate::optimizer::diff::{DiffLine, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
 use crate::time::Timestamp;
@@ -33,7 +33,7 @@ struct SuggestionDetail {
     #[serde(flatten)]
     suggestion: Suggestion,
     /// The planned or applied changes of the flow.
-    changes: Vec<Line>,
+    changes: Vec<DiffLine>,
     /// Identifies these changes, if they can be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -81,15 +81,16 @@ fn detail(context: &Context, id: i64, alternative: Option<&str>) -> Result<Sugge
 pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     #[derive(serde::Deserialize, Default)]
     #[serde(deny_unknown_fields)]
-    struct Choice {
+    struct ApplyRequest {
         alternative: Option<String>,
         version: Option<String>,
     }
-    let choice: Choice = if body.is_empty() { Choice::default() } else { read_json(body)? };
+    let request: ApplyRequest =
+        if body.is_empty() { ApplyRequest::default() } else { read_json(body)? };
     let suggestion = context.store.suggestion(id)?;
-    let proposal = chosen(&suggestion.proposal, choice.alternative.as_deref())?;
+    let proposal = chosen(&suggestion.proposal, request.alternative.as_deref())?;
     let edited = edited(context, &suggestion, &proposal)?;
-    if (choice.version).is_some_and(|seen| seen != version(&proposal)) {
+    if (request.version).is_some_and(|seen| seen != version(&proposal)) {
         return Err(Error::Conflict(format!(
             "suggestion {id} changed after it was shown; review it again"
         ))
@@ -183,9 +184,9 @@ struct Edited {
 /// [`Error::Conflict`] for a flow that was deleted, or changed since the suggestion was made.
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
-        let gone = format!("flow {} was deleted", suggestion.flow_id);
+        let message = format!("flow {} was deleted", suggestion.flow_id);
         match error {
-            Error::NotFound(_) => Error::Conflict(gone),
+            Error::NotFound(_) => Error::Conflict(message),
             other => other,
         }
     })?;

@@ -1,4 +1,4 @@
-//! Input and output of routes: queries, responses, and errors with the matching status.
+//! Responses of routes, and the HTTP status of each error.
 
 use std::io::{self, Cursor, Read};
 
@@ -23,7 +23,7 @@ pub trait With {
 
 impl With for ResponseBox {
     fn with(self, name: &'static str, value: impl Into<String>) -> Self {
-        // An invalid value is omitted, because it could be sent as two headers.
+        // Omit an invalid value: a line break in it would start another header.
         match Header::from_bytes(name, value.into()) {
             Ok(header) => self.with_header(header),
             Err(()) => self,

@@ -79,16 +79,16 @@ pub fn answer(
     let path = head.target.split('?').next().unwrap_or_default();
     let found = ROUTES
         .iter()
-        .filter_map(|(taken, route, answer)| Some((taken, answer, matched(route, path)?)));
+        .filter_map(|(supported, route, answer)| Some((supported, answer, matched(route, path)?)));
     let found: Vec<_> = found.collect();
-    if let Some((_, answer, name)) = found.iter().find(|(taken, ..)| **taken == method) {
+    if let Some((_, answer, name)) = found.iter().find(|(supported, ..)| **supported == method) {
         let mut request = Request { head, client, name, body };
         return answer(context, &mut request);
     }
     if found.is_empty() {
         return Err(Error::NotFound(format!("route {path}")).into());
     }
-    let mut allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
+    let mut allowed: Vec<&str> = found.iter().map(|(supported, ..)| supported.as_str()).collect();
     allowed.dedup();
     let (method, allowed) = (&head.method, allowed.join(", "));
     let message = format!("{path} does not support {method}; use {allowed}");

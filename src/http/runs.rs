@@ -240,12 +240,12 @@ struct NodeView<'a> {
     status: NodeStatus,
     /// None for a node that has not started.
     #[serde(flatten)]
-    begun: Option<BegunView<'a>>,
+    started: Option<StartedView<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct BegunView<'a> {
+struct StartedView<'a> {
     attempt: u32,
     started_at: Timestamp,
     finished_at: Option<Timestamp>,
@@ -327,12 +327,12 @@ fn summary(run: &Run) -> RunView<'_> {
     }
 }
 
-/// Returns a run with its nodes; `whole` adds their outputs.
-fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a> {
+/// Returns a run with its nodes; `with_outputs` adds their outputs.
+fn view<'a>(run: &'a Run, records: &'a [NodeRecord], with_outputs: bool) -> RunView<'a> {
     let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
     RunView {
         output: Some(output(&graph, records)),
-        nodes: Some(node_views(&graph, records, whole)),
+        nodes: Some(node_views(&graph, records, with_outputs)),
         ..summary(run)
     }
 }
@@ -358,7 +358,11 @@ fn output(graph: &Value, records: &[NodeRecord]) -> Value {
 }
 
 /// Returns all nodes of a graph in its order, with their records.
-fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<NodeView<'a>> {
+fn node_views<'a>(
+    graph: &Value,
+    records: &'a [NodeRecord],
+    with_outputs: bool,
+) -> Vec<NodeView<'a>> {
     let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let by_id: HashMap<&str, &NodeRecord> =
         records.iter().map(|record| (record.node_id.as_str(), record)).collect();
@@ -370,7 +374,7 @@ fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<
             NodeView {
                 label: node["data"]["label"].as_str().unwrap_or(&node_id).to_owned(),
                 status: record.map_or(NodeStatus::Waiting, |record| record.status),
-                begun: record.map(|record| begun(record, whole)),
+                started: record.map(|record| started(record, with_outputs)),
                 node_id,
             }
         })
@@ -385,9 +389,9 @@ fn id_of(node: &Value) -> String {
     }
 }
 
-fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
+fn started(record: &NodeRecord, with_outputs: bool) -> StartedView<'_> {
     let output = record.output.as_deref();
-    BegunView {
+    StartedView {
         attempt: record.attempt,
         started_at: record.started_at,
         finished_at: record.finished_at,
@@ -397,9 +401,13 @@ fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
         cost: record.cost,
         result_preview: output.map(preview),
         error: record.error.as_deref(),
-        prompt: record.prompt.as_deref().filter(|_| whole),
-        system: record.system.as_deref().filter(|_| whole),
-        output: output.filter(|_| whole),
-        items: if whole { record.items.iter().map(ItemView::of).collect() } else { Vec::new() },
+        prompt: record.prompt.as_deref().filter(|_| with_outputs),
+        system: record.system.as_deref().filter(|_| with_outputs),
+        output: output.filter(|_| with_outputs),
+        items: if with_outputs {
+            record.items.iter().map(ItemView::of).collect()
+        } else {
+            Vec::new()
+        },
     }
 }

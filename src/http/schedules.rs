@@ -22,7 +22,7 @@ const KEYS: &str = "`cron`, `timezone`, `missed`, `input`, `enabled`";
 pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
     let schedule = check(flow_id, read_json(body)?)?;
     context.journal.commit_one(Change::SetSchedule(schedule))?;
-    context.scheduler.look();
+    context.scheduler.reload();
     get(context, flow_id)
 }
 
@@ -33,7 +33,7 @@ pub fn get(context: &Context, flow_id: FlowId) -> Answer {
 
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteSchedule(flow_id))?;
-    context.scheduler.look();
+    context.scheduler.reload();
     Ok(reply::empty())
 }
 

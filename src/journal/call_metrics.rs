@@ -10,8 +10,8 @@ use crate::metrics::Histogram;
 use crate::money::Usd;
 use crate::store::Receipt;
 
-/// Limits how many pairs of provider and model have metrics of their own; later models count as
-/// `other` of their provider. Clients choose the names of models, but only the configuration
+/// Limits how many pairs of provider and model have separate metrics; later models count as `other`
+/// of their provider. Clients choose the names of models, but only the configuration
 /// adds providers.
 const MODELS_MAX: usize = 200;
 const OTHER: &str = "other";
@@ -32,7 +32,7 @@ pub struct Model {
     pub model: String,
 }
 
-pub struct OfModel {
+pub struct ModelMetrics {
     /// Prompt tokens, for calls with known tokens.
     pub input_tokens: Histogram<14>,
     pub output_tokens: Histogram<14>,
@@ -57,7 +57,7 @@ pub struct OfModel {
     pub saved_nanousd: u64,
 }
 
-impl Default for OfModel {
+impl Default for ModelMetrics {
     fn default() -> Self {
         Self {
             input_tokens: Histogram::new(TOKENS),
@@ -79,7 +79,7 @@ impl Default for OfModel {
 
 /// The metrics of all models. Clones share the same counts.
 #[derive(Clone, Default)]
-pub struct CallMetrics(Arc<Mutex<BTreeMap<Model, OfModel>>>);
+pub struct CallMetrics(Arc<Mutex<BTreeMap<Model, ModelMetrics>>>);
 
 impl CallMetrics {
     pub(super) fn record_all(&self, receipts: &[Receipt]) {
@@ -104,13 +104,13 @@ impl CallMetrics {
     }
 
     /// Passes the metrics of each model to `show`, sorted by name.
-    pub fn each(&self, mut show: impl FnMut(&Model, &OfModel)) {
+    pub fn each(&self, mut show: impl FnMut(&Model, &ModelMetrics)) {
         let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        models.iter().for_each(|(model, of_model)| show(model, of_model));
+        models.iter().for_each(|(model, metrics)| show(model, metrics));
     }
 }
 
-impl OfModel {
+impl ModelMetrics {
     fn record(&mut self, row: &LedgerEntry) {
         if row.more.cached {
             let saved = row.more.saved_usd.map_or(0, |saved| saved.nanousd);

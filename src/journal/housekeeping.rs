@@ -51,11 +51,11 @@ pub(super) struct Housekeeping {
     interval: Duration,
     counted_at: Option<Instant>,
     /// The newest run beyond the limit, as of the last count.
-    too_many_upto: Option<RunId>,
+    newest_excess_run: Option<RunId>,
     /// Bytes of answers beyond the limit, as of the last count.
     cached_bytes_over_limit: i64,
     /// The last time that no day of the ledger was ready to be summed up.
-    summed_at: Option<Instant>,
+    nothing_to_sum_at: Option<Instant>,
 }
 
 impl Housekeeping {
@@ -68,9 +68,9 @@ impl Housekeeping {
             last: now,
             interval: INTERVAL,
             counted_at: None,
-            too_many_upto: None,
+            newest_excess_run: None,
             cached_bytes_over_limit: 0,
-            summed_at: None,
+            nothing_to_sum_at: None,
         }
     }
 
@@ -128,25 +128,25 @@ impl Housekeeping {
             return Ok(false);
         }
         self.counted_at = Some(Instant::now());
-        self.too_many_upto = writer.newest_excess_run(self.retention.runs)?;
+        self.newest_excess_run = writer.newest_excess_run(self.retention.runs)?;
         self.cached_bytes_over_limit = writer.cached_bytes_over_limit()?;
         Ok(false)
     }
 
     fn roll_up(&mut self, writer: &mut Writer, _: Timestamp) -> Result<bool> {
-        if is_early(self.summed_at) {
+        if is_early(self.nothing_to_sum_at) {
             return Ok(false);
         }
-        let was_one = writer.roll_up_day(Timestamp::now())?;
-        if !was_one {
-            self.summed_at = Some(Instant::now());
+        let is_rolled_up = writer.roll_up_day(Timestamp::now())?;
+        if !is_rolled_up {
+            self.nothing_to_sum_at = Some(Instant::now());
         }
-        Ok(was_one)
+        Ok(is_rolled_up)
     }
 
     fn prune_runs(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
         let before = before(now, self.retention.run_age);
-        let upto = self.too_many_upto.as_deref();
+        let upto = self.newest_excess_run.as_deref();
         Ok(writer.prune_runs(upto, before, PRUNE_RUNS_STEP)? == PRUNE_RUNS_STEP)
     }
 

@@ -8,10 +8,10 @@ use super::Entry;
 use crate::error::Error;
 use crate::store::Change;
 
-/// Limits how many entries are kept. They come from calls and runs that were in flight when the
-/// disk filled up, since no more start then. A call whose settlement is refused becomes `UNKNOWN`
-/// at the next start.
-const KEPT_MAX: usize = 10_000;
+/// Limits how many entries are kept. Only calls and runs that were in flight when the disk filled up
+/// add entries, because no new ones start. A call whose settlement is refused becomes `UNKNOWN` at
+/// the next start.
+const RETRIES_MAX: usize = 10_000;
 /// Limits the entries of one attempt, so that a failed attempt costs little.
 const STEP: usize = 64;
 /// The time between attempts if there is nothing else to write.
@@ -40,11 +40,11 @@ impl Retries {
 
     /// Adds a new entry behind the older ones, which it must not overtake.
     pub(super) fn push(&mut self, entry: Entry) {
-        if self.entries.len() < KEPT_MAX {
+        if self.entries.len() < RETRIES_MAX {
             self.entries.push_back(entry);
         } else {
-            let why = format!("{KEPT_MAX} changes already wait for disk space; try again later");
-            entry.answer(Err(Error::Busy(why)));
+            let why = format!("{RETRIES_MAX} changes already wait for disk space; try again later");
+            entry.complete(Err(Error::Busy(why)));
         }
     }
 
@@ -67,8 +67,8 @@ impl Retries {
     }
 
     /// Records whether the last attempt wrote something.
-    pub(super) fn tried(&mut self, has_written: bool) {
-        self.refused_at = (!has_written).then(Instant::now);
+    pub(super) fn record_attempt(&mut self, made_progress: bool) {
+        self.refused_at = (!made_progress).then(Instant::now);
     }
 
     /// Ends all entries with an error; none is tried again.
@@ -77,7 +77,7 @@ impl Retries {
             log::error!("{} changes were not saved before the shutdown", self.len());
         }
         for entry in self.entries.drain(..) {
-            entry.answer(Err(Error::Stopping));
+            entry.complete(Err(Error::Stopping));
         }
     }
 }

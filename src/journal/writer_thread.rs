@@ -60,8 +60,8 @@ impl WriterThread {
     pub(super) fn run(mut self, received: &Receiver<Command>) -> End {
         loop {
             let (mut entries, stop) = receive(received, self.housekeeping.interval());
-            let kept_before = self.retries.len();
-            if kept_before > 0 {
+            let waiting_before = self.retries.len();
+            if waiting_before > 0 {
                 let retried = entries.extract_if(.., |entry| entry.is_retried);
                 retried.for_each(|entry| self.retries.push(entry));
             }
@@ -73,9 +73,9 @@ impl WriterThread {
                 self.retries.end();
                 return End::Shutdown;
             }
-            let kept = self.retries.len();
-            if kept > kept_before {
-                log::error!("{kept} changes wait for disk space; retrying");
+            let waiting = self.retries.len();
+            if waiting > waiting_before {
+                log::error!("{waiting} changes wait for disk space; retrying");
             }
             if self.housekeeping.is_due()
                 && let Some(path) = self.writer.lost_file()
@@ -100,9 +100,9 @@ impl WriterThread {
     fn retry(&mut self) {
         while !self.retries.is_empty() {
             let entries = self.retries.take();
-            let has_written = self.write(entries);
-            self.retries.tried(has_written);
-            if !has_written {
+            let made_progress = self.write(entries);
+            self.retries.record_attempt(made_progress);
+            if !made_progress {
                 return;
             }
             if self.retries.is_empty() {
@@ -128,12 +128,12 @@ impl WriterThread {
             }
             Err(error) => {
                 log::error!("cannot write to the database: {error}");
-                let refused = |_: &Entry| Some(Err(of_each(&error)));
+                let refused = |_: &Entry| Some(Err(batch_error(&error)));
                 entries.iter().map(refused).collect()
             }
         };
         let mut messages = Vec::new();
-        let mut answers = Vec::new();
+        let mut completed = Vec::new();
         let mut refused = Vec::new();
         for (entry, result) in entries.into_iter().zip(results) {
             match result {
@@ -144,7 +144,7 @@ impl WriterThread {
                     }
                     refused.push(entry);
                 }
-                Some(result) => answers.push((
+                Some(result) => completed.push((
                     entry,
                     result.map(|written| {
                         messages.extend(written.messages);
@@ -155,14 +155,14 @@ impl WriterThread {
             }
         }
         self.retries.put_back(refused);
-        // Published before the submitters are answered, so that a client that reacts to an answer
-        // sees this event before its own.
+        // Publish before notifying the submitters: a client that reacts to its response must see
+        // this event before the events that it causes.
         self.publisher.publish(messages, None);
-        let has_ended_one = !answers.is_empty();
-        for (entry, result) in answers {
-            entry.answer(result);
+        let any_completed = !completed.is_empty();
+        for (entry, result) in completed {
+            entry.complete(result);
         }
-        has_ended_one
+        any_completed
     }
 
     /// Writes the entries in one transaction. Returns the result of each, or none if it has to wait
@@ -202,7 +202,7 @@ fn receive(received: &Receiver<Command>, time_max: Duration) -> (Vec<Entry>, boo
 }
 
 /// Returns the error for each entry of a batch that failed as a whole.
-fn of_each(error: &Error) -> Error {
+fn batch_error(error: &Error) -> Error {
     match error {
         Error::Disk(why) => Error::Disk(why.clone()),
         other => Error::internal(format!("cannot write to the database: {other}")),
@@ -211,14 +211,14 @@ fn of_each(error: &Error) -> Error {
 
 /// Writes each entry in a savepoint. Retried entries do not overtake each other.
 fn write_each(batch: &mut Batch<'_>, entries: &[Entry]) -> Vec<Option<Result<Written>>> {
-    let mut is_held_up = false;
+    let mut is_blocked = false;
     let mut write = |entry: &Entry| {
-        if is_held_up && entry.is_retried {
+        if is_blocked && entry.is_retried {
             return None;
         }
         let written = batch.isolated(|batch| write_entry(batch, &entry.changes));
         if let Err(error) = &written {
-            is_held_up |= entry.may_be_retried(error);
+            is_blocked |= entry.may_be_retried(error);
         }
         Some(written)
     };

@@ -26,7 +26,7 @@ const PROMPTS_MAX: usize = 100_000;
 /// Time for which providers keep a prompt prefix by default (Anthropic: 5 minutes).
 const PROMPT_CACHE_MS: i64 = 5 * 60 * 1000;
 /// Number of newest answers kept per target; more calls rarely overlap.
-const BEGUN_MAX: usize = 32;
+const STARTS_MAX: usize = 32;
 
 /// The proposed `cache.maxAgeS`: the time for which repeated answers would be kept.
 pub const ANSWER_AGE_S: i64 = 7 * 24 * 60 * 60;
@@ -57,9 +57,9 @@ pub struct CallSums {
     pub answer_tokens_max: u64,
     pub estimated: u64,
     /// Calls made while the provider still cached the prefix of an earlier prompt.
-    pub soon: u64,
+    pub prefix_hits: u64,
     /// Calls answered since the node's retries last changed.
-    pub tried: u64,
+    pub answered_since_retry_change: u64,
 }
 
 impl AddAssign for CallSums {
@@ -79,8 +79,8 @@ impl AddAssign for CallSums {
         self.prompt_tokens_max = self.prompt_tokens_max.max(other.prompt_tokens_max);
         self.answer_tokens_max = self.answer_tokens_max.max(other.answer_tokens_max);
         self.estimated += other.estimated;
-        self.soon += other.soon;
-        self.tried += other.tried;
+        self.prefix_hits += other.prefix_hits;
+        self.answered_since_retry_change += other.answered_since_retry_change;
     }
 }
 
@@ -161,7 +161,7 @@ fn total<'a>(all: impl Iterator<Item = &'a CallSums>) -> CallSums {
 struct TargetStats {
     first_at: Option<Timestamp>,
     /// Start times of the newest answers, in order.
-    begun: Vec<Timestamp>,
+    starts: Vec<Timestamp>,
     buckets: BTreeMap<Bucket, CallSums>,
 }
 
@@ -215,15 +215,15 @@ impl CallStats {
     pub fn forget(&mut self, change: &NodeChange) {
         let node = (change.flow_id, change.node_id.clone());
         let changes = self.changes.entry(node.clone()).or_default();
-        let known = &mut changes[change.concern as usize];
-        if known.last_call >= change.last_call {
-            if known.last_call == change.last_call {
-                known.at = known.at.max(Some(change.at));
+        let last_change = &mut changes[change.concern as usize];
+        if last_change.last_call >= change.last_call {
+            if last_change.last_call == change.last_call {
+                last_change.at = last_change.at.max(Some(change.at));
             }
             return;
         }
-        known.last_call = change.last_call;
-        known.at = Some(change.at);
+        last_change.last_call = change.last_call;
+        last_change.at = Some(change.at);
         if change.concern == Concern::Question {
             self.nodes.remove(&node);
             return;
@@ -237,7 +237,7 @@ impl CallStats {
             for ((day, outcome, class), mut sums) in std::mem::take(&mut stats.buckets) {
                 let outcome = if is_outdated(outcome) { Outcome::Other } else { outcome };
                 if change.concern == Concern::Failures {
-                    sums.tried = 0;
+                    sums.answered_since_retry_change = 0;
                 }
                 *stats.buckets.entry((day, outcome, class)).or_default() += sums;
             }
@@ -296,8 +296,8 @@ impl CallStats {
         let stats = stats.entry(target).or_default();
         let first_at = stats.first_at.map_or(row.at, |first| first.min(row.at));
         stats.first_at = Some(first_at);
-        let is_soon = is_answered && stats.note_begun(row);
-        let is_tried = is_answered && is_since(Concern::Failures);
+        let is_prefix_hit = is_answered && stats.record_start(row);
+        let is_since_retry_change = is_answered && is_since(Concern::Failures);
         let bucket = (day, outcome(row, is_repeated, is_since), class);
         *stats.buckets.entry(bucket).or_default() += CallSums {
             spend: Spend::of_call(row.cost.unwrap_or(Usd::ZERO)),
@@ -305,8 +305,8 @@ impl CallStats {
             prompt_tokens_max: row.usage.input_tokens,
             answer_tokens_max: if is_answered { row.usage.output_tokens } else { 0 },
             estimated: u64::from(row.usage.source == UsageSource::Estimated),
-            soon: u64::from(is_soon),
-            tried: u64::from(is_tried),
+            prefix_hits: u64::from(is_prefix_hit),
+            answered_since_retry_change: u64::from(is_since_retry_change),
         };
     }
 
@@ -317,11 +317,11 @@ impl CallStats {
         let target = (row.provider, row.model);
         (flow_id, row.node, question, target, row.prompt_hash).hash(&mut hasher);
         let hash = hasher.finish();
-        if let Some(bought) = self.prompts.get_mut(&hash) {
-            let age_ms = row.at.0.saturating_sub(bought.0);
+        if let Some(answered_at) = self.prompts.get_mut(&hash) {
+            let age_ms = row.at.0.saturating_sub(answered_at.0);
             let is_kept = (0..=ANSWER_AGE_MS).contains(&age_ms);
             if !is_kept {
-                *bought = row.at;
+                *answered_at = row.at;
             }
             return is_kept;
         }
@@ -402,20 +402,21 @@ impl TargetStats {
 
     /// Notes the start of an answer. Returns whether an earlier one started before this call, but
     /// not too long before: only then can the call read a prompt prefix from the provider's cache.
-    fn note_begun(&mut self, row: &CallRow<'_>) -> bool {
-        let begun = &mut self.begun;
-        let before = begun.partition_point(|at| *at <= row.at);
-        let newest = before.checked_sub(1).and_then(|newest| begun.get(newest));
-        let is_soon = newest.is_some_and(|at| row.at.0.saturating_sub(at.0) < PROMPT_CACHE_MS);
+    fn record_start(&mut self, row: &CallRow<'_>) -> bool {
+        let starts = &mut self.starts;
+        let before = starts.partition_point(|at| *at <= row.at);
+        let newest = before.checked_sub(1).and_then(|newest| starts.get(newest));
+        let is_prefix_hit =
+            newest.is_some_and(|at| row.at.0.saturating_sub(at.0) < PROMPT_CACHE_MS);
         if let Some(ms) = row.begun_ms {
             let ms = i64::try_from(ms).unwrap_or(i64::MAX);
             let at = Timestamp(row.at.0.saturating_add(ms));
-            begun.insert(begun.partition_point(|other| *other <= at), at);
-            if begun.len() > BEGUN_MAX {
-                begun.remove(0);
+            starts.insert(starts.partition_point(|other| *other <= at), at);
+            if starts.len() > STARTS_MAX {
+                starts.remove(0);
             }
         }
-        is_soon
+        is_prefix_hit
     }
 }
 

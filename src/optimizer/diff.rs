@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::edit::{ends, id_at};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Line {
+pub struct DiffLine {
     /// The node or edge: `node draft`, `edge plan → draft`, with a branch `edge check → draft
     /// (true)`.
     pub what: String,
@@ -21,7 +21,7 @@ pub struct Line {
 }
 
 /// Lists the differences, nodes first, in the order of the documents.
-pub fn diff(before: &Value, after: &Value) -> Vec<Line> {
+pub fn diff(before: &Value, after: &Value) -> Vec<DiffLine> {
     let mut lines = Vec::new();
     let name_of_node = |node: &Value| format!("node {}", id_at(node, "id"));
     compare(before, after, "nodes", name_of_node, &mut lines);
@@ -43,7 +43,7 @@ fn compare(
     after: &Value,
     key: &str,
     name: impl Fn(&Value) -> String,
-    lines: &mut Vec<Line>,
+    lines: &mut Vec<DiffLine>,
 ) {
     let named = |document: &Value| -> Vec<(String, Value)> {
         let all = document["data"][key].as_array().into_iter().flatten();
@@ -55,7 +55,7 @@ fn compare(
     let new: BTreeMap<&String, &Value> =
         after.iter().map(|(name, new_value)| (name, new_value)).collect();
     let mut add = |what: &str, key: Option<&str>, before: &Value, after: &Value| {
-        lines.push(Line {
+        lines.push(DiffLine {
             what: what.to_owned(),
             key: key.map(str::to_owned),
             before: before.clone(),

@@ -40,7 +40,7 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
             let mut nodes = list_of(data, "nodes")?.iter_mut();
             let node = nodes.find(|node| id_at(node, "id") == *node_id);
             let node = node.and_then(Value::as_object_mut);
-            let node = node.ok_or_else(|| no_node(node_id))?;
+            let node = node.ok_or_else(|| node_not_found(node_id))?;
             merge(node.entry("data").or_insert(Value::Null), values);
         }
         Edit::RemoveNode { node_id } => {
@@ -48,31 +48,31 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
             let count = nodes.len();
             nodes.retain(|node| id_at(node, "id") != *node_id);
             if nodes.len() == count {
-                return Err(no_node(node_id));
+                return Err(node_not_found(node_id));
             }
-            let (inward, others) = split(edges_of(data), |it| id_at(it, "target") == *node_id);
-            let (outward, kept) = split(others, |it| id_at(it, "source") == *node_id);
-            let mut edges = Edges::of(kept);
-            for inward in &inward {
-                outward.iter().for_each(|outward| edges.join(inward, outward));
+            let (incoming, others) = split(edges_of(data), |it| id_at(it, "target") == *node_id);
+            let (outgoing, remaining) = split(others, |it| id_at(it, "source") == *node_id);
+            let mut edges = Edges::of(remaining);
+            for incoming in &incoming {
+                outgoing.iter().for_each(|outgoing| edges.join(incoming, outgoing));
             }
             edges.put_into(data)?;
         }
         Edit::RunBeside { first, second } => {
-            let (gone, kept) = split(edges_of(data), |it| {
+            let (removed, remaining) = split(edges_of(data), |it| {
                 id_at(it, "source") == *first && id_at(it, "target") == *second
             });
-            let Some(between) = gone.first() else {
+            let Some(between) = removed.first() else {
                 return Err(Error::Conflict(format!(
                     "edge from node `{first}` to node `{second}` not found"
                 )));
             };
-            let mut edges = Edges::of(kept.clone());
-            for inward in kept.iter().filter(|it| id_at(it, "target") == *first) {
-                edges.join(inward, between);
+            let mut edges = Edges::of(remaining.clone());
+            for incoming in remaining.iter().filter(|it| id_at(it, "target") == *first) {
+                edges.join(incoming, between);
             }
-            for outward in kept.iter().filter(|it| id_at(it, "source") == *second) {
-                edges.join(between, outward);
+            for outgoing in remaining.iter().filter(|it| id_at(it, "source") == *second) {
+                edges.join(between, outgoing);
             }
             edges.put_into(data)?;
         }
@@ -80,7 +80,7 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
     Ok(document)
 }
 
-fn no_node(id: &str) -> Error {
+fn node_not_found(id: &str) -> Error {
     Error::Conflict(format!("node `{id}` not found"))
 }
 
@@ -153,22 +153,22 @@ impl Edges {
         }
     }
 
-    /// Adds an edge from the source of `inward` to the target of `outward`, with all other keys of
-    /// `inward`.
-    fn join(&mut self, inward: &Value, outward: &Value) {
-        let Value::Object(mut edge) = inward.clone() else {
+    /// Adds an edge from the source of `incoming` to the target of `outgoing`, with all other keys
+    /// of `incoming`.
+    fn join(&mut self, incoming: &Value, outgoing: &Value) {
+        let Value::Object(mut edge) = incoming.clone() else {
             return;
         };
-        edge.insert("target".into(), outward["target"].clone());
-        match outward.get("targetHandle") {
+        edge.insert("target".into(), outgoing["target"].clone());
+        match outgoing.get("targetHandle") {
             Some(handle) => drop(edge.insert("targetHandle".into(), handle.clone())),
             None => drop(edge.shift_remove("targetHandle")),
         }
         let mut edge = Value::Object(edge);
         if self.ends.insert(ends(&edge)) {
-            let wanted = format!("{}-{}", id_at(&edge, "source"), id_at(&edge, "target"));
-            let numbered = (2..).map(|number| format!("{wanted}-{number}"));
-            let mut ids = [wanted.clone()].into_iter().chain(numbered);
+            let base_id = format!("{}-{}", id_at(&edge, "source"), id_at(&edge, "target"));
+            let numbered = (2..).map(|number| format!("{base_id}-{number}"));
+            let mut ids = [base_id.clone()].into_iter().chain(numbered);
             edge["id"] = ids.find(|id| self.ids.insert(id.clone())).into();
             self.all.push(edge);
         }

@@ -17,7 +17,7 @@ pub struct ModelCatalog {
 }
 
 struct ModelList {
-    asked_at: Timestamp,
+    requested_at: Timestamp,
     age_max_ms: i64,
     models: Vec<Listed>,
 }
@@ -29,25 +29,25 @@ impl ModelCatalog {
         &mut self,
         providers: &BTreeSet<&str>,
         now: Timestamp,
-        mut ask: impl FnMut(&str) -> Result<Vec<Listed>, String>,
+        mut request: impl FnMut(&str) -> Result<Vec<Listed>, String>,
     ) {
         for provider in providers {
             // A clock set back does not make a list valid for longer.
             let is_valid = self.lists.get(*provider).is_some_and(|list| {
-                let age_ms = now.0.saturating_sub(list.asked_at.0);
+                let age_ms = now.0.saturating_sub(list.requested_at.0);
                 (0..list.age_max_ms).contains(&age_ms)
             });
             if is_valid {
                 continue;
             }
-            let (models, age_max_ms) = match ask(provider) {
+            let (models, age_max_ms) = match request(provider) {
                 Ok(models) => (models, LIST_AGE_MS),
                 Err(error) => {
                     log::debug!("cannot list models: {error}");
                     (self.of(provider).to_vec(), PAUSE_MS)
                 }
             };
-            let list = ModelList { asked_at: now, age_max_ms, models };
+            let list = ModelList { requested_at: now, age_max_ms, models };
             self.lists.insert((*provider).to_owned(), list);
         }
     }
@@ -68,7 +68,7 @@ mod tests {
         let providers = BTreeSet::from(["p"]);
         let mut catalog = ModelCatalog::default();
         let mut count = 0;
-        let mut asked_at = |ms: i64, answer: Option<&str>| {
+        let mut requested_at = |ms: i64, answer: Option<&str>| {
             let before = count;
             catalog.refresh(&providers, Timestamp(ms), |_| {
                 count += 1;
@@ -84,12 +84,12 @@ mod tests {
             (count - before, name.unwrap_or_default())
         };
         let hour = 60 * 60 * 1000;
-        assert_eq!(asked_at(0, None), (1, String::new()));
-        assert_eq!(asked_at(hour - 1, Some("a")), (0, String::new()));
-        assert_eq!(asked_at(hour, Some("a")), (1, "a".into()));
-        assert_eq!(asked_at(25 * hour - 1, Some("b")), (0, "a".into()));
-        assert_eq!(asked_at(25 * hour, None), (1, "a".into()));
-        assert_eq!(asked_at(26 * hour, Some("b")), (1, "b".into()));
-        assert_eq!(asked_at(0, Some("c")), (1, "c".into()));
+        assert_eq!(requested_at(0, None), (1, String::new()));
+        assert_eq!(requested_at(hour - 1, Some("a")), (0, String::new()));
+        assert_eq!(requested_at(hour, Some("a")), (1, "a".into()));
+        assert_eq!(requested_at(25 * hour - 1, Some("b")), (0, "a".into()));
+        assert_eq!(requested_at(25 * hour, None), (1, "a".into()));
+        assert_eq!(requested_at(26 * hour, Some("b")), (1, "b".into()));
+        assert_eq!(requested_at(0, Some("c")), (1, "c".into()));
     }
 }

@@ -17,8 +17,8 @@ use crate::prices::Quote;
 use crate::providers::{Kind, Listed, Providers};
 use crate::time::Timestamp;
 
-/// Name parts of models that do not answer with text, or do so under other terms, as OpenAI,
-/// OpenRouter and others name them. `codex` uses another protocol, and `free` allows too few calls.
+/// Name parts, at OpenAI, OpenRouter and others, of models that do not answer with text or that
+/// have other terms of use. `codex` uses another protocol, and `free` allows too few calls.
 const OTHER_MODELS: &str = "audio babbage batch codex computer dall davinci embed embedding embeddings \
     extended free guard image imagen live moderation ocr realtime rerank reranker research robotics \
     safeguard search sora transcribe tts veo whisper";
@@ -144,34 +144,34 @@ impl<'a> Models<'a> {
         same.map(|(_, (at, _))| *at).max()
     }
 
-    /// Returns possible replacements of `present`: models that flows use, and listed models of the
+    /// Returns possible replacements of `current`: models that flows use, and listed models of the
     /// same provider and maker that are not older.
-    pub fn instead_of(
+    pub fn replacements_for(
         &self,
-        present: &Target,
+        current: &Target,
         requirements: Requirements,
     ) -> impl Iterator<Item = &Candidate> {
-        let has_reasoning = requirements.has_reasoning || is_reasoning_model(&present.model);
-        let present_created_at = self.created_at(present);
+        let has_reasoning = requirements.has_reasoning || is_reasoning_model(&current.model);
+        let current_created_at = self.created_at(current);
         self.candidates.iter().filter(move |it| {
-            let dates = it.created_at.zip(present_created_at);
+            let dates = it.created_at.zip(current_created_at);
             let is_next = it.is_listed
-                && it.target.provider == present.provider
-                && maker(&it.target.model) == maker(&present.model)
-                && dates.is_some_and(|(its, present)| its >= present);
-            it.target != *present
+                && it.target.provider == current.provider
+                && maker(&it.target.model) == maker(&current.model)
+                && dates.is_some_and(|(its, current)| its >= current);
+            it.target != *current
                 && (it.answered >= requirements.used_min || is_next)
-                && it.context_tokens.is_none_or(|most| most >= requirements.tokens_max)
+                && it.context_tokens.is_none_or(|limit| limit >= requirements.tokens_max)
                 // A reasoning model would write longer answers than the observed ones.
                 && (has_reasoning || !is_reasoning_model(&it.target.model))
         })
     }
 }
 
-fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
+fn newest(listed: &[Listed], limit: usize) -> Vec<&Listed> {
     let mut listed: Vec<&Listed> = listed.iter().collect();
     listed.sort_by_key(|it| Reverse(it.created_at));
-    listed.truncate(most);
+    listed.truncate(limit);
     listed
 }
 
@@ -188,7 +188,7 @@ fn has_part(name: &str, list: &str) -> bool {
     parts(name).any(|part| list.split(' ').any(|it| it == part))
 }
 
-/// Returns whether the name suggests no other purpose.
+/// Returns whether the name looks like that of a model that answers with text.
 fn answers_with_text(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     !has_part(&name, OTHER_MODELS) && !OTHER_PREFIXES.iter().any(|start| name.starts_with(start))
@@ -198,9 +198,9 @@ fn is_reasoning_model(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let own = name.rsplit('/').next().unwrap_or(&name);
     // OpenAI's `-chat` models do not reason.
-    let may_think = !has_part(own, "chat");
+    let may_reason = !has_part(own, "chat");
     has_part(own, REASONING_PARTS)
-        || (may_think && REASONING_PREFIXES.iter().any(|start| own.starts_with(start)))
+        || (may_reason && REASONING_PREFIXES.iter().any(|start| own.starts_with(start)))
 }
 
 fn is_dated(name: &str) -> bool {
@@ -215,15 +215,15 @@ pub fn target_in(value: &Value) -> Option<Target> {
 }
 
 /// Returns the usage of a call at another provider, whose prompt cache would be empty.
-pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
+pub fn usage_at_provider(usage: &Usage, from: &str, to: &str) -> Usage {
     if from == to {
         return *usage;
     }
-    without_cache(usage)
+    uncached_usage(usage)
 }
 
 /// Returns the usage with all prompt tokens as uncached ones.
-pub fn without_cache(usage: &Usage) -> Usage {
+pub fn uncached_usage(usage: &Usage) -> Usage {
     Usage { cached_input_tokens: 0, cache_write_tokens: 0, cache_write_1h_tokens: 0, ..*usage }
 }
 
@@ -235,10 +235,10 @@ impl Candidate {
         (self.answered, !is_dated(name), self.is_listed, length)
     }
 
-    /// Returns the cost of these calls at the candidate instead of `present`.
-    pub fn cost(&self, calls: &NodeCalls<'_>, present: &Target) -> Usd {
+    /// Returns the cost of these calls at the candidate instead of `current`.
+    pub fn cost(&self, calls: &NodeCalls<'_>, current: &Target) -> Usd {
         calls.by_class().fold(Usd::ZERO, |cost, class| {
-            let usage = at_another(&class.usage, &present.provider, &self.target.provider);
+            let usage = usage_at_provider(&class.usage, &current.provider, &self.target.provider);
             let (count, longest) = (class.spend.calls, class.prompt_tokens_max);
             cost.plus(self.quote.cost_of_all(count, longest, &usage))
         })

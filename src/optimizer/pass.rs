@@ -41,7 +41,7 @@ pub struct Pass {
     providers: Arc<Providers>,
     totals: Option<Totals>,
     /// Flows that wait for a review.
-    left: BTreeSet<FlowId>,
+    flows_to_review: BTreeSet<FlowId>,
     /// Time of the last review of all flows; none requests a new one.
     reviewed_at: Option<Timestamp>,
     /// A hash of the prices at the last review.
@@ -64,7 +64,7 @@ impl Pass {
             store,
             providers,
             totals: None,
-            left: BTreeSet::new(),
+            flows_to_review: BTreeSet::new(),
             reviewed_at: None,
             prices: 0,
             catalog: ModelCatalog::default(),
@@ -78,7 +78,7 @@ impl Pass {
 
     /// Returns the time until the next pass if nothing happens.
     pub fn rest(&self, now: Timestamp) -> Duration {
-        if !self.left.is_empty() {
+        if !self.flows_to_review.is_empty() {
             return Duration::ZERO;
         }
         let due = self.reviewed_at.map_or(now.0, |at| at.0 + IDLE_MAX_MS);
@@ -100,7 +100,7 @@ impl Pass {
     /// # Errors
     /// Read errors of the database, and errors of `write`.
     pub fn run(&mut self, requested: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
-        self.left.extend(requested.flows);
+        self.flows_to_review.extend(requested.flows);
         if requested.all {
             self.reviewed_at = None;
         }
@@ -131,7 +131,7 @@ impl Pass {
 
     fn advance(&mut self, totals: &mut Totals, now: Timestamp, write: Write<'_>) -> Result<()> {
         let Totals { calls, savings } = totals;
-        self.read_new(calls, savings, now)?;
+        self.read_new_rows(calls, savings, now)?;
         if self.is_stopping() {
             return Ok(());
         }
@@ -144,23 +144,23 @@ impl Pass {
         });
         let models = Models::new(&providers, &used, &self.catalog, now);
         self.review(calls, &models, now)?;
-        self.left.append(&mut calls.changed_flows);
+        self.flows_to_review.append(&mut calls.changed_flows);
         // A flow that fails does not affect the others.
         let mut done = Ok(());
-        for flow_id in self.left.clone() {
+        for flow_id in self.flows_to_review.clone() {
             if self.is_stopping() {
                 return Ok(());
             }
             let changes = catch_panic(flow_id, || self.changes(flow_id, calls, &models, now));
             let changes = changes.unwrap_or_else(|| Ok(Vec::new()));
             match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
-                Ok(()) => drop(self.left.remove(&flow_id)),
+                Ok(()) => drop(self.flows_to_review.remove(&flow_id)),
                 Err(error) => done = done.and(Err(error)),
             }
         }
-        for (id, realised) in savings.news(&self.store)? {
+        for (id, realised) in savings.unsaved(&self.store)? {
             write(Change::SetRealised { id, realised })?;
-            savings.stored(id, realised);
+            savings.mark_saved(id, realised);
         }
         done
     }
@@ -176,15 +176,15 @@ impl Pass {
         let age_ms = self.reviewed_at.map(|at| now.0.saturating_sub(at.0));
         let is_due = !age_ms.is_some_and(|age_ms| (0..IDLE_MAX_MS).contains(&age_ms));
         if is_due || prices != self.prices {
-            self.left.extend(self.store.flows_with_suggestions()?);
-            self.left.extend(calls.flows());
+            self.flows_to_review.extend(self.store.flows_with_suggestions()?);
+            self.flows_to_review.extend(calls.flows());
             self.reviewed_at = Some(now);
             self.prices = prices;
         }
         Ok(())
     }
 
-    fn read_new(
+    fn read_new_rows(
         &self,
         calls: &mut CallStats,
         savings: &mut SavingsTracker,
@@ -238,10 +238,10 @@ impl Pass {
         }
         let Some(flow) = flow else {
             calls.forget_changes(flow_id);
-            return Ok(withdrawn(&stored, &[], now).collect());
+            return Ok(withdrawals(&stored, &[], now).collect());
         };
         let mut proposals = self.propose(&flow, &stored, calls, models, now)?;
-        let mut changes: Vec<Change> = withdrawn(&stored, &proposals, now).collect();
+        let mut changes: Vec<Change> = withdrawals(&stored, &proposals, now).collect();
         proposals.retain(|proposal| needs_commit(&stored, proposal));
         changes.extend(proposals.into_iter().map(|proposal| Change::Propose {
             flow_id,
@@ -284,7 +284,7 @@ impl Pass {
 }
 
 /// Closes open suggestions that no proposal supports any more.
-fn withdrawn(
+fn withdrawals(
     stored: &[Suggestion],
     proposals: &[Proposal],
     at: Timestamp,
@@ -317,7 +317,7 @@ fn needs_commit(stored: &[Suggestion], proposal: &Proposal) -> bool {
     same.next().is_none_or(|it| match it.status {
         Status::Open => it.proposal != *proposal,
         Status::Applied => true,
-        _ => proposal.is_news_after(&it.proposal),
+        _ => proposal.supersedes(&it.proposal),
     })
 }
 

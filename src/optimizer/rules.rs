@@ -35,8 +35,8 @@ const CALLS_MIN: u64 = 10;
 const SAVING_MIN: Usd = Usd::from_nanousd(100_000_000);
 /// An open suggestion is withdrawn only below this percentage of the threshold. Otherwise it would
 /// come and go near the threshold.
-const KEPT_PART: u64 = 70;
-/// A saving from a shorter observation is called a guess.
+const KEEP_PERCENT: u64 = 70;
+/// A saving from a shorter observation is marked as a rough estimate.
 const RELIABLE_DAYS: f64 = 3.0;
 /// Number of a flow's newest runs that the rules use.
 const RUNS_MAX: usize = 20;
@@ -152,13 +152,13 @@ impl RuleContext<'_> {
             return calls.since;
         }
         let start = window_start(self.now);
-        let was_begun_before = || {
+        let was_started_before = || {
             let (flow_id, store) = (self.flow_id, self.store);
-            or_default(node, store.was_begun_before(flow_id, &node.id, start, RUNS_MAX))
+            or_default(node, store.was_started_before(flow_id, &node.id, start, RUNS_MAX))
         };
         match self.changed_at(node, Concern::Question) {
             Some(at) => at.max(start).min(calls.since),
-            None if was_begun_before() => start,
+            None if was_started_before() => start,
             None => calls.since,
         }
     }
@@ -171,7 +171,7 @@ impl RuleContext<'_> {
         self.projection_since(self.since(node, calls), saved)
     }
 
-    /// Returns the promise if only calls since the last change of this concern count, and the start
+    /// Returns the projection from the calls since the last change of this concern, and the start
     /// of these calls.
     fn projection_about(
         &self,
@@ -201,18 +201,18 @@ impl RuleContext<'_> {
     }
 
     /// Returns the threshold, which is lower for an open suggestion.
-    fn least(&self, kind: Kind, node: &Node, usual: u64) -> u64 {
+    fn threshold(&self, kind: Kind, node: &Node, minimum: u64) -> u64 {
         match self.open(kind, node) {
-            Some(_) => usual.saturating_mul(KEPT_PART) / 100,
-            None => usual,
+            Some(_) => minimum.saturating_mul(KEEP_PERCENT) / 100,
+            None => minimum,
         }
     }
 
     /// Returns whether the saving justifies a new proposal, or keeping an open one.
     fn is_worthwhile(&self, kind: Kind, node: &Node, projection: &Projection) -> bool {
-        let usual = SAVING_MIN.nanousd.unsigned_abs();
-        let least = self.least(kind, node, usual);
-        u64::try_from(projection.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= least)
+        let minimum = SAVING_MIN.nanousd.unsigned_abs();
+        let threshold = self.threshold(kind, node, minimum);
+        u64::try_from(projection.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= threshold)
     }
 
     /// Returns a proposal for a rule to complete. Its reason warns of a short observation; its

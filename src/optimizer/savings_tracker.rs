@@ -3,14 +3,14 @@
 //!
 //! Sums are kept in memory and grow with new rows; a restart rebuilds them from the rows since the
 //! application. The journal counts runs as they end, because runs can be deleted. Calls use the
-//! prices of their own time, as they were charged.
+//! prices in force when they were made.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::call_stats::WINDOW_DAYS;
-use super::models::{at_another, target_in, without_cache};
+use super::models::{target_in, uncached_usage, usage_at_provider};
 use super::read_document;
 use super::saving::MS_PER_DAY;
 use crate::error::Result;
@@ -22,10 +22,10 @@ use crate::money::Usd;
 use crate::store::{AppliedEdit, CallRow, MEASURED_MS, Store};
 use crate::time::Timestamp;
 
-/// The maximum duration of a run that started before a moment and ended after it.
+/// The maximum duration of a run that was active at a given time.
 const RUN_MS_MAX: i64 = MS_PER_DAY;
 
-/// Prices a usage at a provider's model at a moment.
+/// Returns the cost of a usage at a provider's model at a given time.
 pub type Price<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
 
 /// The applied suggestions, by id; none if a suggestion is no longer measured.
@@ -108,8 +108,8 @@ impl SavingsTracker {
     }
 
     /// Returns measurements that are not stored yet.
-    pub fn news(&self, store: &Store) -> Result<Vec<(i64, Realised)>> {
-        let mut news = Vec::new();
+    pub fn unsaved(&self, store: &Store) -> Result<Vec<(i64, Realised)>> {
+        let mut unsaved = Vec::new();
         for (id, tracked) in &self.applied {
             let Some(tracked) = tracked else {
                 continue;
@@ -120,13 +120,13 @@ impl SavingsTracker {
             };
             let realised = tracked.realised(runs);
             let new = realised.filter(|it| tracked.stored != Some(*it));
-            news.extend(new.map(|it| (*id, it)));
+            unsaved.extend(new.map(|it| (*id, it)));
         }
-        Ok(news)
+        Ok(unsaved)
     }
 
-    /// Notes that a measurement is stored.
-    pub fn stored(&mut self, id: i64, realised: Realised) {
+    /// Records that a measurement is stored.
+    pub fn mark_saved(&mut self, id: i64, realised: Realised) {
         if let Some(Some(tracked)) = self.applied.get_mut(&id) {
             tracked.stored = Some(realised);
         }
@@ -134,7 +134,7 @@ impl SavingsTracker {
 }
 
 impl Tracked {
-    /// Returns none if there is nothing to measure, or its time is over.
+    /// Returns none if there is nothing to measure, or if the time for measuring is over.
     fn new(store: &Store, id: i64, now: Timestamp) -> Result<Option<Self>> {
         let suggestion = store.suggestion(id)?;
         let edit = store.applied_edit(id)?;
@@ -153,7 +153,7 @@ impl Tracked {
             baseline,
             until,
             last_call: edit.last_call,
-            sums: nothing(since),
+            sums: empty_measurement(since),
             stored,
         }))
     }
@@ -184,7 +184,7 @@ impl Tracked {
     }
 }
 
-fn nothing(since: Timestamp) -> Realised {
+fn empty_measurement(since: Timestamp) -> Realised {
     Realised {
         since,
         calls: 0,
@@ -258,30 +258,30 @@ impl Baseline {
     /// compared.
     fn compare(&self, row: &CallRow<'_>, price: Price<'_>) -> Option<(bool, Usd, Usd)> {
         let is_answered = row.status == CallStatus::Success && !row.cached;
-        let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
+        let has_failed = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
         let (cost, zero) = (row.cost, Usd::ZERO);
         let (provider, model) = (row.provider, row.model);
         Some(match self {
             Self::ModelSwitch { from, to } => {
                 let is_new = |it: &Target| it.provider == provider && it.model == model;
                 let cost = cost.filter(|_| to.iter().any(is_new))?;
-                if was_wasted {
+                if has_failed {
                     return Some((false, zero, cost));
                 }
-                let usage = at_another(&row.usage, provider, &from.provider);
+                let usage = usage_at_provider(&row.usage, provider, &from.provider);
                 let before = price(&from.provider, &from.model, &usage, row.at);
                 (true, before.filter(|_| is_answered)?, cost)
             }
             Self::Cache => (true, row.saved.filter(|_| row.cached)?, zero),
             Self::PromptCache => {
                 let cost = cost.filter(|_| is_answered)?;
-                let without = price(provider, model, &without_cache(&row.usage), row.at)?;
+                let without = price(provider, model, &uncached_usage(&row.usage), row.at)?;
                 let with = price(provider, model, &row.usage, row.at)?;
                 (true, cost.plus(minus(without, with)), cost)
             }
             Self::RetryWaste { were_answered, .. } => {
-                let is_counted = is_answered || (was_wasted && !were_answered);
-                (is_counted, zero, cost.filter(|_| was_wasted).unwrap_or(zero))
+                let is_counted = is_answered || (has_failed && !were_answered);
+                (is_counted, zero, cost.filter(|_| has_failed).unwrap_or(zero))
             }
             // Zero, unless the user put the node back.
             Self::DeadNode { .. } => (false, zero, cost.unwrap_or(zero)),

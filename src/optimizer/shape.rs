@@ -24,12 +24,12 @@ impl Links {
     fn of(graph: &Graph, before: &[Vec<bool>]) -> Self {
         let nodes = graph.nodes();
         let is_condition = |at: usize| matches!(nodes[at].kind, NodeKind::Condition(_));
-        let follows_one =
+        let follows_condition =
             |before: &Vec<bool>| (0..nodes.len()).any(|at| before[at] && is_condition(at));
         let mut links = Self {
             to: vec![BTreeSet::new(); nodes.len()],
             from: vec![BTreeSet::new(); nodes.len()],
-            may_be_skipped: before.iter().map(follows_one).collect(),
+            may_be_skipped: before.iter().map(follows_condition).collect(),
         };
         for source in 0..nodes.len() {
             for edge in graph.edges_from(source) {
@@ -69,13 +69,13 @@ impl Links {
     }
 }
 
-/// Returns the ids of agents and maps with unused output, in a valid order of removal: a node that
-/// only unused nodes name follows these.
+/// Returns the ids of agents and maps with unused output, in a valid order of removal: a node comes
+/// after the unused nodes that refer to it.
 ///
 /// A node is used if it is part of the run's result ([`Graph::results`]), or if a template of a
 /// remaining node names it or may name any node. Unused templates and conditions stay, because they
 /// are free, and so do `http` nodes, because their requests have effects. A node also stays if its
-/// successors would run in other cases without it.
+/// removal would change when its successors run.
 ///
 /// Removing a node also removes its failure: with `onError: fail` it would have ended the run
 /// before any later call. A suggestion should mention this.
@@ -90,7 +90,7 @@ pub fn unused(graph: &Graph) -> Vec<String> {
         let node = &nodes[at];
         let mut next = links.to[at].iter();
         let edges = links.from[at].len() * links.to[at].len();
-        let is_unused = is_bought(node)
+        let is_unused = makes_calls(node)
             && !results.contains(&at)
             && !named.contains(node.id.as_str())
             && next.all(|&(next, _)| links.can_bypass(next, at))
@@ -123,24 +123,24 @@ pub fn independent(graph: &Graph) -> Vec<(String, String)> {
     let can_run_beside = |first: usize, second: usize| {
         let mut others = links.to[first].iter();
         let waits_anyway = others.any(|&(next, _)| before[second][next]);
-        let uses_it = || {
+        let uses_output = || {
             let reads = nodes[second].reads();
             reads.is_none_or(|ids| ids.contains(&nodes[first].id))
         };
-        // Otherwise it would become a last node, as a part of the result.
-        let stays_no_result = results.iter().all(is_output)
+        // Otherwise the first node would become a last node, whose output is part of the result.
+        let keeps_results = results.iter().all(is_output)
             || links.to[first].len() > 1
             || !links.to[second].is_empty();
         let edges = links.from[first].len() + links.to[second].len();
-        is_bought(&nodes[second])
+        makes_calls(&nodes[second])
             && !waits_anyway
-            && stays_no_result
+            && keeps_results
             && links.can_bypass(second, first)
             && links.count() + edges <= EDGES_MAX
-            && !uses_it()
+            && !uses_output()
     };
     let mut pairs = Vec::new();
-    for first in (0..nodes.len()).filter(|&at| is_bought(&nodes[at])) {
+    for first in (0..nodes.len()).filter(|&at| makes_calls(&nodes[at])) {
         let next = links.to[first].iter().map(|(next, _)| *next);
         let beside = next.filter(|&second| can_run_beside(first, second));
         pairs.extend(beside.map(|second| (nodes[first].id.clone(), nodes[second].id.clone())));
@@ -149,7 +149,7 @@ pub fn independent(graph: &Graph) -> Vec<(String, String)> {
 }
 
 /// Returns whether a node makes LLM calls.
-fn is_bought(node: &Node) -> bool {
+fn makes_calls(node: &Node) -> bool {
     matches!(node.kind, NodeKind::Agent(_) | NodeKind::Map(_))
 }
 

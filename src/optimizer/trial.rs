@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::chosen;
-use super::models::{at_another, target_in};
+use super::models::{target_in, usage_at_provider};
 use super::read_document;
 use super::rules::agent;
 use crate::budget::Reserve;
@@ -27,11 +27,11 @@ use crate::ids::{FlowId, RunId, time_sorted_uuid};
 use crate::money::Usd;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
 use crate::store::{Change, NewCall, Store, StoredInput};
-use crate::threads::each_at_once;
+use crate::threads::map_parallel;
 use crate::time::Timestamp;
 
 const TRIALS_MAX: usize = 2;
-const CALLS_AT_ONCE: usize = 4;
+const PARALLEL_CALLS_MAX: usize = 4;
 /// Longer texts are cut; the run has the full prompt.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 /// The same as in the engine, which makes the same calls.
@@ -59,7 +59,7 @@ struct InFlightGuard<'a> {
 pub struct Plan {
     suggestion_id: i64,
     flow_id: FlowId,
-    present: Target,
+    current: Target,
     target: Target,
     answer_tokens_max: u32,
     calls: Vec<(StoredInput, Call)>,
@@ -128,16 +128,16 @@ impl Trials {
             )));
         }
         let targets = target_in(&proposal.evidence).zip(target_in(&proposal.edit["values"]));
-        let (present, target) =
+        let (current, target) =
             targets.ok_or_else(|| Error::internal(format!("suggestion {id} has no models")))?;
         let agent = self.agent(suggestion.flow_id, &proposal)?;
         self.calls.providers().check(&target.provider).map_err(Error::Conflict)?;
         let (flow_id, node_id) = (suggestion.flow_id, &proposal.node_id);
-        let inputs = self.store.newest_inputs(flow_id, node_id, &present, count)?;
+        let inputs = self.store.newest_inputs(flow_id, node_id, &current, count)?;
         if inputs.is_empty() {
             return Err(Error::Conflict(format!(
                 "no stored input of a successful call to {}: the runs were deleted or are too old; run the flow and retry",
-                name(&present)
+                name(&current)
             )));
         }
         let calls = inputs.into_iter().map(|input| {
@@ -147,7 +147,7 @@ impl Trials {
         Ok(Plan {
             suggestion_id: id,
             flow_id,
-            present,
+            current,
             calls: calls.collect(),
             answer_tokens_max: answer_tokens_max(&agent),
             target,
@@ -177,7 +177,7 @@ impl Trials {
         let now = Timestamp::now();
         let providers = self.calls.providers();
         let expected = |(input, call): &(StoredInput, Call)| {
-            let usage = at_another(&input.usage, &plan.present.provider, &call.provider);
+            let usage = usage_at_provider(&input.usage, &plan.current.provider, &call.provider);
             let is_known = usage.source != UsageSource::None;
             let cost = providers.cost_of(&call.provider, &call.model, &usage, now);
             cost.filter(|_| is_known)
@@ -213,7 +213,7 @@ impl Trials {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
             self.make_call(plan.flow_id, call, operation_id, &self.stopping)
         };
-        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, make_call);
+        let outcomes = map_parallel(ROLE, PARALLEL_CALLS_MAX, STACK_BYTES, &plan.calls, make_call);
         let both = plan.calls.iter().zip(outcomes);
         let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
         // An empty trial does not replace an earlier one.
@@ -263,13 +263,13 @@ impl Trials {
         let waiter = Waiter { cancel, has_left: &|| cancel.is_cancelled() };
         let ended = self.calls.wait(&request, &waiter).map_or_else(
             |ended| *ended,
-            |held| {
+            |resources| {
                 let providers = self.calls.providers();
                 let exchange = |_| {
                     let answer = providers.call(call, cancel, &mut |_| {});
                     (answer.map_err(Box::new), None)
                 };
-                self.calls.make(&request, held, Vec::new(), exchange)
+                self.calls.make(&request, resources, Vec::new(), exchange)
             },
         );
         let (outcome, changes) = outcome(call, ended);

@@ -35,8 +35,8 @@ pub struct ProviderConfig {
     /// True if a streamed chat completion must request its usage (`stream_options`). Some servers
     /// reject that, and send the usage without it.
     pub stream_usage: bool,
-    /// Whether the cost that a response states is the cost of the call. None for the default: true
-    /// for OpenRouter, xAI and Perplexity, which bill what they state. An upstream that states 0
+    /// True if the cost in a response is the cost of the call. None for the default, which is true
+    /// for OpenRouter, xAI and Perplexity only, because they bill this cost. A server that states 0
     /// could evade a budget.
     pub trust_stated_cost: Option<bool>,
 }

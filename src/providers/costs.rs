@@ -36,9 +36,11 @@ fn adapted(quote: Quote, usage: &Usage, billing: &Billing) -> Result<Quote, &'st
 }
 
 /// Returns the maximum tokens of a prompt of this length: one per byte, plus the frame. A token has
-/// at least one byte, and digits, hexadecimal and some scripts come close to that. Ordinary text
-/// has a fourth of it; but one tokenizer is no bound for others, only the length of a client's
-/// request is known, and the excess of a reservation is released when the call ends.
+/// at least one byte, and digits, hexadecimal and some scripts come close to that.
+///
+/// Ordinary text has about a quarter of these tokens, but a tighter bound is not safe: tokenizers
+/// differ, and only the length of a client's request is known. The excess of a reservation is
+/// released when the call ends.
 pub fn prompt_tokens_max(bytes: u64) -> u64 {
     bytes.saturating_add(FRAME_TOKENS)
 }
@@ -124,7 +126,7 @@ impl Providers {
         let (cost, source) = match (trusted, &price) {
             (Some(cost), _) => (Some(cost), CostSource::Provider),
             (None, Some(_)) => (price_cost, CostSource::Price),
-            // Calls of `echo` cost nothing, by no price.
+            // Calls of `echo` are free and have no price.
             (None, None) => (price_cost, CostSource::None),
         };
         let price_cost = price_cost.filter(|_| provider_cost.is_some());
@@ -246,9 +248,9 @@ impl Providers {
         let quote = self.quote_or_log(call, &call.model, at);
         let writes = writes.max(self.cache_writes(&call.provider, false));
         let variants = || writes.variants(usage);
-        let most = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());
+        let cost_max = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());
         Reserve {
-            cost: most.map(|cost| cost.min(COST_MAX)),
+            cost: cost_max.map(|cost| cost.min(COST_MAX)),
             tokens: usage.input_tokens.saturating_add(usage.output_tokens),
         }
     }

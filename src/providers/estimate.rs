@@ -57,15 +57,15 @@ pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: boo
         usage.input_tokens = prompt_tokens(call);
     }
     if is_output_missing {
-        let thought = tokens(thinking_after);
+        let thinking_tokens = tokens(thinking_after);
         let text_tokens = tokens(text_after) + tokens_beyond(text, beyond_after);
-        let output = text_tokens + tokens(other_after) + thought;
+        let output = text_tokens + tokens(other_after) + thinking_tokens;
         if counted.is_some() {
             usage.output_tokens += output;
-            usage.reasoning_tokens += thought;
+            usage.reasoning_tokens += thinking_tokens;
         } else {
             usage.output_tokens = usage.output_tokens.max(output);
-            usage.reasoning_tokens = usage.reasoning_tokens.max(thought);
+            usage.reasoning_tokens = usage.reasoning_tokens.max(thinking_tokens);
         }
     }
     usage

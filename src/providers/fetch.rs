@@ -99,15 +99,15 @@ impl Fetcher {
     }
 
     pub(super) fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
-        let uri = self.checked(&fetch.url)?;
+        let uri = self.parse_url(&fetch.url)?;
         let host = uri.host().unwrap_or_default().to_owned();
         let failure = |message: String| FetchFailure::new(format!("{host}: {message}"));
         let request = request(fetch, uri).map_err(failure)?;
         let entered = Scope::enter(cancel);
         if entered.scope.cancel.is_cancelled() {
-            return Err(stopped());
+            return Err(cancelled_failure());
         }
-        let io = |error: Error| self.broken(&host, &error, fetch.timeout, cancel);
+        let io = |error: Error| self.request_failure(&host, &error, fetch.timeout, cancel);
         let request = self
             .agent
             .configure_request(request)
@@ -115,7 +115,7 @@ impl Fetcher {
             .build();
         let response = self.agent.run(request).map_err(io)?;
         if !response.status().is_success() {
-            return Err(refused(&host, response));
+            return Err(status_failure(&host, response));
         }
         let too_long = || failure(format!("the response is longer than {ANSWER_BYTES_MAX} bytes"));
         let codings = content_encoding::of(response.headers()).map_err(failure)?;
@@ -132,7 +132,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// Fails for an invalid URL and for a host that is not allowed.
-    fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
+    fn parse_url(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
             FetchFailure::new(format!("`{shown}` is not a URL, such as https://example.org/x"))
@@ -146,7 +146,7 @@ impl Fetcher {
         };
         // The host of `https://allowed.example@other.example/` is other.example.
         let authority = uri.authority();
-        if authority.is_some_and(|whole| whole.as_str().contains('@')) {
+        if authority.is_some_and(|it| it.as_str().contains('@')) {
             let message = "a URL must not contain a user name; use an authorization header";
             return Err(FetchFailure::new(message));
         }
@@ -158,7 +158,7 @@ impl Fetcher {
         Ok(uri)
     }
 
-    fn broken(
+    fn request_failure(
         &self,
         host: &str,
         error: &Error,
@@ -166,7 +166,7 @@ impl Fetcher {
         cancel: &Cancel,
     ) -> FetchFailure {
         if cancel.is_cancelled() {
-            return stopped();
+            return cancelled_failure();
         }
         if let Error::Io(error) = error
             && let Some(ForbiddenAddress(address)) = error.get_ref().and_then(|e| e.downcast_ref())
@@ -186,7 +186,7 @@ impl Fetcher {
     }
 }
 
-fn refused(host: &str, response: Response<Body>) -> FetchFailure {
+fn status_failure(host: &str, response: Response<Body>) -> FetchFailure {
     let is_redirect = response.status().is_redirection();
     let refusal = Refusal::read(response, REFUSAL_BYTES_MAX);
     let excerpt = match &refusal.location {
@@ -204,7 +204,7 @@ fn refused(host: &str, response: Response<Body>) -> FetchFailure {
     }
 }
 
-fn stopped() -> FetchFailure {
+fn cancelled_failure() -> FetchFailure {
     FetchFailure { cancelled: true, ..FetchFailure::new("the request was cancelled") }
 }
 

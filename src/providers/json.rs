@@ -25,7 +25,7 @@ pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
 /// Returns the text, which is valid JSON, with `null` in place of containers that are nested too
 /// deep.
 fn shallow(json: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::new();
+    let mut output = Vec::new();
     let mut depth = 0_usize;
     let (mut in_string, mut is_escaped) = (false, false);
     for &byte in json {
@@ -38,7 +38,7 @@ fn shallow(json: &[u8]) -> Vec<u8> {
                 b'{' | b'[' => {
                     depth += 1;
                     if depth == DEPTH_MAX + 1 {
-                        kept.extend_from_slice(b"null");
+                        output.extend_from_slice(b"null");
                     }
                 }
                 b'}' | b']' => {
@@ -51,10 +51,10 @@ fn shallow(json: &[u8]) -> Vec<u8> {
             }
         }
         if depth <= DEPTH_MAX {
-            kept.push(byte);
+            output.push(byte);
         }
     }
-    kept
+    output
 }
 
 #[cfg(test)]

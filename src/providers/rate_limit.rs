@@ -1,10 +1,12 @@
 //! Limits the number of calls, and of tokens, that a provider gets in any minute.
 //!
-//! Calls queue for a permit, so that the provider need not reject them. Calls of flows are in order
-//! of arrival, those of clients likewise, and both sides alternate if both wait. A call that does
-//! not ask for its permit in time is skipped until it does. The limit counts the time when calls
-//! are made, not when they could have been, so that late calls cannot exceed it: a token bucket
-//! would allow two minutes' worth in one. Pure except for a lock: callers pass the time.
+//! Calls queue for a permit, so that the provider need not reject them. Calls of flows and calls of
+//! clients each keep their order of arrival, and the two sides alternate while both wait. A call
+//! that does not ask for its permit in time is skipped until it does.
+//!
+//! The window counts when calls are made, not when they were permitted, so that late calls cannot
+//! exceed the limit. A token bucket would allow two minutes' worth of calls in one minute. Pure
+//! except for a lock: callers pass the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +17,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum limit of calls per minute: each call is remembered for a minute.
 pub const REQUESTS_MAX: u32 = 100_000;
 
-/// Time after which an overdue call loses its place. Others then go first until it asks again.
+/// Time after which an overdue call loses its turn. Other calls go first until it asks again.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The limits of a provider; none means unlimited.
@@ -38,9 +40,9 @@ impl Default for Rate {
 impl Rate {
     /// Returns whether a call of `tokens` fits in addition to `count` others with `used` tokens.
     fn has_room(&self, count: usize, used: u64, tokens: u64) -> bool {
-        let requests = self.requests_per_minute.map(|most| most as usize);
-        requests.is_none_or(|most| count < most)
-            && self.tokens_per_minute.is_none_or(|most| used.saturating_add(tokens) <= most)
+        let requests = self.requests_per_minute.map(|limit| limit as usize);
+        requests.is_none_or(|limit| count < limit)
+            && self.tokens_per_minute.is_none_or(|limit| used.saturating_add(tokens) <= limit)
     }
 }
 
@@ -78,10 +80,10 @@ impl RateLimiter {
         }
     }
 
-    /// Queues a call. One with more tokens than the limit waits until the window is empty.
+    /// Queues a call. A call with more tokens than the limit waits until the window is empty.
     pub fn enqueue(&self, provider: &str, side: Side, tokens: u64) -> Permit {
         let queue = self.queues.get(provider);
-        Permit { place: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))) }
+        Permit { queued: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))) }
     }
 }
 
@@ -91,7 +93,7 @@ impl RateLimiter {
 pub struct Permit {
     /// The queue and the call's number in it; none if the provider has no limit, and after
     /// `consume`.
-    place: Option<(Arc<Mutex<ProviderQueue>>, u64)>,
+    queued: Option<(Arc<Mutex<ProviderQueue>>, u64)>,
 }
 
 impl Permit {
@@ -99,7 +101,7 @@ impl Permit {
     /// expected wait before the next attempt. An acquired permit counts as a call made now until it
     /// is consumed or dropped.
     pub fn acquire(&self, now: Instant) -> Duration {
-        self.place
+        self.queued
             .as_ref()
             .map_or(Duration::ZERO, |(queue, number)| lock(queue).acquire(*number, now))
     }
@@ -109,7 +111,7 @@ impl Permit {
     }
 
     fn consume_at(mut self, now: Instant) {
-        if let Some((queue, number)) = self.place.take() {
+        if let Some((queue, number)) = self.queued.take() {
             lock(&queue).consume(number, now);
         }
     }
@@ -117,7 +119,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((queue, number)) = self.place.take() {
+        if let Some((queue, number)) = self.queued.take() {
             lock(&queue).remove(number);
         }
     }
@@ -166,11 +168,11 @@ impl ProviderQueue {
     fn enqueue(&mut self, side: Side, tokens: u64) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        let most = self.rate.tokens_per_minute;
+        let limit = self.rate.tokens_per_minute;
         self.pending.push(PendingCall {
             number,
             side,
-            tokens: most.map_or(0, |most| tokens.min(most)),
+            tokens: limit.map_or(0, |limit| tokens.min(limit)),
             is_acquired: false,
             due: None,
         });
@@ -224,12 +226,12 @@ impl ProviderQueue {
         let acquired = acquired.map(|call| (now, call.tokens));
         let mut count = self.recent.len() + acquired.clone().count();
         let mut used = self.recent_tokens + acquired.clone().map(|(_, it)| it).sum::<u64>();
-        let mut made = self.recent.iter().copied().chain(acquired);
+        let mut counted = self.recent.iter().copied().chain(acquired);
         let mut planned = VecDeque::new();
         let mut due = now;
         for call in self.in_turn(number, now) {
             while !self.rate.has_room(count, used, call.tokens)
-                && let Some((at, tokens)) = made.next().or_else(|| planned.pop_front())
+                && let Some((at, tokens)) = counted.next().or_else(|| planned.pop_front())
             {
                 due = due.max(at + self.rate.minute);
                 count -= 1;

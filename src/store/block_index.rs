@@ -27,9 +27,9 @@ const NAME_BYTES: usize = size_of::<i64>();
 /// Returns how many entries were written.
 pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
-    for block in open(db, step)? {
+    for block in unfinished_blocks(db, step)? {
         if !is_pending(db, block)? {
-            index_one(db, block)?;
+            index_block(db, block)?;
             written += 1;
         }
     }
@@ -38,7 +38,7 @@ pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
         if is_pending(db, next)? {
             execute(db, "INSERT INTO ledger_blocks (block) VALUES (?1)", params![next])?;
         } else {
-            index_one(db, next)?;
+            index_block(db, next)?;
         }
         next += 1;
         written += 1;
@@ -46,13 +46,13 @@ pub(super) fn index(db: &Connection, step: usize) -> Result<usize> {
     Ok(written)
 }
 
-/// Returns whether [`note`] has work to do.
+/// Returns whether [`index`] has work to do.
 pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
     let (next, end) = ends(db)?;
     if next < end {
         return Ok(true);
     }
-    for block in open(db, step)? {
+    for block in unfinished_blocks(db, step)? {
         if !is_pending(db, block)? {
             return Ok(true);
         }
@@ -68,7 +68,7 @@ fn ends(db: &Connection) -> Result<(i64, i64)> {
 }
 
 /// Returns blocks that had calls in flight when they were examined.
-fn open(db: &Connection, step: usize) -> Result<Vec<i64>> {
+fn unfinished_blocks(db: &Connection, step: usize) -> Result<Vec<i64>> {
     let sql = "SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1";
     all(db, sql, [step])
 }
@@ -80,7 +80,7 @@ fn is_pending(db: &Connection, block: i64) -> Result<bool> {
 }
 
 /// Indexes a block with all rows settled.
-fn index_one(db: &Connection, block: i64) -> Result<()> {
+fn index_block(db: &Connection, block: i64) -> Result<()> {
     let entry = IndexEntry::of_rows(db, block, number)?;
     let sql = "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
              VALUES (?1, ?2, ?3, ?4)";
@@ -99,8 +99,8 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Re
         let block: i64 = row.get(0)?;
         let indexed = IndexEntry::read(row, &mut 1)?;
         let start = block.saturating_mul(ROWS);
-        let is_right = indexed == IndexEntry::of_rows(db, block, known_number)?;
-        each(start, start.saturating_add(ROWS - 1), is_right);
+        let is_correct = indexed == IndexEntry::of_rows(db, block, find_number)?;
+        each(start, start.saturating_add(ROWS - 1), is_correct);
     }
     Ok(())
 }
@@ -152,7 +152,7 @@ impl IndexEntry {
 }
 
 /// Returns the id of a combination of names, or 0 if it has none.
-fn known_number(db: &Connection, names: &Names) -> Result<i64> {
+fn find_number(db: &Connection, names: &Names) -> Result<i64> {
     let sql = "SELECT id FROM ledger_names
          WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4";
     let known = one(db, sql, params![names.model, names.provider, names.status, names.flow_id])?;
@@ -161,7 +161,7 @@ fn known_number(db: &Connection, names: &Names) -> Result<i64> {
 
 /// Returns the id of a combination of names, and assigns one if it has none.
 fn number(db: &Connection, names: &Names) -> Result<i64> {
-    let known = known_number(db, names)?;
+    let known = find_number(db, names)?;
     if known > 0 {
         return Ok(known);
     }
@@ -181,7 +181,7 @@ struct BlockFilter {
 
 impl BlockFilter {
     fn new(db: &Connection, filter: &LedgerFilter) -> Result<Self> {
-        let (condition, values) = filter.of_names().sql();
+        let (condition, values) = filter.names_only().sql();
         let names = if condition == "1" {
             None
         } else {
@@ -203,25 +203,25 @@ impl BlockFilter {
     }
 
     /// Returns whether a block may contain such a row. Blocks without an entry always may.
-    fn may_be_in(&self, noted: &rusqlite::Row<'_>) -> rusqlite::Result<bool> {
-        let Some(names) = noted.get_ref(3)?.as_blob_or_null()? else {
+    fn may_match(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<bool> {
+        let Some(names) = row.get_ref(3)?.as_blob_or_null()? else {
             return Ok(true);
         };
-        let (first, last): (Option<i64>, Option<i64>) = (noted.get(1)?, noted.get(2)?);
+        let (first, last): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
         let (Some(first), Some(last)) = (first, last) else {
             return Ok(false);
         };
         if last < self.from || first >= self.to {
             return Ok(false);
         }
-        let Some(wanted) = &self.names else {
+        let Some(matching) = &self.names else {
             return Ok(true);
         };
-        let is_wanted = |name: &[u8]| {
+        let is_matching = |name: &[u8]| {
             let id = name.try_into().map_or(0, i64::from_le_bytes);
-            usize::try_from(id).is_ok_and(|id| wanted.get(id) == Some(&true))
+            usize::try_from(id).is_ok_and(|id| matching.get(id) == Some(&true))
         };
-        Ok(names.chunks_exact(NAME_BYTES).any(is_wanted))
+        Ok(names.chunks_exact(NAME_BYTES).any(is_matching))
     }
 }
 
@@ -234,7 +234,7 @@ pub(super) fn spans(
     before: i64,
     mut read: impl FnMut(i64, i64) -> Result<bool>,
 ) -> Result<()> {
-    let wanted = BlockFilter::new(db, filter)?;
+    let block_filter = BlockFilter::new(db, filter)?;
     let mut statement = db.prepare_cached(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block <= ?1
          ORDER BY block DESC",
@@ -245,16 +245,16 @@ pub(super) fn spans(
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
         let start = block * ROWS;
-        let may_be = wanted.may_be_in(row)?;
+        let is_candidate = block_filter.may_match(row)?;
         // Rows between this block and the previous one are not indexed.
-        from = if may_be { start.min(from) } else { (start + ROWS).min(from) };
-        if from < end && (!may_be || end - from >= SPAN_ROWS_MAX) {
+        from = if is_candidate { start.min(from) } else { (start + ROWS).min(from) };
+        if from < end && (!is_candidate || end - from >= SPAN_ROWS_MAX) {
             if read(from, end)? {
                 return Ok(());
             }
             end = from;
         }
-        if !may_be {
+        if !is_candidate {
             (from, end) = (start.min(from), start.min(end));
         }
     }

@@ -8,8 +8,8 @@
 //! Whole days that are summed up (see `days`) are counted from their sums, and a period is read
 //! once for all budgets that need it.
 //!
-//! The last threshold sent to viewers is stored, because no count shows it: the budget may be newer
-//! than its use.
+//! The last threshold sent to viewers is stored, because the counts do not show it: a budget also
+//! counts usage from before its creation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,7 +28,7 @@ use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// Limits for how many periods and runs the warnings sent are remembered, the newest first.
+/// Limits the remembered warnings, one for each budget and period or run; the oldest are removed.
 const WARNED_MAX: i64 = 10_000;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
@@ -50,7 +50,7 @@ struct Count {
 }
 
 impl Count {
-    fn holds(&self, moment: Timestamp) -> bool {
+    fn contains(&self, moment: Timestamp) -> bool {
         self.start <= moment && moment < self.end
     }
 }
@@ -181,17 +181,18 @@ impl Budgets {
         if self.all.is_empty() {
             return Ok(Vec::new());
         }
-        let (asked, reserve) = opened(db, row.id)?;
+        let (requested_model, reserve) = opened(db, row.id)?;
         let scope = Scope {
             flow_id: row.flow_id,
             provider: &row.provider,
-            model: &asked,
+            model: &requested_model,
             key: row.more.key_name.as_deref(),
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
-        // The ledger has the settled row already; only counts read before it was settled lack it.
-        let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
+        // Counts read from now on include the settled row; only earlier ones must be adjusted.
+        let was_counted =
+            |count: &Option<Count>| count.is_some_and(|it| it.contains(row.timestamp));
         let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
         let of_run = self.rows_of_run(db, &covering, row.run_id.as_deref())?;
         let mut warnings = Vec::new();
@@ -201,7 +202,7 @@ impl Budgets {
             }
             let budget = &self.all[at];
             let (used, period) = match (&mut self.counts[at], &row.run_id) {
-                (Some(count), _) if count.holds(row.timestamp) => {
+                (Some(count), _) if count.contains(row.timestamp) => {
                     if was_counted[at] {
                         let reserved = budget.reserved(&reserve).unwrap_or(0);
                         let used = count.used.saturating_sub(reserved);
@@ -242,7 +243,7 @@ impl Budgets {
     /// Also counts all others that are not counted for this period or a later one.
     fn count(&mut self, db: &Connection, at: usize, moment: Timestamp) -> Result<()> {
         let budget = &self.all[at];
-        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.holds(moment)) {
+        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.contains(moment)) {
             return Ok(());
         }
         let (start, end) = budget.period(moment);
@@ -386,11 +387,11 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
     );
     let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
     let mut statement = db.prepare(&format!(
-        "WITH says AS ({of_days}), holds AS ({of_rows}), wrong AS (
-            SELECT day FROM (SELECT * FROM says EXCEPT SELECT * FROM holds)
-            UNION SELECT day FROM (SELECT * FROM holds EXCEPT SELECT * FROM says))
+        "WITH stored AS ({of_days}), computed AS ({of_rows}), wrong AS (
+            SELECT day FROM (SELECT * FROM stored EXCEPT SELECT * FROM computed)
+            UNION SELECT day FROM (SELECT * FROM computed EXCEPT SELECT * FROM stored))
          SELECT day, day NOT IN (SELECT day FROM wrong)
-         FROM (SELECT day FROM says UNION SELECT day FROM holds) ORDER BY day"
+         FROM (SELECT day FROM stored UNION SELECT day FROM computed) ORDER BY day"
     ))?;
     let mut days = statement.query([until])?;
     while let Some(row) = days.next()? {
@@ -424,9 +425,9 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// Used or reserved in the present period, in the budget's unit; none if the budget is per run.
+    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run.
     pub used: Option<i64>,
-    /// Start and end of the present period; none if the budget is per run.
+    /// Start and end of the current period; none if the budget is per run.
     pub period: Option<(Timestamp, Timestamp)>,
 }
 
@@ -444,9 +445,9 @@ impl Store {
             for budget in read(&snapshot)? {
                 let period = (budget.per != Per::Run).then(|| budget.period(now));
                 if let Some((start, end)) = period
-                    && let Entry::Vacant(none) = rows_of.entry((start, end))
+                    && let Entry::Vacant(vacant) = rows_of.entry((start, end))
                 {
-                    none.insert(used_between(&snapshot, start, end)?);
+                    vacant.insert(used_between(&snapshot, start, end)?);
                 }
                 let used = period.map(|period| used_of(&budget, &rows_of[&period]));
                 states.push(BudgetState { budget, used, period });

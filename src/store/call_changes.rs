@@ -165,7 +165,7 @@ impl CallWriter {
     }
 }
 
-/// Returns the present row. A separate `SELECT`, here as elsewhere, because `RETURNING` builds a
+/// Returns the current row. A separate `SELECT`, here as elsewhere, because `RETURNING` builds a
 /// table in memory, which costs more than all the rest.
 fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
     let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");

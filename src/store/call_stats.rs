@@ -181,7 +181,7 @@ impl Store {
 
     /// Returns whether the node was started in one of the newest `runs` that its flow had before a
     /// given time.
-    pub fn was_begun_before(
+    pub fn was_started_before(
         &self,
         flow_id: FlowId,
         node_id: &str,

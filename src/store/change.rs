@@ -36,7 +36,7 @@ pub struct NewRun {
     pub flow_name: String,
     pub trigger: String,
     pub input: String,
-    /// The flow's present graph, as JSON.
+    /// The flow's current graph, as JSON.
     pub graph: Arc<str>,
     pub at: Timestamp,
 }
@@ -76,7 +76,7 @@ pub struct FinishedNode {
     pub output: String,
     /// Latency of the attempt that returned the output.
     pub latency_ms: u64,
-    /// The error, if the run continues in spite of it.
+    /// The error, if the run continues despite it.
     pub error: Option<String>,
     pub cached: bool,
     pub at: Timestamp,
@@ -86,7 +86,7 @@ pub struct FinishedNode {
 pub struct FailedNode {
     pub node: NodeRef,
     pub error: String,
-    /// Whether a user cancelled it.
+    /// True if a user cancelled it.
     pub cancelled: bool,
     pub at: Timestamp,
 }
@@ -101,7 +101,7 @@ pub struct NewHook {
     pub at: Timestamp,
 }
 
-/// A delivery to a webhook; the run that it starts is written beside it.
+/// A delivery to a webhook; it is written in one transaction with the run that it starts.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub slug: String,
@@ -208,14 +208,14 @@ pub enum Change {
     DeleteFlow(FlowId),
     SetHook(NewHook),
     DeleteHook(FlowId),
-    /// Takes a delivery. Refused, with all changes beside it, if the webhook
-    /// was removed, if its secret was replaced, or if the key was used
-    /// within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
+    /// Takes a delivery. Refused, with all changes of its transaction, if the webhook was removed,
+    /// if its secret was replaced, or if the key was used within
+    /// [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
     TakeDelivery(Delivery),
     SetSchedule(NewSchedule),
     DeleteSchedule(FlowId),
-    /// Marks a due time of a schedule as run or skipped. Refused, with all changes beside it, if it
-    /// was marked before, or if the schedule was removed, replaced or switched off.
+    /// Marks a due time of a schedule as run or skipped. Refused, with all changes of its
+    /// transaction, if it was marked before, or if the schedule was removed, replaced or disabled.
     TakeDue {
         flow_id: FlowId,
         due: Timestamp,
@@ -250,7 +250,7 @@ pub enum Change {
     KeepAnswer(Arc<Bought>),
     SetBudgets {
         all: Vec<Budget>,
-        /// The expected [`crate::budget::version`] of the present budgets, if it must match.
+        /// The expected [`crate::budget::version`] of the current budgets, if it must match.
         version: Option<String>,
     },
     /// Adds a budget. Refused if the name is taken.
@@ -270,7 +270,7 @@ pub enum Change {
     /// cost or a correction.
     CorrectCall(Correction),
     FinishNode(FinishedNode),
-    /// The node is on no branch that was taken.
+    /// Skips a node that is not on a selected branch.
     SkipNode {
         node: NodeRef,
         at: Timestamp,

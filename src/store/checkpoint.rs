@@ -1,9 +1,9 @@
-//! Copies commits from SQLite's write-ahead log into the database in a thread of its own, because a
+//! Copies commits from SQLite's write-ahead log into the database in a separate thread, because a
 //! checkpoint takes milliseconds and would delay every call in the writer's thread.
 //!
-//! SQLite restarts the log once all of it is copied and the next commit finds it so. This never
-//! happens while commits come faster than copies. So if the log has grown long, the writer copies
-//! the small rest itself.
+//! SQLite restarts the log when a commit finds it completely copied. This never happens while
+//! commits arrive faster than the thread copies them. Therefore, the writer copies the remainder
+//! itself if the log has grown long.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -22,7 +22,7 @@ const RESTART_PAGES: c_int = 4_000;
 /// Pages between two attempts of the writer, if a reader keeps the log from restarting.
 const RESTART_STEP_PAGES: c_int = 500;
 
-/// Runs checkpoints in a thread of its own.
+/// Runs checkpoints in a separate thread.
 pub struct Checkpointer {
     connection: Connection,
     due: Receiver<()>,
@@ -63,7 +63,7 @@ impl Checkpointer {
             let copied = self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE);
             match copied {
                 Ok(_) => {}
-                // The writer is copying at the moment.
+                // The writer is copying.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
                 Err(error) => log::warn!("WAL checkpoint failed: {error}"),
             }

@@ -49,8 +49,8 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// Changes the database in `dir` beside the server that has it open, so that tests can simulate
-/// disk errors.
+/// Changes the database in `dir` while a server has it open, so that tests can simulate disk
+/// errors.
 #[cfg(test)]
 pub(crate) fn alter(dir: &Path, sql: &str) {
     let connection = Connection::open(dir.join(DATABASE)).unwrap();

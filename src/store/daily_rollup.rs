@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// Days are summed up at least this long, in milliseconds, after their end, because most calls are
 /// settled by then.
-const PAUSE_MS: i64 = 60 * 60 * 1000;
+const DELAY_MS: i64 = 60 * 60 * 1000;
 
 /// The counts of a row, in the order of the columns of `ledger_days`.
 const ROW_COUNTS: &str = "1 AS calls,
@@ -49,7 +49,7 @@ pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
     };
     let day = day_of(oldest);
     let end = (day + 1) * MS_PER_DAY;
-    if now.0 < end + PAUSE_MS {
+    if now.0 < end + DELAY_MS {
         return Ok(None);
     }
     let sql =

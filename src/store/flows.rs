@@ -36,7 +36,7 @@ impl Store {
         self.read(|db| single(db, sql, [id]))
     }
 
-    /// Returns the flow that was imported from that file, if it was ever saved.
+    /// Returns the flow that was imported from this file, if any.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
         self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin])
     }

@@ -62,7 +62,7 @@ pub(super) fn delete(db: &Connection, id: i64) -> Result<String> {
         .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
-/// Updates the time of the last use. If the key was removed meanwhile, nothing is written.
+/// Updates the time of the last use. Writes nothing if the key was removed in the meantime.
 pub(super) fn touch(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     execute(db, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at]).map(done)
 }

@@ -130,11 +130,11 @@ pub struct Group {
     /// A join that can put a row into several groups.
     join: &'static str,
     /// True if daily sums lack this column, so that every row is read.
-    is_of_rows: bool,
+    needs_rows: bool,
 }
 
 const fn group(name: &'static str, column: &'static str) -> Group {
-    Group { name, column, join: "", is_of_rows: false }
+    Group { name, column, join: "", needs_rows: false }
 }
 
 /// All groups. A row with several tags is in the group of each.
@@ -145,10 +145,10 @@ pub const GROUPS: &[Group] = &[
     group("role", "agent_role"),
     group("day", "date(timestamp_ms / 1000, 'unixepoch')"),
     group("status", "status"),
-    Group { is_of_rows: true, ..group("key", "key_name") },
+    Group { needs_rows: true, ..group("key", "key_name") },
     Group {
         join: "LEFT JOIN json_each('[\"' || replace(tags, ',', '\",\"') || '\"]') AS tag",
-        is_of_rows: true,
+        needs_rows: true,
         ..group("tag", "tag.value")
     },
 ];
@@ -171,7 +171,7 @@ impl Store {
                 rows.extend(page(&snapshot, filter, from, end, limit - rows.len())?);
                 Ok(rows.len() >= limit)
             };
-            if filter.is_by_blocks() {
+            if filter.uses_block_index() {
                 block_index::spans(&snapshot, filter, before, read)?;
             } else {
                 read(0, before)?;
@@ -224,20 +224,20 @@ impl Store {
 /// Returns a table of all matching rows, or of their daily sums, and its parameters. Daily sums
 /// have no runs, keys and tags.
 fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String, Vec<Value>) {
-    let is_of_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
-    let has_days = is_of_days && !group.is_of_rows;
-    let rolled_up_until = if has_days { rolled_up_until } else { Day::MIN };
+    let can_use_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
+    let uses_days = can_use_days && !group.needs_rows;
+    let rolled_up_until = if uses_days { rolled_up_until } else { Day::MIN };
     let plan = Plan::new(filter.from, filter.to, rolled_up_until);
-    let (condition, of_condition) = filter.of_any_moment().sql();
+    let (condition, condition_values) = filter.without_times().sql();
     let mut values = Vec::new();
     let (from, to) =
         (filter.from.map_or(i64::MIN, |at| at.0), filter.to.map_or(i64::MAX, |at| at.0));
     let rows = [plan.head, plan.tail, (from, to)].map(|part| (part, true));
-    for ((from, to), has_condition) in std::iter::once((plan.days, has_days)).chain(rows) {
+    for ((from, to), has_condition) in std::iter::once((plan.days, uses_days)).chain(rows) {
         values.extend([Value::from(from), Value::from(to)]);
-        values.extend(of_condition.iter().filter(|_| has_condition).cloned());
+        values.extend(condition_values.iter().filter(|_| has_condition).cloned());
     }
-    let of_days = if has_days { condition.as_str() } else { "0" };
+    let of_days = if uses_days { condition.as_str() } else { "0" };
     // A run has few rows, which are found by its id.
     let moment = match filter.run_id {
         None => "timestamp_ms",

@@ -25,18 +25,18 @@ pub struct LedgerFilter {
 }
 
 impl LedgerFilter {
-    pub(super) fn of_any_moment(&self) -> Self {
+    pub(super) fn without_times(&self) -> Self {
         Self { from: None, to: None, ..self.clone() }
     }
 
     /// Returns the filter reduced to the names that the index of blocks contains.
-    pub(super) fn of_names(&self) -> Self {
-        Self { run_id: None, role: None, key: None, tag: None, ..self.of_any_moment() }
+    pub(super) fn names_only(&self) -> Self {
+        Self { run_id: None, role: None, key: None, tag: None, ..self.without_times() }
     }
 
     /// Returns whether matching rows may be so far apart that the index of blocks helps. Rows of a
     /// run and pending rows have indexes of their own.
-    pub(super) fn is_by_blocks(&self) -> bool {
+    pub(super) fn uses_block_index(&self) -> bool {
         let is_indexed = self.run_id.is_some() || self.status == Some(CallStatus::Pending);
         !is_indexed && *self != Self::default()
     }

@@ -64,7 +64,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
     );
     let (run_id, node_id) = (&node.run_id, &node.node_id);
     let values = params![run_id, node_id, node.item, output, latency_ms, error, finished.at];
-    has_begun(node, execute(db, &sql, values)?)?;
+    require_started(node, execute(db, &sql, values)?)?;
     if node.item.is_some() {
         return Ok(Receipt::Done.into());
     }
@@ -124,7 +124,7 @@ fn end_attempt(
     let sql =
         format!("UPDATE {table} SET status = ?4, error = ?5, finished_ms = ?6 WHERE {condition}");
     let values = params![node.run_id, node.node_id, node.item, status, error, at];
-    has_begun(node, execute(db, &sql, values)?)
+    require_started(node, execute(db, &sql, values)?)
 }
 
 /// Returns the table of a node or an item, and the condition that selects it by the parameters 1
@@ -136,7 +136,7 @@ fn row_of(node: &NodeRef) -> (&'static str, &'static str) {
     }
 }
 
-fn has_begun(node: &NodeRef, changed: usize) -> Result<()> {
+fn require_started(node: &NodeRef, changed: usize) -> Result<()> {
     require_row(changed, || format!("node {} in run {}", node.node_id, node.run_id))
 }
 

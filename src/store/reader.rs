@@ -22,7 +22,7 @@ const IDLE_READERS_MAX: usize = 4;
 /// Limits how long a reader waits for a connection. Reads that may take seconds have a queue of
 /// their own (`http::heavy_reads`), so only an overloaded machine reaches this limit.
 const READER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// SQLite's instructions between two checks whether a read is still wanted: some 50 ms.
+/// SQLite's instructions between two checks for an interruption: about 50 ms.
 const CHECK_INSTRUCTIONS: c_int = 500_000;
 /// Limits how long [`Store::close`] waits for running reads, and for its checkpoint.
 const CLOSE_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -68,7 +68,7 @@ impl Drop for Reader<'_> {
         if readers.idle.len() < IDLE_READERS_MAX && !is_closed && !std::thread::panicking() {
             readers.idle.extend(self.connection.take());
         }
-        // Before the count is seen by `close`, which needs the database alone.
+        // Close it before `close` sees the new count, because `close` needs exclusive access.
         drop(self.connection.take());
         drop(readers);
         self.pool.reader_freed.notify_all();
@@ -99,12 +99,12 @@ impl Store {
         Self { pool: Arc::clone(&self.pool), interrupt: Some(interrupt) }
     }
 
-    /// Runs `question` on a read connection; waits if all are in use. It must not call `read`
+    /// Runs `query` on a read connection; waits if all are in use. It must not call `read`
     /// itself, or it could wait for its own connection.
     ///
     /// # Errors
     /// [`Error::Busy`] when none becomes free in time, [`Error::Stopping`] after the store is closed.
-    pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let mut reader = self.pool.reader()?;
         let connection = match reader.connection.take() {
             Some(connection) => connection,
@@ -116,7 +116,7 @@ impl Store {
             let is_over = move || is_closed.load(Ordering::SeqCst) || interrupt();
             connection.progress_handler(CHECK_INSTRUCTIONS, Some(is_over))?;
         }
-        let result = question(connection);
+        let result = query(connection);
         if self.interrupt.is_some() {
             self.pool.watch(connection)?;
         }

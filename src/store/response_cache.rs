@@ -20,8 +20,8 @@ const ROW_BYTES: usize = 200;
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// Stores an answer in place of an older one, unless it is too large.
-pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
-    if bought.output.len() > ANSWER_BYTES_MAX {
+pub(super) fn insert(db: &Connection, response: &Bought) -> Result<Applied> {
+    if response.output.len() > ANSWER_BYTES_MAX {
         return Ok(Receipt::Done.into());
     }
     let sql = "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd,
@@ -31,13 +31,13 @@ pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
         db,
         sql,
         params![
-            bought.key,
-            bought.at,
-            bought.output.len() + ROW_BYTES,
-            bought.model,
-            bought.output,
-            bought.cost,
-            bought.content_type
+            response.key,
+            response.at,
+            response.output.len() + ROW_BYTES,
+            response.model,
+            response.output,
+            response.cost,
+            response.content_type
         ],
     )
     .map(done)
@@ -49,11 +49,11 @@ pub(super) fn bytes_over_limit(db: &Connection) -> Result<i64> {
     Ok((bytes - ANSWERS_BYTES_MAX).max(0))
 }
 
-/// Removes those of the `step` oldest answers that are too old, or all of them if `too_many`.
+/// Removes those of the `step` oldest answers that are too old, or all of them if `is_over_limit`.
 /// Returns their number and their bytes.
 pub(super) fn prune(
     db: &Connection,
-    too_many: bool,
+    is_over_limit: bool,
     now: Timestamp,
     step: usize,
 ) -> Result<(usize, i64)> {
@@ -62,7 +62,7 @@ pub(super) fn prune(
             WHERE ?1 OR created_ms < ?2)
          RETURNING bytes";
     let removed: Vec<i64> =
-        all(db, sql, params![too_many, now.0.saturating_sub(AGE_MAX_MS), step])?;
+        all(db, sql, params![is_over_limit, now.0.saturating_sub(AGE_MAX_MS), step])?;
     Ok((removed.len(), removed.iter().sum()))
 }
 

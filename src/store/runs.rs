@@ -47,7 +47,7 @@ pub enum NodeStatus {
     Completed,
     Failed,
     Cancelled,
-    /// On no branch that was taken.
+    /// Not on a selected branch.
     Skipped,
 }
 

@@ -34,7 +34,7 @@ macro_rules! from_row {
     };
 }
 
-macro_rules! of_one_column {
+macro_rules! impl_from_column {
     ($($type:ty),+) => { $(impl FromRow for $type {
         fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
             *at += 1;
@@ -42,8 +42,17 @@ macro_rules! of_one_column {
         }
     })+ };
 }
-of_one_column!(bool, f64, i64, u8, u32, u64, usize, String, Vec<u8>, Timestamp, Usd);
-of_one_column!(CallStatus, Concern, Missed, NodeStatus, RunStatus, Status, UsageSource, Proposal);
+impl_from_column!(bool, f64, i64, u8, u32, u64, usize, String, Vec<u8>, Timestamp, Usd);
+impl_from_column!(
+    CallStatus,
+    Concern,
+    Missed,
+    NodeStatus,
+    RunStatus,
+    Status,
+    UsageSource,
+    Proposal
+);
 
 impl<T: FromSql> FromRow for Option<T> {
     fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
@@ -52,16 +61,16 @@ impl<T: FromSql> FromRow for Option<T> {
     }
 }
 
-macro_rules! of_columns_in_a_row {
+macro_rules! impl_from_columns {
     ($($type:ident),+) => { impl<$($type: FromRow),+> FromRow for ($($type,)+) {
         fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
             Ok(($($type::read(row, at)?,)+))
         }
     } };
 }
-of_columns_in_a_row!(A, B);
-of_columns_in_a_row!(A, B, C);
-of_columns_in_a_row!(A, B, C, D);
+impl_from_columns!(A, B);
+impl_from_columns!(A, B, C);
+impl_from_columns!(A, B, C, D);
 
 impl<T: FromRow + Copy + Default, const N: usize> FromRow for [T; N] {
     fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {

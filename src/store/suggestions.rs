@@ -167,9 +167,9 @@ pub(super) fn propose(
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
-    let mut present = select(db, COLUMNS, newest, params![flow_id, key])?;
+    let mut current = select(db, COLUMNS, newest, params![flow_id, key])?;
     let text = to_json(proposal)?;
-    let id = match present.pop() {
+    let id = match current.pop() {
         Some(open) if open.status == Status::Open => {
             let sql = "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1";
             execute(db, sql, params![open.id, flow_name, text])?;
@@ -177,7 +177,7 @@ pub(super) fn propose(
         }
         Some(old)
             if matches!(old.status, Status::Dismissed | Status::Reverted)
-                && !proposal.is_news_after(&old.proposal) =>
+                && !proposal.supersedes(&old.proposal) =>
         {
             return Ok(Receipt::Done.into());
         }
@@ -343,10 +343,10 @@ fn replace_document(
 
 /// # Errors
 /// [`Error::Conflict`] for a suggestion with another status.
-fn require_status(old: &Suggestion, wanted: &[Status]) -> Result<()> {
-    if wanted.contains(&old.status) {
+fn require_status(old: &Suggestion, allowed: &[Status]) -> Result<()> {
+    if allowed.contains(&old.status) {
         return Ok(());
     }
-    let wanted = wanted.first().map_or("", |status| status.as_str());
-    Err(Error::Conflict(format!("suggestion {} is {}, not {wanted}", old.id, old.status)))
+    let allowed = allowed.first().map_or("", |status| status.as_str());
+    Err(Error::Conflict(format!("suggestion {} is {}, not {allowed}", old.id, old.status)))
 }

@@ -86,7 +86,7 @@ fn too_old(now: Timestamp) -> i64 {
 }
 
 pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
-    // Inserts only if the flow exists, because it may have been removed a moment ago.
+    // Inserts only if the flow exists, because it may have just been removed.
     let sql = "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
              SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
              ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4

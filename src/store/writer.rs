@@ -257,7 +257,7 @@ impl Batch<'_> {
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
-            Change::KeepAnswer(bought) => response_cache::keep(db, bought),
+            Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {
                 calls.budgets.replace(db, all, version.as_deref()).map(done)
             }

@@ -184,7 +184,7 @@ fn has_tokens(call: &AuditCall) -> bool {
 fn state_fault(call: &AuditCall) -> Option<String> {
     let status = call.status.as_str();
     let is_blank = call.price_id.is_none() && !has_tokens(call);
-    let (is_right, kind) = if status == "PENDING" {
+    let (is_correct, kind) = if status == "PENDING" {
         (is_blank && call.cost.is_none(), "a pending call".to_owned())
     } else if status.parse::<CallStatus>().is_err() {
         return Some(format!("unknown status `{status}`"));
@@ -192,16 +192,16 @@ fn state_fault(call: &AuditCall) -> Option<String> {
         if let Err(error) = by.parse::<RefusedBy>() {
             return Some(format!("refused by: {error}"));
         }
-        let is_right = status == "FAILED" && call.cost == Some(0) && !has_tokens(call);
-        let is_right = is_right && !call.cached && call.saved.is_none();
-        (is_right, format!("a call refused by a {by}"))
+        let is_correct = status == "FAILED" && call.cost == Some(0) && !has_tokens(call);
+        let is_correct = is_correct && !call.cached && call.saved.is_none();
+        (is_correct, format!("a call refused by a {by}"))
     } else if call.cached {
-        let is_right = is_blank && call.cost == Some(0) && status == "SUCCESS";
-        (is_right && call.saved.unwrap_or(0) >= 0, "a cached response".to_owned())
+        let is_correct = is_blank && call.cost == Some(0) && status == "SUCCESS";
+        (is_correct && call.saved.unwrap_or(0) >= 0, "a cached response".to_owned())
     } else {
         (call.saved.is_none(), "an uncached call".to_owned())
     };
-    (!is_right).then(|| {
+    (!is_correct).then(|| {
         format!(
             "invalid values of {kind}: status {status}, tokens {:?}, price {}, cost {}, saved {}",
             call.tokens,
@@ -214,13 +214,13 @@ fn state_fault(call: &AuditCall) -> Option<String> {
 
 fn source_fault(call: &AuditCall) -> Option<String> {
     let source = call.cost_source.as_ref()?;
-    let is_right = match source.parse::<CostSource>() {
+    let is_correct = match source.parse::<CostSource>() {
         Ok(CostSource::Price) => call.cost.is_some() && call.price_id.is_some(),
         Ok(CostSource::Provider) => call.cost.is_some() && call.cost == call.provider_cost,
         Ok(CostSource::None) => call.price_id.is_none(),
         Err(why) => return Some(format!("cost_source: {why}")),
     };
-    (!is_right).then(|| {
+    (!is_correct).then(|| {
         format!(
             "cost_source is {source}, but the cost is {}, the stated cost {} and the price {:?}",
             money(call.cost),

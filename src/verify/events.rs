@@ -15,20 +15,20 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
     let mut events = Check::of("events");
     let mut updates = Check::of("ledger rows in the event log");
     let mut seen = HashSet::new();
-    let mut above = None;
+    let mut newer_seq = None;
     let assigned = audit.last_number("events")?;
     audit.events_backwards(|event| {
         on_row();
         events.checked += 1;
         let seq = i64::try_from(event.seq).unwrap_or(i64::MAX);
-        match above {
+        match newer_seq {
             None if seq != assigned => events.add(format_args!(
                 "the newest event is {seq}, but {assigned} was assigned: later events are missing"
             )),
-            Some(above) if seq + 1 != above => events.add_gap("event", seq, above),
+            Some(newer_seq) if seq + 1 != newer_seq => events.add_gap("event", seq, newer_seq),
             _ => {}
         }
-        above = Some(seq);
+        newer_seq = Some(seq);
         let Some(body) = event.update else {
             return Ok(());
         };
@@ -46,7 +46,7 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
     })?;
     // If the beginning of the log was removed, some rows need not be mentioned.
     let calls = audit.extent()?.calls;
-    if above == Some(1) && updates.checked < calls {
+    if newer_seq == Some(1) && updates.checked < calls {
         updates.add(format_args!(
             "{} ledger rows have no event, although the log is complete",
             calls - updates.checked

@@ -16,7 +16,7 @@ fn a_clock_step_forward_counts_after_the_hold_time() {
         let held = Duration::from_secs(60 * minutes);
         assert_eq!(clock.now(ahead(held), began + held), NEVER);
     }
-    assert_eq!(clock.now(ahead(HOLD), began + HOLD), ahead(HOLD));
+    assert_eq!(clock.now(ahead(STABLE_MIN), began + STABLE_MIN), ahead(STABLE_MIN));
 }
 
 #[test]
@@ -26,8 +26,8 @@ fn a_start_far_ahead_of_the_newest_row_must_hold() {
         let system = Timestamp(START.0 + days * DAY_MS);
         let mut clock = RetentionClock::new(Some(START), system, began);
         assert_eq!(clock.now(system, began) == system, is_believed, "{days}");
-        let later = Timestamp(system.0 + HOLD.as_millis() as i64);
-        assert_eq!(clock.now(later, began + HOLD), later);
+        let later = Timestamp(system.0 + STABLE_MIN.as_millis() as i64);
+        assert_eq!(clock.now(later, began + STABLE_MIN), later);
     }
 }
 
@@ -47,8 +47,8 @@ proptest! {
                 steady_since = Some(now);
             }
             let system = Timestamp(START.0 + (now - began).as_millis() as i64 + shift_ms);
-            let has_held = steady_since.is_none_or(|since| now - since >= HOLD);
-            prop_assert_eq!(clock.now(system, now), if has_held { system } else { NEVER });
+            let is_stable = steady_since.is_none_or(|since| now - since >= STABLE_MIN);
+            prop_assert_eq!(clock.now(system, now), if is_stable { system } else { NEVER });
         }
     }
 }

@@ -40,7 +40,7 @@ fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
 #[test]
 fn a_prefix_is_reused_only_after_an_earlier_response_began() {
     let mut stats = CallStats::default();
-    let soon = [
+    let prefix_hits = [
         (0, false),
         // At the same time as the first, before any answer began.
         (0, false),
@@ -53,11 +53,11 @@ fn a_prefix_is_reused_only_after_an_earlier_response_began() {
         (500, false),
     ];
     let mut expected = 0;
-    for (id, (at_ms, is_soon)) in (1..).zip(soon) {
+    for (id, (at_ms, is_soon)) in (1..).zip(prefix_hits) {
         stats.take(&answered(id, at_ms, &id.to_string()));
         expected += u64::from(is_soon);
-        let soon = calls(&stats).unwrap().answered().soon;
-        assert_eq!(soon, expected, "{at_ms}");
+        let prefix_hits = calls(&stats).unwrap().answered().prefix_hits;
+        assert_eq!(prefix_hits, expected, "{at_ms}");
     }
 }
 
@@ -83,7 +83,7 @@ fn a_change_resets_only_its_own_stats_also_for_late_rows() {
             take(&mut stats);
             let (all, repeated, failed) = sums(&stats);
             assert_eq!((all.spend.calls, repeated, failed), (3, 2, 1));
-            assert_eq!(all.soon, 1);
+            assert_eq!(all.prefix_hits, 1);
         }
         for concern in [Concern::Repeats, Concern::Failures] {
             stats.forget(&change(concern));
@@ -94,7 +94,7 @@ fn a_change_resets_only_its_own_stats_also_for_late_rows() {
         let (all, repeated, failed) = sums(&stats);
         assert_eq!((repeated, failed), (0, 0));
         assert_eq!((all.spend.nanousd, all.usage.input_tokens), (10, 5));
-        assert_eq!((all.soon, all.prompt_tokens_max), (0, 5));
+        assert_eq!((all.prefix_hits, all.prompt_tokens_max), (0, 5));
         let left = calls(&stats).unwrap();
         let refused = left.count(Outcome::Refused);
         assert_eq!((left.since, refused), (Timestamp(0), 1));
@@ -148,7 +148,7 @@ fn responses_count_from_the_time_of_the_node_change() {
     assert_eq!(at(&stats, Concern::Repeats), None);
     stats.take(&answered(7, 0, "a"));
     let all = calls(&stats).unwrap().all();
-    assert_eq!((all.spend.calls, all.tried), (7, 1));
+    assert_eq!((all.spend.calls, all.answered_since_retry_change), (7, 1));
 }
 
 #[test]

@@ -21,7 +21,7 @@ const HEADROOM_FACTOR: u64 = 2;
 /// The new limit is a multiple of this.
 const STEP: u64 = 256;
 /// A budget is restricted if the unused part of a reservation is at least this percentage of it.
-const PART_MIN: i64 = 1;
+const RESERVED_PERCENT_MIN: i64 = 1;
 
 /// A budget that a node's limit restricts.
 struct Restricted<'a> {
@@ -109,7 +109,7 @@ fn restricted<'a>(
     let mut covering = hard.filter(|budget| budget.covers(&scope));
     let budget = covering.find(|budget| {
         let unused = budget.reserved(&unused).unwrap_or(0);
-        let part = i128::from(budget.limit.amount()) * i128::from(PART_MIN);
+        let part = i128::from(budget.limit.amount()) * i128::from(RESERVED_PERCENT_MIN);
         unused > 0 && (refused > 0 || i128::from(unused) * 100 >= part)
     })?;
     let freed = reserved(context, target, lengths.lower_limit, lengths.limit);

@@ -2,12 +2,12 @@
 //!
 //! The ledger does not show the quality of a model. So only two kinds of steps are recommended: the
 //! mildest step down to a model that the user's flows already use, or else to one that the same
-//! provider lists and that is not older than the present one, each if it saves a good part. Others
+//! provider lists and that is not older than the current one, each if it saves a good part. Others
 //! are alternatives; a trial shows their answers.
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, KEPT_PART, RuleContext, set};
+use super::{CALLS_MIN, KEEP_PERCENT, RuleContext, set};
 use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target};
 use crate::money::Usd;
@@ -15,9 +15,9 @@ use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
 use crate::optimizer::models::{Candidate, Requirements, target_in};
 
 /// The minimum saving of a recommended model, in percent.
-const PART_MIN: i64 = 30;
+const SAVING_PERCENT_MIN: i64 = 30;
 /// The minimum saving for keeping the recommendation, in percent.
-const PART_KEPT_MIN: i64 = PART_MIN * KEPT_PART as i64 / 100;
+const SAVING_PERCENT_KEEP_MIN: i64 = SAVING_PERCENT_MIN * KEEP_PERCENT as i64 / 100;
 const ALTERNATIVES_MAX: usize = 5;
 
 /// A replacement model, and the cost of the same calls there.
@@ -33,21 +33,21 @@ impl Step<'_> {
 }
 
 /// The calls of a node to its first target.
-struct Present<'a> {
+struct CurrentCalls<'a> {
     target: &'a Target,
     calls: NodeCalls<'a>,
     answered: CallSums,
 }
 
-impl Present<'_> {
+impl CurrentCalls<'_> {
     fn nanousd(&self) -> i64 {
         self.answered.spend.nanousd
     }
 
-    /// Returns whether a step saves at least this percentage of the present cost.
-    fn saves(&self, step: &Step<'_>, part: i64) -> bool {
-        let most = i128::from(self.nanousd()) * i128::from(100 - part) / 100;
-        i128::from(step.cost.nanousd) <= most
+    /// Returns whether a step saves at least this percentage of the current cost.
+    fn saves(&self, step: &Step<'_>, percent: i64) -> bool {
+        let cost_max = i128::from(self.nanousd()) * i128::from(100 - percent) / 100;
+        i128::from(step.cost.nanousd) <= cost_max
     }
 
     fn title(&self, to: &Candidate) -> String {
@@ -92,16 +92,16 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     if answered.spend.calls < CALLS_MIN {
         return None;
     }
-    let present = Present { target, calls, answered };
+    let current = CurrentCalls { target, calls, answered };
     let open = context.open(Kind::ModelSwitch, node);
     let open = open.and_then(|open| target_in(&open.edit["values"]));
-    let mut steps = cheaper(context, agent, &present, open.as_ref());
-    let chosen = steps.remove(recommended(&present, &steps, open.as_ref())?);
+    let mut steps = cheaper(context, agent, &current, open.as_ref());
+    let chosen = steps.remove(recommended(&current, &steps, open.as_ref())?);
     let saving = |step: &Step<'_>| {
-        let nanousd = present.nanousd().saturating_sub(step.cost.nanousd);
+        let nanousd = current.nanousd().saturating_sub(step.cost.nanousd);
         // The saving of each call is assumed to vary like its cost.
-        let saved = present.calls.daily_spend(ANSWERED).scaled_to(nanousd);
-        context.projection(node, &present.calls, &saved)
+        let saved = current.calls.daily_spend(ANSWERED).scaled_to(nanousd);
+        context.projection(node, &current.calls, &saved)
     };
     let projection = saving(&chosen);
     if !context.is_worthwhile(Kind::ModelSwitch, node, &projection) {
@@ -112,25 +112,25 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         " Your flows already use this model.".to_owned()
     } else {
         format!(
-            " Of the models of {provider} that are not older, it is the closest in price that saves {PART_MIN} % or more."
+            " Of the models of {provider} that are not older, it is the closest in price that saves {SAVING_PERCENT_MIN} % or more."
         )
     };
-    steps.retain(|step| present.saves(step, PART_MIN));
+    steps.retain(|step| current.saves(step, SAVING_PERCENT_MIN));
     let alternatives = spread(&steps).map(|step| Alternative {
         name: format!("{}/{}", step.to.target.provider, step.to.target.model),
-        title: present.title(step.to),
-        reason: present.reason(step, ""),
+        title: current.title(step.to),
+        reason: current.reason(step, ""),
         saving_per_30_days: saving(step).saving,
-        evidence: present.evidence(step),
+        evidence: current.evidence(step),
         edit: edit(node, agent, step.to),
     });
-    let since = Some(present.calls.since);
+    let since = Some(current.calls.since);
     let base = context.proposal(Kind::ModelSwitch, node, since, Some(&projection));
     Some(Proposal {
-        title: present.title(chosen.to),
-        reason: present.reason(&chosen, &why) + &base.reason,
-        calls: present.answered.spend.calls,
-        evidence: present.evidence(&chosen),
+        title: current.title(chosen.to),
+        reason: current.reason(&chosen, &why) + &base.reason,
+        calls: current.answered.spend.calls,
+        evidence: current.evidence(&chosen),
         edit: edit(node, agent, chosen.to),
         alternatives: alternatives.collect(),
         ..base
@@ -139,13 +139,17 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
 
 /// Returns the index of the recommended step. An open one stays while it is valid, so that the
 /// recommendation does not change from pass to pass.
-fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>) -> Option<usize> {
+fn recommended(
+    current: &CurrentCalls<'_>,
+    steps: &[Step<'_>],
+    open: Option<&Target>,
+) -> Option<usize> {
     let find = |is_it: &dyn Fn(&Step<'_>) -> bool| steps.iter().position(is_it);
-    let used = find(&|it| it.is_used() && present.saves(it, PART_MIN));
+    let used = find(&|it| it.is_used() && current.saves(it, SAVING_PERCENT_MIN));
     let stays = find(&|it| open == Some(&it.to.target) && (it.is_used() || used.is_none()));
     let mildest = || {
-        let provider = &present.target.provider;
-        find(&|it| it.to.target.provider == *provider && present.saves(it, PART_MIN))
+        let provider = &current.target.provider;
+        find(&|it| it.to.target.provider == *provider && current.saves(it, SAVING_PERCENT_MIN))
     };
     stays.or(used).or_else(mildest)
 }
@@ -155,22 +159,22 @@ fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>)
 fn cheaper<'a>(
     context: &RuleContext<'a>,
     agent: &Agent,
-    present: &Present<'_>,
+    current: &CurrentCalls<'_>,
     open: Option<&Target>,
 ) -> Vec<Step<'a>> {
     let answer_tokens = agent.max_tokens.map_or(0, u64::from);
-    let answer_tokens = answer_tokens.max(present.calls.all().answer_tokens_max);
+    let answer_tokens = answer_tokens.max(current.calls.all().answer_tokens_max);
     let requirements = Requirements {
         used_min: CALLS_MIN,
-        tokens_max: present.answered.prompt_tokens_max.saturating_add(answer_tokens),
-        has_reasoning: present.answered.usage.reasoning_tokens > 0,
+        tokens_max: current.answered.prompt_tokens_max.saturating_add(answer_tokens),
+        has_reasoning: current.answered.usage.reasoning_tokens > 0,
     };
-    let all = context.models.instead_of(present.target, requirements);
+    let all = context.models.replacements_for(current.target, requirements);
     let mut steps: Vec<Step<'a>> = all
-        .map(|to| Step { to, cost: to.cost(&present.calls, present.target) })
+        .map(|to| Step { to, cost: to.cost(&current.calls, current.target) })
         .filter(|step| {
             let is_open = open == Some(&step.to.target);
-            present.saves(step, if is_open { PART_KEPT_MIN } else { PART_MIN })
+            current.saves(step, if is_open { SAVING_PERCENT_KEEP_MIN } else { SAVING_PERCENT_MIN })
         })
         .collect();
     steps.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.to.target.cmp(&b.to.target)));

@@ -14,16 +14,16 @@ const SAVING_MS_MIN: u64 = 100;
 /// Takes two consecutive nodes that could run in parallel (see `shape::independent`).
 pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option<Proposal> {
     // Uses durations of nodes, not of calls: a map makes many calls at once, and a retry waits.
-    let took = |node: &Node| {
-        let took = context.store.node_ms(context.flow_id, &node.id, RUNS_MAX);
-        or_default(node, took)
+    let duration = |node: &Node| {
+        let duration = context.store.node_ms(context.flow_id, &node.id, RUNS_MAX);
+        or_default(node, duration)
     };
-    let (first_runs, first_ms) = took(first)?;
-    let (second_runs, second_ms) = took(second)?;
+    let (first_runs, first_ms) = duration(first)?;
+    let (second_runs, second_ms) = duration(second)?;
     let saving_ms = first_ms.min(second_ms);
     let runs = first_runs.min(second_runs);
-    let least_ms = context.least(Kind::Parallel, second, SAVING_MS_MIN);
-    if runs < CALLS_MIN || saving_ms < least_ms {
+    let threshold_ms = context.threshold(Kind::Parallel, second, SAVING_MS_MIN);
+    if runs < CALLS_MIN || saving_ms < threshold_ms {
         return None;
     }
     Some(Proposal {

@@ -107,7 +107,7 @@ fn cache_effect(
     }
     let quote = context.models.quote(target)?;
     let rates = quote.rates(prompt_tokens);
-    let reads = answered.soon.min(calls);
+    let reads = answered.prefix_hits.min(calls);
     let writes = calls - reads;
     let gain = i128::from(rates.input) - i128::from(rates.cache_read);
     let loss = i128::from(rates.cache_write) - i128::from(rates.input);

@@ -71,7 +71,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "timedOutCalls": timed_out.calls,
             "timedOutCostNanousd": timed_out.nanousd,
             "wastedCostNanousd": wasted.nanousd,
-            "answeredCalls": calls.all().tried,
+            "answeredCalls": calls.all().answered_since_retry_change,
         }),
         edit: remedy.edit,
         ..base
@@ -81,14 +81,14 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
 /// Proposes a longer total timeout: only this one ends an answer that has begun.
 fn longer_timeout(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Remedy> {
     let total_timeout = context.providers.total_timeout();
-    let present = agent.total_timeout.unwrap_or(total_timeout);
-    let longer = (present * TIMEOUT_FACTOR).min(WAIT_MAX);
-    (longer > present).then(|| Remedy {
+    let current = agent.total_timeout.unwrap_or(total_timeout);
+    let longer = (current * TIMEOUT_FACTOR).min(WAIT_MAX);
+    (longer > current).then(|| Remedy {
         title: format!("Increase the timeout to {}", seconds(longer)),
         effect: format!(
             "A timeout of {} instead of {} lets more calls finish.",
             seconds(longer),
-            seconds(present)
+            seconds(current)
         ),
         edit: set(node, [("timeouts", json!({"totalMs": milliseconds(longer)}))]),
     })
@@ -96,26 +96,26 @@ fn longer_timeout(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Opti
 
 /// Replaces retries by the most used other model, preferably of another provider.
 fn another_model(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Remedy> {
-    let [present] = agent.targets.as_slice() else {
+    let [current] = agent.targets.as_slice() else {
         return None;
     };
     if agent.retry.attempts < 2 {
         return None;
     }
     let all = context.models.candidates.iter();
-    let used = all.filter(|it| it.answered >= CALLS_MIN && it.target != *present);
+    let used = all.filter(|it| it.answered >= CALLS_MIN && it.target != *current);
     let best = used.max_by_key(|it| {
-        let is_elsewhere = it.target.provider != present.provider;
+        let is_elsewhere = it.target.provider != current.provider;
         (is_elsewhere, it.answered, Reverse(&it.target))
     })?;
     let (provider, model) = (&best.target.provider, &best.target.model);
     let fallback = json!([{"provider": provider, "model": model}]);
     let retry = json!({"attempts": 1});
     Some(Remedy {
-        title: format!("Fall back to {model} when {} fails", present.model),
+        title: format!("Fall back to {model} when {} fails", current.model),
         effect: format!(
             "After the first failure, {provider}/{model}, which your flows already use, replaces the retries of {}.",
-            present.model
+            current.model
         ),
         edit: set(node, [("retry", retry), ("fallback", fallback)]),
     })

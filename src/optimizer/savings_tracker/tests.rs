@@ -15,7 +15,7 @@ fn tracker(baseline: Baseline) -> SavingsTracker {
         baseline,
         until: Timestamp(9_000),
         last_call: 10,
-        sums: nothing(Timestamp(1_000)),
+        sums: empty_measurement(Timestamp(1_000)),
         stored: None,
     };
     SavingsTracker { applied: BTreeMap::from([(6, None), (7, Some(tracked))]) }
