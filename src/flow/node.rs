@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::template;
+use super::compile::names;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -234,7 +234,7 @@ impl Node {
     pub fn reads(&self) -> Option<BTreeSet<String>> {
         let mut read = BTreeSet::new();
         for (_, source) in self.templates() {
-            let names = template::names(source).ok().filter(|names| !names.any_node)?;
+            let names = names(source).ok().filter(|names| !names.any_node)?;
             read.extend(names.nodes);
         }
         Some(read)
