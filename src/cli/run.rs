@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::engine::Amount;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunStatus};
-use crate::flow::{Graph, Node, NodeKind, Target};
+use crate::flow::{Graph, Node, NodeKind, Target, parse_json};
 use crate::http;
 use crate::hub::Message;
 use crate::money::Usd;
@@ -47,7 +47,7 @@ pub fn run(
     let input = read_input(inputs, input_json)?;
     let text = fs::read_to_string(file)
         .map_err(Error::io(format!("cannot read the flow {}", file.display())))?;
-    let body: Value = serde_json::from_str(&text)
+    let body = parse_json(&text)
         .map_err(|error| Error::Config(format!("{} is not valid JSON: {error}", file.display())))?;
     let interrupted = signals()?;
     let (tap, events) = unbounded();
@@ -75,7 +75,7 @@ fn run_in(
     interrupted: &Receiver<()>,
 ) -> Result<ExitCode> {
     let (flow, graph) = save(core, file, body)?;
-    let accepted = core.engine.execute(&flow, input, "cli")?;
+    let accepted = core.engine.execute(&flow, typed(&graph, input), "cli")?;
     let (over_in, over) = bounded(1);
     let run_id = accepted.run_id.clone();
     let waiter = std::thread::Builder::new()
@@ -112,8 +112,8 @@ fn run_in(
 }
 
 fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitCode> {
-    let (flow, _) = save(core, file, body)?;
-    let estimate = core.engine.estimate(&flow, input)?;
+    let (flow, graph) = save(core, file, body)?;
+    let estimate = core.engine.estimate(&flow, typed(&graph, input))?;
     let head = ["Node", "Model", "Calls", "Expected", "Calls", "Maximum"];
     let mut table = table(&head, 2..6);
     let row = |label: &str, model: &str, expected: Amount, worst: Amount| {
@@ -173,9 +173,13 @@ fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
 fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
     let mut all: Map<String, Value> = match input_json {
         None => Map::new(),
-        Some(text) => serde_json::from_str(text).map_err(|error| {
-            Error::Config(format!("--input-json must be a JSON object: {error}"))
-        })?,
+        Some(text) => match parse_json(text) {
+            Ok(Value::Object(input)) => input,
+            Ok(_) => return Err(Error::Config("--input-json must be a JSON object".into())),
+            Err(error) => {
+                return Err(Error::Config(format!("--input-json must be a JSON object: {error}")));
+            }
+        },
     };
     for pair in inputs {
         let (name, text) =
@@ -185,6 +189,14 @@ fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
         all.insert(name.to_owned(), Value::from(text));
     }
     Ok(Value::Object(all))
+}
+
+/// Returns the input with the types that the flow declares, because `--input` has texts only.
+fn typed(graph: &Graph, mut input: Value) -> Value {
+    if let Value::Object(input) = &mut input {
+        graph.read_texts(input);
+    }
+    input
 }
 
 /// Prints finished nodes, and on a terminal a line with the running ones.

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::event::{LedgerEntry, Usage, UsageSource};
 use crate::flow::{
-    self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope, Target,
-    Watch,
+    self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope,
+    Target, Watch,
 };
 use crate::ids::FlowId;
 use crate::money::Usd;
@@ -144,7 +144,8 @@ pub fn estimate(
     let history = flow_id.map(|flow_id| history(store, flow_id)).transpose()?;
     let (history, runs) = history.unwrap_or_default();
     let until = Instant::now() + TIME_MAX;
-    let watch = Watch::new(move || (Instant::now() > until).then_some("the estimate takes too long"));
+    let watch =
+        Watch::new(move || (Instant::now() > until).then_some("the estimate takes too long"));
     let mut estimator = Estimator {
         providers,
         input,

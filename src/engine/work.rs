@@ -14,8 +14,7 @@ use crate::calls::{
 };
 use crate::event::Event;
 use crate::flow::{
-    self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, Watch, constant_beginning,
-    render,
+    self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, Watch, constant_beginning, render,
 };
 use crate::hub::Hub;
 use crate::journal::Journal;

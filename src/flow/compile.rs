@@ -54,8 +54,7 @@ const METHODS: &[(&str, &str)] = &[
     ("upper", "upper"),
 ];
 /// Methods of Python's strings, with the tests that do the same.
-const TEST_METHODS: &[(&str, &str)] =
-    &[("endswith", "endingwith"), ("startswith", "startingwith")];
+const TEST_METHODS: &[(&str, &str)] = &[("endswith", "endingwith"), ("startswith", "startingwith")];
 
 pub static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
@@ -168,7 +167,13 @@ fn place(source: &str, start: usize, end: usize) -> String {
     let column = before[line_start..].chars().count() + 1;
     let at = source.get(start..end.max(start)).unwrap_or_default();
     let at = if at.trim().is_empty() { source[line_start..].lines().next() } else { Some(at) };
-    let at = at.unwrap_or_default().trim_start_matches(['{', '%', '-']).trim().lines().next().unwrap_or_default();
+    let at = at
+        .unwrap_or_default()
+        .trim_start_matches(['{', '%', '-'])
+        .trim()
+        .lines()
+        .next()
+        .unwrap_or_default();
     let shown: String = at.chars().take(SHOWN_CHARS).collect();
     let more = if shown.len() < at.len() { "…" } else { "" };
     match shown.is_empty() {
@@ -190,8 +195,8 @@ impl<'a> Rewriter<'a> {
     fn template(&mut self, source: &'a str) -> Result<Stmt<'a>, String> {
         check_size(source)?;
         self.source = source;
-        let tree = parse(source, "template", SYNTAX.clone())
-            .map_err(|error| describe(&error, source))?;
+        let tree =
+            parse(source, "template", SYNTAX.clone()).map_err(|error| describe(&error, source))?;
         self.scopes.push(["self"].into());
         Ok(self.statement(&tree))
     }
@@ -391,9 +396,7 @@ impl<'a> Rewriter<'a> {
                 let (left, right) = (self.expr(&it.left), self.expr(&it.right));
                 match operator(it.op) {
                     Some(name) => filter(name, left, vec![CallArg::Pos(right)], span),
-                    None => {
-                        Expr::BinOp(Spanned::new(ast::BinOp { op: it.op, left, right }, span))
-                    }
+                    None => Expr::BinOp(Spanned::new(ast::BinOp { op: it.op, left, right }, span)),
                 }
             }
             Expr::Compare(it) => {
@@ -595,12 +598,7 @@ fn constant<'a>(value: Value, span: Span) -> Expr<'a> {
     Expr::Const(Spanned::new(Const { value }, span))
 }
 
-fn filter<'a>(
-    name: &'static str,
-    expr: Expr<'a>,
-    args: Vec<CallArg<'a>>,
-    span: Span,
-) -> Expr<'a> {
+fn filter<'a>(name: &'static str, expr: Expr<'a>, args: Vec<CallArg<'a>>, span: Span) -> Expr<'a> {
     Expr::Filter(Spanned::new(Filter { name, expr: Some(expr), args }, span))
 }
 

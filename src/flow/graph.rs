@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::compile::names;
+use super::json;
 use super::node::{InputField, Node, NodeKind};
 use super::read::{RawNode, list, name_of, node};
-use super::compile::names;
 use super::template::ITEM_NAMES;
 use crate::error::Fault;
 
@@ -103,6 +104,18 @@ impl Graph {
     /// Returns the names of inputs that templates use or nodes declare, in alphabetical order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(String::as_str)
+    }
+
+    /// Parses the texts of a command line that belong to inputs of other types. A text that does not
+    /// fit stays as it is, and [`Graph::complete_input`] refuses it.
+    pub fn read_texts(&self, input: &mut serde_json::Map<String, Value>) {
+        for field in declared_inputs(&self.nodes) {
+            let Some(value) = input.get_mut(&field.name) else { continue };
+            let parsed = value.as_str().and_then(|text| json::parse(text.trim()).ok());
+            if let Some(parsed) = parsed.filter(|parsed| field.kind.reads_text(parsed)) {
+                *value = parsed;
+            }
+        }
     }
 
     /// Adds the declared defaults to a run's input.
@@ -386,7 +399,8 @@ mod tests {
         }
         let foreign = json!({"inputs": [{"name": "a"}], "prompt": 7, "template": 3});
         assert!(flow("input", foreign).is_ok());
-        let foreign = json!({"provider": "echo", "model": "m", "prompt": "p", "items": 7, "url": {}});
+        let foreign =
+            json!({"provider": "echo", "model": "m", "prompt": "p", "items": 7, "url": {}});
         assert!(flow("agent", foreign).is_ok());
         // Keys that the type reads are still checked.
         let faults = flow("output", json!({"template": 3})).unwrap_err();

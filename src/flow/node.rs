@@ -185,6 +185,11 @@ impl InputKind {
         }
     }
 
+    /// Returns whether a text that contains this JSON value stands for that value.
+    pub fn reads_text(self, value: &Value) -> bool {
+        !matches!(self, Self::Text | Self::Any) && self.fits(value)
+    }
+
     pub fn article(self) -> &'static str {
         match self {
             Self::Text => "a string",

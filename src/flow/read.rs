@@ -182,7 +182,8 @@ pub fn node(
     let kind = raw.kind.as_deref().unwrap_or("agent");
     let Some(keys) = keys_of(kind) else {
         // Named first, because it may be the reason of others.
-        let first = faults.iter().take_while(|fault| fault.message.starts_with(UNKNOWN_KIND)).count();
+        let first =
+            faults.iter().take_while(|fault| fault.message.starts_with(UNKNOWN_KIND)).count();
         faults.insert(first, unknown_kind(&path, kind));
         return placeholder(id);
     };
@@ -235,8 +236,20 @@ pub fn node(
 /// Keys of `data` that every type of node reads.
 const COMMON_KEYS: &[&str] = &["label", "onError"];
 const CALL_KEYS: &[&str] = &[
-    "role", "provider", "model", "prompt", "system", "maxTokens", "max_tokens", "temperature",
-    "stream", "retry", "timeouts", "cache", "promptCache", "fallback",
+    "role",
+    "provider",
+    "model",
+    "prompt",
+    "system",
+    "maxTokens",
+    "max_tokens",
+    "temperature",
+    "stream",
+    "retry",
+    "timeouts",
+    "cache",
+    "promptCache",
+    "fallback",
 ];
 /// Further keys of a map.
 const MAP_KEYS: &[&str] = &["items", "atOnce", "at_once"];

@@ -374,7 +374,10 @@ mod tests {
     #[test]
     fn unknown_names_are_faults_with_their_places() {
         for (source, message) in [
-            ("a\n{{ input.x | uper }}", "line 2, column 14, at `uper`: unknown filter `uper`; known: `abs`, "),
+            (
+                "a\n{{ input.x | uper }}",
+                "line 2, column 14, at `uper`: unknown filter `uper`; known: `abs`, ",
+            ),
             ("{{ input.x is emtpy }}", "unknown test `emtpy`; known: "),
             ("{{ nodes.a.ouput }}", "node `a` has no `ouput`; the only known name is `output`"),
             ("{{ nodes['a'].ouput }}", "node `a` has no `ouput`"),
@@ -422,8 +425,14 @@ mod tests {
             ("{{ input.map | tojson }}", r#"{"z": 1, "a": 2}"#),
             ("{% for k, v in input.map | items %}{{ k }}{{ v }}{% endfor %}", "z1a2"),
             ("{% for k, v in input.map.items() %}{{ k }}{{ v }}{% endfor %}", "z1a2"),
-            ("{% macro hi(n) %}Hi {{ n }}!{% endmacro %}{{ hi('x') }}{{ hi(n='y') }}", "Hi x!Hi y!"),
-            ("{{ ('```json\n{\"b\": 1, \"a\": 2}\n```' | fromjson) | tojson }}", r#"{"b": 1, "a": 2}"#),
+            (
+                "{% macro hi(n) %}Hi {{ n }}!{% endmacro %}{{ hi('x') }}{{ hi(n='y') }}",
+                "Hi x!Hi y!",
+            ),
+            (
+                "{{ ('```json\n{\"b\": 1, \"a\": 2}\n```' | fromjson) | tojson }}",
+                r#"{"b": 1, "a": 2}"#,
+            ),
             ("{{ ('\u{feff}[1]' | fromjson)[0] }}", "1"),
         ] {
             assert_eq!(shows(source, input.clone()), shown, "{source}");

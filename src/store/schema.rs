@@ -351,6 +351,14 @@ CREATE TABLE corrections (
 -- The flows that a key may name in its calls, as a JSON array; null for none.
 ALTER TABLE keys ADD COLUMN flows TEXT;
 ",
+    "
+-- Runs that continued after the server had ended unexpectedly; empty after a regular stop.
+CREATE TABLE run_restarts (
+    run_id      TEXT PRIMARY KEY,
+    restarts    INTEGER NOT NULL,       -- weighted, since a node or an item was completed
+    completed   INTEGER NOT NULL        -- nodes and items, at the last restart
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Returns the version of a migrated database.
