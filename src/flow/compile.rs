@@ -15,7 +15,7 @@ use minijinja::machinery::{CodeGenerator, Instructions, Span, Token, parse, toke
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::filters::{self, APPLY, FILTERS, FUNCTIONS, KEEP, TESTS};
+use super::filters::{self, APPLY, FILTERS, FUNCTIONS, KEEP, TESTS, WEIGH};
 use super::operators::CHAIN;
 
 /// Limits the template instructions of a rendering. A loop over a thousand items with a few
@@ -55,6 +55,22 @@ const METHODS: &[(&str, &str)] = &[
 ];
 /// Methods of Python's strings, with the tests that do the same.
 const TEST_METHODS: &[(&str, &str)] = &[("endswith", "endingwith"), ("startswith", "startingwith")];
+
+const LOOP_NAMES: &[&str] = &[
+    "changed",
+    "cycle",
+    "depth",
+    "depth0",
+    "first",
+    "index",
+    "index0",
+    "last",
+    "length",
+    "revindex",
+    "revindex0",
+];
+/// Tests that read a whole text.
+const TEXT_TESTS: &[&str] = &["endingwith", "lower", "startingwith", "upper"];
 
 pub static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
@@ -379,7 +395,7 @@ impl<'a> Rewriter<'a> {
             }
             Expr::Const(it) => constant(it.value.clone(), span),
             Expr::Slice(it) => {
-                let expr = self.expr(&it.expr);
+                let expr = weighed(self.expr(&it.expr), span);
                 let [start, stop, step] = [&it.start, &it.stop, &it.step]
                     .map(|part| part.as_ref().map(|part| self.expr(part)));
                 kept(Expr::Slice(Spanned::new(ast::Slice { expr, start, stop, step }, span)), span)
@@ -470,7 +486,10 @@ impl<'a> Rewriter<'a> {
             let known = TESTS.join("`, `");
             self.fault(span, &format!("unknown test `{name}`; known: `{known}`"));
         }
-        let expr = self.expr(expr);
+        let mut expr = self.expr(expr);
+        if TEXT_TESTS.contains(&name) {
+            expr = weighed(expr, span);
+        }
         let args = self.args(args);
         Expr::Test(Spanned::new(ast::Test { name, expr, args }, span))
     }
@@ -487,6 +506,11 @@ impl<'a> Rewriter<'a> {
 
     /// Rebuilds `EXPR.NAME`.
     fn attribute(&mut self, expr: &Expr<'a>, name: &'a str, span: Span) -> Expr<'a> {
+        let is_loop = matches!(expr, Expr::Var(var) if var.id == "loop");
+        if is_loop && !LOOP_NAMES.contains(&name) {
+            let known = LOOP_NAMES.join("`, `");
+            self.fault(span, &format!("`loop` has no `{name}`; known: `{known}`"));
+        }
         let rebuilt = match self.used_part(expr, Some(name), span) {
             Some(var) => var,
             None => self.expr(expr),
@@ -505,7 +529,10 @@ impl<'a> Rewriter<'a> {
             Some(var) => var,
             None => self.expr(&it.expr),
         };
-        let subscript_expr = self.expr(&it.subscript_expr);
+        let mut subscript_expr = self.expr(&it.subscript_expr);
+        if !matches!(subscript_expr, Expr::Const(_)) {
+            subscript_expr = weighed(subscript_expr, span);
+        }
         Expr::GetItem(Spanned::new(ast::GetItem { expr, subscript_expr }, span))
     }
 
@@ -586,7 +613,14 @@ impl<'a> Rewriter<'a> {
             let message = format!("unknown method `{name}`; known: `{known}`; or use a filter");
             self.fault(span, &message);
         }
-        Expr::Call(Spanned::new(self.call_parts(it), span))
+        // A method of `loop` may compare its arguments.
+        let Call { expr, args } = self.call_parts(it);
+        let args = args.into_iter().map(|arg| match arg {
+            CallArg::Pos(expr) => CallArg::Pos(weighed(expr, span)),
+            other => other,
+        });
+        let args = args.collect();
+        Expr::Call(Spanned::new(Call { expr, args }, span))
     }
 
     fn call_parts(&mut self, it: &Call<'a>) -> Call<'a> {
@@ -605,6 +639,11 @@ fn filter<'a>(name: &'static str, expr: Expr<'a>, args: Vec<CallArg<'a>>, span: 
 /// Returns an expression that checks the size of the value.
 fn kept(expr: Expr<'_>, span: Span) -> Expr<'_> {
     filter(KEEP, expr, Vec::new(), span)
+}
+
+/// Returns an expression that counts the value as work.
+fn weighed(expr: Expr<'_>, span: Span) -> Expr<'_> {
+    filter(WEIGH, expr, Vec::new(), span)
 }
 
 fn applied<'a>(

@@ -14,6 +14,9 @@ pub const APPLY: &str = "|";
 /// The filter that checks the size of a value; no template can name it.
 pub const KEEP: &str = "=";
 
+/// The filter that counts a value as work; no template can name it.
+pub const WEIGH: &str = "?";
+
 /// All filters, for errors about unknown ones.
 pub const FILTERS: &[&str] = &[
     "abs",
@@ -118,7 +121,7 @@ pub const FUNCTIONS: &[&str] = &["debug", "dict", "namespace", "range"];
 
 /// Filters that look at a small part of a value.
 const CHEAP: &[&str] =
-    &["attr", "bool", "count", "d", "default", "first", "float", "int", "last", "length", "safe"];
+    &["attr", "bool", "count", "d", "default", "first", "float", "int", "length", "safe"];
 /// Filters that keep a text in one piece. All others may make a list of its characters.
 const OF_TEXT: &[&str] = &[
     "capitalize",
@@ -169,6 +172,9 @@ pub fn add_to(environment: &mut Environment<'static>) {
     });
     environment.add_filter(KEEP, |state: &mut State<'_, '_>, value: &Value| {
         Meter::of(state).keep(value.clone())
+    });
+    environment.add_filter(WEIGH, |state: &mut State<'_, '_>, value: &Value| {
+        Meter::of(state).weigh(value).map(|_| value.clone())
     });
     environment.add_function("debug", debug);
     environment.set_formatter(write);

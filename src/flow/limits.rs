@@ -29,7 +29,7 @@ const WRITTEN_BYTES_MAX: u64 = 20 << 20;
 /// The memory of a value in a list, in bytes.
 const PART_BYTES: u64 = 32;
 /// A text of this many bytes is as much work as one value.
-const TEXT_BYTES_PER_STEP: u64 = 256;
+const TEXT_BYTES_PER_STEP: u64 = 64;
 
 /// Returns why a rendering must stop, if it must.
 #[derive(Clone)]
@@ -161,6 +161,7 @@ impl Meter {
     /// # Errors
     /// Same as [`Meter::weigh`] and [`Meter::memory`].
     pub fn keep(&self, value: Value) -> Result<Value, Error> {
+        self.work(0)?;
         match value.kind() {
             ValueKind::String | ValueKind::Bytes => {
                 self.memory(value.as_bytes().map_or(0, <[u8]>::len) as u64)?;

@@ -19,7 +19,7 @@ pub const ITEM_NAMES: &[&str] = &["item", "index"];
 
 /// Twice the stack needed to parse and render any template within the limits. Only the touched
 /// part of a stack uses memory.
-pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) { 8 << 20 } else { 2 << 20 };
+pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) { 4 << 20 } else { 1 << 20 };
 
 /// Returns the constant prefix of a template's output, and whether that is all of it.
 pub fn constant_beginning(source: &str) -> (String, bool) {
@@ -345,6 +345,7 @@ mod tests {
             "{% macro m() %}{{ input.long }}{% endmacro %}{% for i in range(9000) %}{% set x = m() %}{% endfor %}",
             "{% for i in range(9000) %}{% set x %}{{ input.long }}{% endset %}{% endfor %}",
             "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+            "{% for i in range(60000) %}{% set x = input.long[:1] %}{% endfor %}",
             "{% set x = input.long | upper %}{% for i in range(9000) %}{% set y = x | lower | list %}{% endfor %}",
         ] {
             let error = fails(source, input.clone());
@@ -384,6 +385,10 @@ mod tests {
             ("{{ nodes.a['ouput'] }}", "node `a` has no `ouput`"),
             ("{{ rnage(3) }}", "unknown function `rnage`; known: `debug`, "),
             ("{{ input.x.uper() }}", "unknown method `uper`; known: `capitalize`, "),
+            (
+                "{% for x in [1] %}{{ loop.indx }}{% endfor %}",
+                "`loop` has no `indx`; known: `changed`, ",
+            ),
             ("{% include 'x' %}", "a template cannot use other templates"),
             ("{% filter uper %}x{% endfilter %}", "unknown filter `uper`"),
             ("{% macro m() %}{{ 1 | uper }}{% endmacro %}", "unknown filter `uper`"),
@@ -556,6 +561,14 @@ mod tests {
             sources.push(format!("{{{{ {}1{} }}}}", "[".repeat(count), "]".repeat(count)));
             sources.push(format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(count)));
         }
+        sources.push("{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}".into());
+        sources.push(format!(
+            "{{% macro m(n) %}}{}{{{{ m(n) }}}}{}{{% endmacro %}}{{{{ m(1) }}}}",
+            "{% if 1 %}".repeat(40),
+            "{% endif %}".repeat(40)
+        ));
+        sources.push("{% block a %}{{ self.a() }}{% endblock %}".into());
+        sources.push("{% for x in [[[]]] recursive %}{{ loop([x]) }}{% endfor %}".into());
         let all = std::thread::Builder::new().stack_size(STACK_BYTES_MIN / 2).spawn(move || {
             for source in sources {
                 let _ = names(&source);
