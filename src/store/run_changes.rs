@@ -18,10 +18,12 @@ pub const RESTART_WITHOUT_CALL: u32 = 4;
 /// # Errors
 /// [`Error::NotFound`] if the flow was deleted meanwhile.
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)";
-    require_row(usize::from(single::<bool>(db, sql, [run.flow_id])?), || {
-        format!("flow {}", run.flow_id)
-    })?;
+    // Ids are not used again, so a missing flow with an earlier id was deleted.
+    let sql = "SELECT NOT EXISTS (SELECT 1 FROM flows WHERE id = ?1) AND EXISTS
+             (SELECT 1 FROM sqlite_sequence WHERE name = 'flows' AND seq >= ?1)";
+    if single::<bool>(db, sql, [run.flow_id])? {
+        return Err(Error::NotFound(format!("flow {}", run.flow_id)));
+    }
     let hash = hex(&Sha256::digest(run.graph.as_bytes()));
     let sql = "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)";
     execute(db, sql, params![hash, run.graph])?;

@@ -275,6 +275,8 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
             "DROP TABLE corrections;
              DROP TABLE budget_days;
              ALTER TABLE keys DROP COLUMN flows;
+            "DROP TABLE run_restarts;
+             DROP TABLE budget_days;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
              ALTER TABLE ledger DROP COLUMN price_cost_nanousd;
@@ -284,7 +286,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 4
+            schema::version() - 5
         ))
         .unwrap();
     drop(connection);
