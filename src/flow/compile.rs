@@ -37,6 +37,11 @@ pub const ELIFS_MAX: usize = 100;
 /// bounded by the number of instructions.
 const COUNTED_TEXT_BYTES: usize = 64;
 
+/// The template around the expression of a condition, and around that of the items of a map. Columns
+/// in errors count from the expression.
+pub const CONDITION: (&str, &str) = ("{% if (", ") %}true{% else %}false{% endif %}");
+pub const ITEMS: (&str, &str) = ("{{ (", ") | tojson }}");
+
 /// Limits the text of an error that shows the place of a fault.
 const SHOWN_CHARS: usize = 40;
 
@@ -180,7 +185,11 @@ fn place(source: &str, start: usize, end: usize) -> String {
     let before = source.get(..start).unwrap_or(source);
     let line = before.matches('\n').count() + 1;
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before[line_start..].chars().count() + 1;
+    let wrapper = [CONDITION, ITEMS]
+        .into_iter()
+        .find(|(before, after)| line == 1 && source.starts_with(before) && source.ends_with(after));
+    let wrapped = wrapper.map_or(0, |(before, _)| before.len());
+    let column = before[line_start..].chars().count().saturating_sub(wrapped) + 1;
     let at = source.get(start..end.max(start)).unwrap_or_default();
     let at = if at.trim().is_empty() { source[line_start..].lines().next() } else { Some(at) };
     let at = at
@@ -312,6 +321,13 @@ impl<'a> Rewriter<'a> {
                 let target = self.assign(&it.target);
                 Stmt::Set(Spanned::new(ast::Set { target, expr }, it.span()))
             }
+            other => self.block(other),
+        }
+    }
+
+    /// Rebuilds the statements that are seldom used.
+    fn block(&mut self, statement: &Stmt<'a>) -> Stmt<'a> {
+        match statement {
             Stmt::SetBlock(it) => {
                 let filter = it.filter.as_ref().map(|filter| self.expr(filter));
                 let body = self.scoped_body(&it.body);
@@ -353,6 +369,13 @@ impl<'a> Rewriter<'a> {
                 let call = Spanned::new(self.call_parts(&it.call), it.call.span());
                 Stmt::Do(Spanned::new(ast::Do { call }, it.span()))
             }
+            Stmt::Template(_)
+            | Stmt::EmitExpr(_)
+            | Stmt::EmitRaw(_)
+            | Stmt::ForLoop(_)
+            | Stmt::IfCond(_)
+            | Stmt::WithBlock(_)
+            | Stmt::Set(_) => self.statement(statement),
         }
     }
 

@@ -6,7 +6,7 @@ use minijinja::machinery::{Token, eval, make_string_output, tokenize};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, ErrorKind, Value};
 
-use super::compile::{Compiled, ENVIRONMENT, SYNTAX, compile, describe, names};
+use super::compile::{CONDITION, Compiled, ENVIRONMENT, ITEMS, SYNTAX, compile, describe, names};
 use super::json;
 use super::limits::{METER, Meter, Watch};
 
@@ -35,14 +35,17 @@ pub fn constant_beginning(source: &str) -> (String, bool) {
 
 /// Returns a template that renders an expression, with or without `{{ }}`, as `true` or `false`.
 pub fn of_condition(expression: &str) -> String {
-    let bare = bare(expression);
-    format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
+    wrapped(expression, CONDITION)
 }
 
 /// Returns a template that renders an expression, with or without `{{ }}`, as JSON.
 pub fn of_items(expression: &str) -> String {
+    wrapped(expression, ITEMS)
+}
+
+fn wrapped(expression: &str, (before, after): (&str, &str)) -> String {
     let bare = bare(expression);
-    format!("{{{{ ({bare}) | tojson }}}}")
+    format!("{before}{bare}{after}")
 }
 
 fn bare(expression: &str) -> &str {
@@ -499,6 +502,10 @@ mod tests {
             assert_eq!(holds(expression), "false", "{expression}");
         }
         assert!(names(&of_condition("input.n >")).is_err());
+        let faults = names(&of_condition("input.n | uper")).unwrap().faults;
+        assert!(faults[0].starts_with("line 1, column "), "{faults:?}");
+        let error = render(&of_condition("input.n > 'x'"), &scope).unwrap_err().to_string();
+        assert!(error.contains("line 1, column 1, at `input.n > 'x'`: "), "{error}");
     }
 
     #[test]
