@@ -407,7 +407,9 @@ fn integers_beyond_64_bits_are_refused_in_bodies() {
 #[test]
 fn nodes_without_calls_do_not_wait_for_calls() {
     let (release, hang) = crossbeam_channel::bounded::<()>(0);
-    let upstream = Upstream::start(move |_, _| drop(hang.recv_timeout(DEADLINE)));
+    let upstream = Upstream::start(move |_, _| {
+        let _ = hang.recv_timeout(DEADLINE);
+    });
     let server = TestServer::start_with(|config| {
         config.fetch_rules.private = true;
         config.engine.calls = 4;

@@ -206,17 +206,9 @@ impl EventLoop {
     /// Hands nodes to workers, one from each run in turn, up to the limits of calls and of nodes
     /// without calls.
     fn dispatch(&mut self) {
-        let may_start = !self.stopping && self.lost_calls == 0;
         // Runs that could start a node only if there was a free place for it.
         let mut blocked = VecDeque::new();
-        while may_start {
-            let free = Free {
-                calls: self.calls < self.engine.limits.calls,
-                local: self.local < LOCAL_MAX,
-            };
-            if !free.calls && !free.local {
-                break;
-            }
+        while let Some(free) = self.free() {
             let Some(run_id) = self.ready.pop_front() else {
                 break;
             };
@@ -258,6 +250,14 @@ impl EventLoop {
                 self.submit(run_id, pending);
             }
         }
+    }
+
+    /// Returns the kinds of nodes that may start now, if any.
+    fn free(&self) -> Option<Free> {
+        let free =
+            Free { calls: self.calls < self.engine.limits.calls, local: self.local < LOCAL_MAX };
+        let may_start = !self.stopping && self.lost_calls == 0;
+        (may_start && (free.calls || free.local)).then_some(free)
     }
 
     fn in_progress(&mut self, makes_calls: bool) -> &mut usize {

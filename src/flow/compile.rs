@@ -424,9 +424,10 @@ impl<'a> Rewriter<'a> {
                 kept(Expr::Slice(Spanned::new(ast::Slice { expr, start, stop, step }, span)), span)
             }
             Expr::UnaryOp(it) => {
-                let op = match it.op {
-                    ast::UnaryOpKind::Not => ast::UnaryOpKind::Not,
-                    ast::UnaryOpKind::Neg => ast::UnaryOpKind::Neg,
+                let op = if matches!(it.op, ast::UnaryOpKind::Neg) {
+                    ast::UnaryOpKind::Neg
+                } else {
+                    ast::UnaryOpKind::Not
                 };
                 let expr = self.expr(&it.expr);
                 Expr::UnaryOp(Spanned::new(ast::UnaryOp { op, expr }, span))
