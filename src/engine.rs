@@ -42,9 +42,10 @@ use crate::time::Timestamp;
 
 /// Limits how many calls of an earlier process are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;
-/// A run fails after 5 unexpected ends of the server, without a completed node in between, because it
-/// may be their cause. Ends during its calls count less.
-const RESTARTS_MAX: u32 = 5 * RESTART_WITHOUT_CALL;
+/// A run fails after 20 unexpected ends of the server, without a completed node in between, because it
+/// may be their cause. Ends during its calls count less. A run that only waited for its turn counts
+/// too, so a lower limit would fail innocent runs on a machine that is often killed.
+const RESTARTS_MAX: u32 = 20 * RESTART_WITHOUT_CALL;
 /// The largest input of a run, in bytes of JSON.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 
