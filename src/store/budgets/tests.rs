@@ -272,11 +272,10 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE corrections;
+            "DROP TABLE run_restarts;
+             DROP TABLE corrections;
              DROP TABLE budget_days;
              ALTER TABLE keys DROP COLUMN flows;
-            "DROP TABLE run_restarts;
-             DROP TABLE budget_days;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
              ALTER TABLE ledger DROP COLUMN price_cost_nanousd;
