@@ -182,14 +182,16 @@ pub fn describe(error: &Error, source: &str) -> String {
 
 /// Returns `line L, column C, at `TEXT`: ` for a range of a template.
 fn place(source: &str, start: usize, end: usize) -> String {
+    let wrapper = [CONDITION, ITEMS]
+        .into_iter()
+        .find(|(before, after)| source.starts_with(before) && source.ends_with(after));
+    let wrapped = wrapper.map_or(0, |(before, _)| before.len());
+    let start = start.max(wrapped);
     let before = source.get(..start).unwrap_or(source);
     let line = before.matches('\n').count() + 1;
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let wrapper = [CONDITION, ITEMS]
-        .into_iter()
-        .find(|(before, after)| line == 1 && source.starts_with(before) && source.ends_with(after));
-    let wrapped = wrapper.map_or(0, |(before, _)| before.len());
-    let column = before[line_start..].chars().count().saturating_sub(wrapped) + 1;
+    let outside = if line == 1 { wrapped } else { 0 };
+    let column = before[line_start..].chars().count().saturating_sub(outside) + 1;
     let at = source.get(start..end.max(start)).unwrap_or_default();
     let at = if at.trim().is_empty() { source[line_start..].lines().next() } else { Some(at) };
     let at = at
