@@ -1,5 +1,7 @@
 /** Requests to the HTTP API. No DOM here: the page passes in the function that asks for the token. */
 
+import { parse, stringify } from "./json.js";
+
 const TOKEN_KEY = "flowledger.token";
 let token = readToken();
 /** Called if the server rejects the current token; resolves to a new one. */
@@ -20,9 +22,11 @@ export function onTokenNeeded(handler) {
   askForToken = handler;
 }
 
-export const get = async (path) => (await request("GET", path)).json();
-export const post = async (path, body) => (await request("POST", path, body)).json();
-export const put = async (path, body) => (await request("PUT", path, body)).json();
+const parsed = async (response) => parse(await (await response).text());
+
+export const get = (path) => parsed(request("GET", path));
+export const post = (path, body) => parsed(request("POST", path, body));
+export const put = (path, body) => parsed(request("PUT", path, body));
 export const remove = async (path) => void (await request("DELETE", path));
 export const getBlob = async (path) => (await request("GET", path)).blob();
 
@@ -41,7 +45,7 @@ async function request(method, path, body) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+    response = await fetch(path, { method, headers, body: body && stringify(body), cache: "no-store" });
   } catch {
     throw new ApiError(0, "unreachable", "cannot reach the server");
   }

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
+import { parse, stringify } from "./json.js";
 import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, recordCall } from "./runs.js";
 
 /** Limits the flows in the page; the API has them all. */
@@ -235,7 +236,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
   const declared = declaredInputs(flow);
   const fields = (flow.inputs ?? []).map((name) => {
     const { type, default: defaultValue, required } = declared.get(name) ?? {};
-    const placeholder = defaultValue === undefined ? TYPE_HINTS[type] : `${typeof defaultValue === "string" ? defaultValue : JSON.stringify(defaultValue)}`;
+    const placeholder = defaultValue === undefined ? TYPE_HINTS[type] : `${typeof defaultValue === "string" ? defaultValue : stringify(defaultValue)}`;
     const isRequired = declared.has(name) && defaultValue === undefined && required !== false;
     return h(
       "label",
@@ -353,7 +354,7 @@ function drawLine({ line, nodes }, run) {
   setText(line, texts[run.status]?.() ?? "No runs yet");
 }
 
-const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
+const graphOf = ({ data }) => (typeof data === "string" ? parse(data) : (data ?? {}));
 
 /** Returns true if a map of the flow is running its items. */
 function hasActiveMap(flow, { runId, nodes = [] }) {
@@ -376,7 +377,7 @@ function inputOf(form, declared) {
     const { type = "text" } = declared.get(name) ?? {};
     if (declared.has(name) && text === "") continue;
     try {
-      input[name] = type === "text" ? text : JSON.parse(text);
+      input[name] = type === "text" ? text : parse(text);
     } catch {
       throw new Error(`${name} must be ${TYPE_HINTS[type]}`);
     }

@@ -5,6 +5,7 @@ import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "
 import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { duration, moment, moneyOrUnknown, plural } from "./format.js";
+import { stringify } from "./json.js";
 import { createMapItems } from "./map-items.js";
 import { isActive } from "./runs.js";
 import { longText, shortText } from "./texts.js";
@@ -207,7 +208,7 @@ export function createHistory({ onDeleted }) {
     const source = JSON.stringify([run.runId, run.input, run.output]);
     if (texts.dataset.source === source && texts.children.length) return;
     texts.dataset.source = source;
-    const text = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
+    const text = (value) => (typeof value === "string" ? value : stringify(value, 2));
     const parts = [
       ["Input", run.input, "history-input"],
       ["Output", run.output ?? null, "history-output"],

@@ -2,6 +2,7 @@
 
 import { createNote, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
+import { stringify } from "./json.js";
 
 /** `fetch()` returns the suggestion with its `changes`; `onApply(version)` applies the version that was shown. */
 export function createChange({ id, fetch, onApply }) {
@@ -93,7 +94,7 @@ function drawLine({ what, key, before, after }) {
 }
 
 function drawSide(name, sign, value) {
-  const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  const text = typeof value === "string" ? value : stringify(value, 2);
   return h(
     "div",
     { class: `side ${name}`, "data-testid": `change-${name}` },

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { count, duration, moment, plural, roughly, usd } from "./format.js";
+import { stringify } from "./json.js";
 
 /** Returns the estimated saving of a suggestion or of an alternative. */
 export function expectedSaving({ savingPer30Days: saving, savingMs, calls }) {
@@ -51,7 +52,7 @@ const UNITS = { __proto__: null, Nanousd: (n) => usd(n / 1e9), Usd: usd, Ms: dur
 function valueOf(value, unit) {
   if (typeof value === "number") return (UNITS[unit] ?? count)(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "object") return h("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
+  if (typeof value === "object") return h("pre", { tabindex: "0" }, stringify(value, 2));
   return /^\d{4}-\d\d-\d\dT/.test(value) && !Number.isNaN(Date.parse(value)) ? moment(value) : value;
 }
 

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { confirmAction, createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
 import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults as showAt } from "./fields.js";
+import { parse, stringify } from "./json.js";
 
 const createField = (name, label, control, hint) => fieldOf("schedule", name, label, control, hint);
 
@@ -93,7 +94,7 @@ export function createSchedule() {
     const typed = read();
     let input = {};
     try {
-      if (typed.input.trim()) input = JSON.parse(typed.input);
+      if (typed.input.trim()) input = parse(typed.input);
     } catch (error) {
       return showErrors([{ field: "input", message: `is not valid JSON: ${error.message}` }]);
     }
@@ -153,7 +154,7 @@ export function createSchedule() {
   return { root, show, hide, refresh };
 }
 
-const asTyped = (schedule) => ({ ...schedule, input: JSON.stringify(schedule.input, null, 2) });
+const asTyped = (schedule) => ({ ...schedule, input: stringify(schedule.input, 2) });
 
 function drawTimes(schedule) {
   if (!schedule) return [h("p", { class: "muted" }, "No schedule yet.")];

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { confirmAction, createNote, onceAtATime } from "./dialogs.js";
 import { h, setText } from "./dom.js";
 import { moment } from "./format.js";
+import { stringify } from "./json.js";
 import { copyButton, shortText } from "./texts.js";
 
 export function createWebhook() {
@@ -141,5 +142,5 @@ const curl = (url, secret, input) =>
     `curl ${quoted(url)}`,
     `-H ${quoted(`X-Flowledger-Secret: ${secret}`)}`,
     "-H 'Idempotency-Key: order-17'",
-    `-d ${quoted(JSON.stringify(input))}`,
+    `-d ${quoted(stringify(input))}`,
   ].join(" \\\n  ");

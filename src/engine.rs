@@ -35,12 +35,16 @@ use crate::hub::Hub;
 use crate::ids::{RunId, time_sorted_uuid};
 use crate::journal::Journal;
 use crate::providers::Providers;
-use crate::store::{Change, FlowRecord, NewRun, RunEnd, RunStart, Store};
+use crate::store::{Change, FlowRecord, NewRun, RESTART_WITHOUT_CALL, RunEnd, RunStart, Store};
 use crate::threads::{OnFatal, vital};
 use crate::time::Timestamp;
 
 /// Limits how many calls of an earlier process are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;
+/// A run fails after 20 unexpected ends of the server, without a completed node in between, because it
+/// may be their cause. Ends during its calls count less. A run that only waited for its turn counts
+/// too, so a lower limit would fail innocent runs on a machine that is often killed.
+const RESTARTS_MAX: u32 = 20 * RESTART_WITHOUT_CALL;
 /// The largest input of a run, in bytes of JSON.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 
@@ -132,6 +136,9 @@ impl Engine {
             open: Arc::clone(&open),
             limits,
         };
+        if resume_runs {
+            engine.count_restarts()?;
+        }
         let lost_calls = engine.settle_lost_calls()?;
         let open_runs = if resume_runs { engine.store.open_runs()? } else { Vec::new() };
         if !open_runs.is_empty() {
@@ -140,7 +147,8 @@ impl Engine {
         open.store(open_runs.len(), Ordering::SeqCst);
         let (open_runs, deferred_runs) =
             if lost_calls == 0 { (open_runs, Vec::new()) } else { (Vec::new(), open_runs) };
-        let event_loop = EventLoop::new(engine.clone(), worker, lost_calls, deferred_runs);
+        let event_loop =
+            EventLoop::new(engine.clone(), worker, lost_calls, deferred_runs, resume_runs);
         let thread = vital("engine", on_fatal, move || event_loop.run(&received))?;
         for run in open_runs {
             engine.send(EngineEvent::OpenRun(run))?;
@@ -275,6 +283,16 @@ impl Engine {
             Runnable { graph: Arc::new(self.parse(data)?), data: data.to_string().into() };
         self.flow_cache.put(flow, &runnable);
         Ok(runnable)
+    }
+
+    /// Counts this restart for the runs of an earlier process, before one of them can end this process
+    /// too.
+    fn count_restarts(&self) -> Result<()> {
+        match self.journal.commit_one(Change::CountRestarts) {
+            Err(error @ Error::Disk(_)) => log::error!("cannot count the restart: {error}"),
+            result => drop(result?),
+        }
+        Ok(())
     }
 
     fn reserve_run(&self) -> Result<()> {

@@ -1,8 +1,13 @@
 //! Flows: the graph, its templates, and the order of its nodes. Pure: no I/O, no clock.
 
+mod compile;
+mod filters;
 mod fingerprint;
 mod graph;
+mod json;
+mod limits;
 mod node;
+mod operators;
 mod progress;
 mod prompt_bound;
 mod read;
@@ -10,6 +15,8 @@ mod template;
 
 pub use fingerprint::{Concern, canonical_json, fingerprint};
 pub use graph::{EDGES_MAX, Graph};
+pub use json::{check_integers, parse as parse_json, without_mark};
+pub use limits::Watch;
 pub use node::{Agent, Http, Node, NodeKind, OnError, Target};
 pub use progress::{Progress, Verdict};
 pub use prompt_bound::{Item, PromptBound};

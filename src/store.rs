@@ -63,6 +63,7 @@ pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
 pub use reader::{Interrupt, Store};
 pub use response_cache::ANSWER_BYTES_MAX;
+pub use run_changes::RESTART_WITHOUT_CALL;
 pub use runs::{ItemRecord, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};

@@ -771,8 +771,6 @@ fn all_errors_of_a_flow_are_listed_with_their_fields() {
                     "data.nodes[3].data.prompt",
                     "data.nodes[4].data.prompt",
                     "data.nodes[4].data.prompt",
-                    "data.nodes[5].data.model",
-                    "data.nodes[5].data.temperature",
                     "data.nodes[5].type",
                     "data.nodes[6].id",
                     "data.nodes[7].data.prompt",

@@ -739,3 +739,68 @@ fn a_host_name_without_a_token_is_warned_about() {
     eventually("it is ready", || server.running.has_logged("listening on"));
     assert!(!server.running.stderr.contains(warning), "{}", server.running.stderr);
 }
+
+#[test]
+fn declared_inputs_of_the_command_line_have_their_types() {
+    let home = Home::new();
+    let flow = json!({"name": "Typed", "data": {"nodes": [
+        {"id": "in", "type": "input", "data": {"inputs": [
+            {"name": "words", "type": "number"}, {"name": "list", "type": "list"}, {"name": "text"}
+        ]}},
+        {"id": "out", "type": "output", "data": {
+            "template": "{{ input.words > 50 }} {{ input.list[1] }} {{ input.text ~ '!' }}"
+        }},
+    ]}});
+    let file = home.write("flow.json", format!("\u{feff}{flow}"));
+    let with = |words: &str| {
+        let inputs = ["--input", words, "--input", "list=[1, 2]", "--input", "text=7"];
+        home.run(&[&["run", text(&file)][..], &inputs[..]].concat())
+    };
+    let ended = with("words=20");
+    assert_eq!((ended.code, ended.stdout.trim()), (Some(0), "False 2 7!"), "{ended:?}");
+    assert_eq!(with("words=100").stdout.trim(), "True 2 7!");
+    let ended = with("words=many");
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("must be a number"), "{ended:?}");
+}
+
+#[test]
+fn a_run_that_repeatedly_ends_the_server_fails() {
+    let home = Home::new();
+    let upstream = Upstream::start(|_, stream| {
+        // Until the killed server's connection breaks.
+        let _ = stream.set_read_timeout(Some(DEADLINE));
+        let _ = stream.read(&mut [0]);
+    });
+    let config = home.write("config.toml", "[http]\nprivate = true\n");
+    let serve = || {
+        let mut command = home.serve();
+        command.args(["--config", text(&config)]);
+        command
+    };
+    let mut server = Served::start(&mut serve());
+    let ask = json!({"id": "ask", "type": "http", "data": {"url": upstream.url()}});
+    let flow = server.save(&json!({"name": "Stuck", "data": {"nodes": [ask]}}));
+    let run_id = server.execute(flow);
+    for life in 1..=20 {
+        upstream.heads().recv_timeout(DEADLINE).unwrap();
+        assert_eq!(upstream.count(), life);
+        server.running.kill();
+        drop(server.running.end());
+        server = Served::start(&mut serve());
+    }
+    let path = format!("/api/runs/{run_id}");
+    eventually("the run fails", || server.get(&path)["status"] == "FAILED");
+    let run = server.get(&path);
+    assert!(run["error"].as_str().unwrap().contains("repeatedly ended unexpectedly"), "{run:#}");
+    assert_eq!(upstream.count(), 20);
+    // A regular stop does not count.
+    let run_id = server.execute(flow);
+    for _ in 0..6 {
+        upstream.heads().recv_timeout(DEADLINE).unwrap();
+        server.running.signal("TERM");
+        drop(server.running.end());
+        server = Served::start(&mut serve());
+    }
+    assert_eq!(server.get(&format!("/api/runs/{run_id}"))["status"], "RUNNING");
+}

@@ -68,3 +68,22 @@ fn stalled_large_bodies_leave_room_for_other_requests() {
     assert_eq!(response.status, 200, "{}", response.text());
     drop(stalled);
 }
+
+#[test]
+fn a_huge_value_in_a_template_fails_runs_and_estimates_safely() {
+    let server = TestServer::start();
+    for prompt in [
+        "{{ [1] | slice(100000000) | list | length }}",
+        "{{ '%100000000d' | format(1) | length }}",
+        "{{ ('x' * 1000000) | replace('x', 'y' * 1000000) | length }}",
+        "{{ range(100000) | join('x' * 1000000) | length }}",
+        "{{ ([1] * 100000000) | list | length }}",
+    ] {
+        let flow = server.save(&chain("Huge", &[agent("a", "echo", "echo-1", prompt)]));
+        let path = format!("/api/flows/{flow}/estimate");
+        assert_eq!(server.post(&path, &json!({})).status, 200, "{prompt}");
+        let run = server.run(flow, &json!({}));
+        assert_eq!(run["status"], "FAILED", "{prompt}: {run:#}");
+        assert!(run["error"].as_str().unwrap().contains("template"), "{run:#}");
+    }
+}

@@ -271,3 +271,186 @@ fn cancel_ends_an_http_node_at_once() {
     eventually("it is over", || server.get(&path).json()["status"] == "CANCELLED");
     assert!(began.elapsed() < DEADLINE / 4);
 }
+
+fn fault_of(server: &TestServer, flow: &Value) -> String {
+    let response = server.post("/api/flows", flow);
+    assert_eq!(response.status, 422, "{}", response.text());
+    response.text()
+}
+
+#[test]
+fn a_condition_on_a_text_and_a_number_fails_its_run() {
+    let server = TestServer::start();
+    let flow = server.save(&flow(
+        &[
+            node("is_long", "condition", json!({"expression": "input.words > 50"})),
+            agent("long", "echo", "echo-1", "x"),
+        ],
+        &[branch("is_long", "true", "long")],
+    ));
+    let run = server.run(flow, &json!({"words": "20"}));
+    assert_eq!(run["status"], "FAILED", "{run:#}");
+    let error = run["error"].as_str().unwrap();
+    assert!(error.contains("a text with a number") && error.contains("`| int`"), "{error}");
+    assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
+    assert_eq!(server.run(flow, &json!({"words": 20}))["status"], "COMPLETED");
+}
+
+#[test]
+fn unknown_names_in_templates_are_refused_when_saved() {
+    let server = TestServer::start();
+    for (template, part) in [
+        ("{{ input.x | uper }}", "unknown filter `uper`; known: `abs`"),
+        ("{{ input.x is emtpy }}", "unknown test `emtpy`"),
+        ("{{ nodes.a.ouput }}", "node `a` has no `ouput`"),
+        ("{{ rnage(3) }}", "unknown function `rnage`"),
+    ] {
+        let faulty = flow(
+            &[
+                agent("a", "echo", "echo-1", "x"),
+                node("b", "template", json!({"template": template})),
+            ],
+            &[edge("a", "b")],
+        );
+        let text = fault_of(&server, &faulty);
+        assert!(text.contains(part) && text.contains("data.nodes[1].data.template"), "{text}");
+    }
+}
+
+#[test]
+fn an_exported_flow_of_react_flow_runs() {
+    let server = TestServer::start();
+    let output = json!({
+        "id": "out", "type": "output", "position": {"x": 12.5, "y": -3}, "selected": true,
+        "measured": {"width": 150, "height": 40}, "dragging": false, "width": "auto",
+        "data": {"template": "done", "inputs": "none", "headers": ["a"], "prompt": 7}
+    });
+    let sent = json!({"name": "React", "data": {
+        "nodes": [output], "edges": [], "viewport": {"x": 0, "y": 0, "zoom": 1.5}
+    }});
+    let id = server.save(&sent);
+    assert_eq!(server.run(id, &json!({}))["output"], "done");
+    let stored = server.get(&format!("/api/flows/{id}")).json();
+    assert_eq!(stored["data"], sent["data"]);
+}
+
+#[test]
+fn values_in_a_url_can_be_encoded() {
+    let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "ant"}"#));
+    let server = that_may_ask_this_machine();
+    let url = |filter: &str| format!("{}?q={{{{ input.q{filter} }}}}", upstream.url());
+    let flow = server.save(&request(json!({"url": url(" | urlencode")})));
+    let run = server.run(flow, &json!({"q": "a b&c"}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    let head = upstream.heads().recv().unwrap();
+    assert!(head.starts_with("get /v1?q=a%20b%26c http/1.1"), "{head}");
+    let flow = server.save(&request(json!({"url": url("")})));
+    let run = server.run(flow, &json!({"q": "a b&c"}));
+    assert!(run["error"].as_str().unwrap().contains("`| urlencode`"), "{run:#}");
+}
+
+#[test]
+fn an_http_node_decodes_the_declared_charset() {
+    let upstream = Upstream::start(|_, stream| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=ISO-8859-1\r\ncontent-length: 16\r\n\r\n";
+        let body = b"{\"name\": \"caf\xe9\"}";
+        drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)));
+    });
+    let server = that_may_ask_this_machine();
+    let flow = server.save(&request(json!({"url": upstream.url()})));
+    assert_eq!(server.run(flow, &json!({}))["output"], "café");
+}
+
+#[test]
+fn byte_order_marks_are_skipped() {
+    let server = TestServer::start();
+    let output = node("out", "output", json!({"template": "{{ (input.x | fromjson)[0] }}"}));
+    let flow = format!("\u{feff}{}", flow(&[output], &[]));
+    let saved = server.request("POST", "/api/flows", &[], flow.as_bytes());
+    assert_eq!(saved.status, 201, "{}", saved.text());
+    let id = saved.json()["id"].as_i64().unwrap();
+    let path = format!("/api/flows/{id}/execute?wait=true");
+    let body = "\u{feff}{\"input\": {\"x\": \"\u{feff}[7]\"}}";
+    let run = server.request("POST", &path, &[], body.as_bytes()).json();
+    assert_eq!(run["output"], "7", "{run:#}");
+    let run = server.request("POST", &path, &[], "\u{feff}".as_bytes());
+    assert_eq!(run.status, 200, "{}", run.text());
+    // A delivery of a webhook, too.
+    let hook = server.request("PUT", &format!("/api/flows/{id}/hook"), &[], b"").json();
+    let secret = hook["secret"].as_str().unwrap().to_owned();
+    let slug = hook["slug"].as_str().unwrap();
+    let delivered = server.request(
+        "POST",
+        &format!("/hooks/{slug}"),
+        &[("x-flowledger-secret", &secret)],
+        "\u{feff}{\"x\": \"[8]\"}".as_bytes(),
+    );
+    assert_eq!(delivered.status, 202, "{}", delivered.text());
+}
+
+#[test]
+fn integers_beyond_64_bits_are_refused_in_bodies() {
+    let server = TestServer::start();
+    let output = node("out", "output", json!({"template": "{{ input.x }}"}));
+    let id = server.save(&flow(&[output], &[]));
+    let path = format!("/api/flows/{id}/execute?wait=true");
+    let send = |x: &str| {
+        let body = format!("{{\"input\": {{\"x\": {x}}}}}");
+        server.request("POST", &path, &[], body.as_bytes())
+    };
+    let refused = send("115700000000000000000000000000000000000000");
+    assert_eq!(refused.status, 422);
+    assert!(refused.text().contains("does not fit into 64 bits"), "{}", refused.text());
+    assert_eq!(send("18446744073709551615").json()["output"], "18446744073709551615");
+}
+
+#[test]
+fn nodes_without_calls_do_not_wait_for_calls() {
+    let (release, hang) = crossbeam_channel::bounded::<()>(0);
+    let upstream = Upstream::start(move |_, _| {
+        let _ = hang.recv_timeout(DEADLINE);
+    });
+    let server = TestServer::start_with(|config| {
+        config.fetch_rules.private = true;
+        config.engine.calls = 4;
+    });
+    let hanging = node("ask", "http", json!({"url": upstream.url()}));
+    let hanging = server.save(&flow(&[hanging], &[]));
+    let waiting: Vec<String> = (0..6).map(|_| server.execute(hanging, &json!({}))).collect();
+    eventually("all calls hang", || upstream.count() == 4);
+    let free = server.save(&flow(
+        &[
+            node("is", "condition", json!({"expression": "true"})),
+            node("text", "template", json!({"template": "x"})),
+            node("out", "output", json!({"template": "{{ nodes.text.output }}"})),
+        ],
+        &[branch("is", "true", "text"), edge("text", "out")],
+    ));
+    assert_eq!(server.run(free, &json!({}))["output"], "x");
+    for run_id in waiting {
+        let cancelled = server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
+        assert_eq!(cancelled.status, 202, "{}", cancelled.text());
+    }
+    drop(release);
+}
+
+#[test]
+fn long_renderings_end_and_do_not_starve_other_runs() {
+    let server = TestServer::start();
+    let sorting = "{% for i in range(60000) %}{% set x = input.many | sort %}{% endfor %}";
+    let slow = server.save(&flow(&[node("slow", "output", json!({"template": sorting}))], &[]));
+    let many: Vec<u32> = (0..20_000).rev().collect();
+    let runs: Vec<String> = (0..16).map(|_| server.execute(slow, &json!({"many": many}))).collect();
+    let quick = server.save(&flow(&[node("out", "output", json!({"template": "x"}))], &[]));
+    assert_eq!(server.run(quick, &json!({}))["output"], "x");
+    for run_id in &runs {
+        // A run that is over already cannot be cancelled.
+        server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
+    }
+    for run_id in runs {
+        eventually("the rendering ends", || {
+            let run = server.get(&format!("/api/runs/{run_id}")).json();
+            ["FAILED", "CANCELLED"].contains(&run["status"].as_str().unwrap())
+        });
+    }
+}

@@ -584,6 +584,35 @@ fn a_webhook_is_created_and_its_secret_is_shown_once() {
 }
 
 #[test]
+fn large_integers_survive_an_edit_in_the_page() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let path = format!("/api/flows/{flow}/schedule");
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    person.opens_dialog("Two nodes", "triggers");
+    let types = |field: &str, text: &str| {
+        browser.type_into(&element(&format!("schedule-{field}")), text);
+    };
+    types("cron", "0 12 1 7 *");
+    types("input", r#"{"id": 9007199254740993, "of": [-9007199254740995, "9007199254740993"]}"#);
+    person.presses("schedule-save");
+    person.sees_text("schedule-times", "Next runs");
+    // Shown again, and saved again with another change.
+    person.escapes_to("Two nodes", "triggers");
+    person.opens_dialog("Two nodes", "triggers");
+    browser.wait_for(&format!("{}.value.includes('9007199254740993')", element("schedule-input")));
+    types("cron", "0 13 1 7 *");
+    person.presses("schedule-save");
+    eventually("the schedule is saved", || server.get(&path).text().contains("0 13 1 7 *"));
+    let input = server.get(&path).json()["input"].clone();
+    let expected =
+        json!({"id": 9007199254740993_i64, "of": [-9007199254740995_i64, "9007199254740993"]});
+    assert_eq!(input, expected);
+}
+
+#[test]
 fn schedule_errors_appear_at_their_fields() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());

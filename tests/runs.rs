@@ -652,3 +652,31 @@ fn a_large_run_is_sent_whole() {
     assert_eq!(run["output"]["never"], "short");
     assert_eq!(run["calls"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_flow_with_an_open_run_is_not_deleted() {
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let upstream = {
+        let is_stuck = Arc::clone(&is_stuck);
+        Upstream::start(move |_, stream| {
+            let deadline = Instant::now() + DEADLINE;
+            while is_stuck.load(Ordering::SeqCst) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            drop(stream.write_all(completion("yes", 1, 1).as_bytes()));
+        })
+    };
+    let server = with_upstream(&upstream);
+    let flow = server.save(&one_call("x"));
+    let run_id = server.execute(flow, &json!({}));
+    let path = format!("/api/flows/{flow}");
+    let refused = server.request("DELETE", &path, &[], b"");
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("cancel them first"), "{}", refused.text());
+    is_stuck.store(false, Ordering::SeqCst);
+    eventually("the run ends", || {
+        server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
+    });
+    assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
+    assert_eq!(server.get(&path).status, 404);
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::flow::parse_json;
 
 /// Limits the bytes of a flow or an input, so that an endless stream ends with an error.
 const BYTES_MAX: u64 = 64 << 20;
@@ -84,8 +85,11 @@ impl Source {
         let path = if text == STDIN { Some(STDIN) } else { text.strip_prefix('@') };
         let read = path.map(|path| self.read(Path::new(path), &format!("the JSON of {flag}")));
         let read = read.transpose()?;
-        serde_json::from_str(read.as_deref().unwrap_or(text))
-            .map_err(|error| Error::Config(format!("{flag} must be a JSON object: {error}")))
+        match parse_json(read.as_deref().unwrap_or(text)) {
+            Ok(Value::Object(object)) => Ok(object),
+            Ok(_) => Err(Error::Config(format!("{flag} must be a JSON object"))),
+            Err(error) => Err(Error::Config(format!("{flag} must be a JSON object: {error}"))),
+        }
     }
 }
 

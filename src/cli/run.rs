@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::engine::Amount;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunStatus};
-use crate::flow::{Graph, Node, NodeKind, Target};
+use crate::flow::{Graph, Node, NodeKind, Target, parse_json};
 use crate::http;
 use crate::hub::Message;
 use crate::money::Usd;
@@ -51,7 +51,7 @@ pub fn run(config: &Config, file: &Path, inputs: &Inputs, mode: Mode) -> Result<
     let mut source = Source::default();
     let text = source.read(file, "the flow")?;
     let input = source.inputs(inputs)?;
-    let body: Value = serde_json::from_str(&text)
+    let body: Value = parse_json(&text)
         .map_err(|error| Error::Config(format!("{} is not valid JSON: {error}", file.display())))?;
     let interrupted = signals()?;
     let (tap, events) = unbounded();
@@ -82,7 +82,7 @@ fn run_in(
     as_json: bool,
 ) -> Result<ExitCode> {
     let (flow, graph) = save(core, file, body)?;
-    let accepted = core.engine.execute(&flow, input, "cli")?;
+    let accepted = core.engine.execute(&flow, typed(&graph, input), "cli")?;
     let (over_in, over) = bounded(1);
     let run_id = accepted.run_id.clone();
     let waiter = std::thread::Builder::new()
@@ -126,8 +126,8 @@ fn estimate(
     input: Value,
     as_json: bool,
 ) -> Result<ExitCode> {
-    let (flow, _) = save(core, file, body)?;
-    let estimate = core.engine.estimate(&flow, input)?;
+    let (flow, graph) = save(core, file, body)?;
+    let estimate = core.engine.estimate(&flow, typed(&graph, input))?;
     if as_json {
         let json = serde_json::to_string_pretty(&estimate)
             .map_err(|error| Error::internal(format!("cannot encode the estimate: {error}")))?;
@@ -188,6 +188,14 @@ fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
         .map_err(|error| Error::internal(format!("flow {id} is not valid JSON: {error}")))?;
     let graph = core.engine.parse(&document["data"])?;
     Ok((flow, graph))
+}
+
+/// Returns the input with the types that the flow declares, because `--input` has texts only.
+fn typed(graph: &Graph, mut input: Value) -> Value {
+    if let Value::Object(input) = &mut input {
+        graph.read_texts(input);
+    }
+    input
 }
 
 /// Prints finished nodes, and on a terminal a line with the running ones.

@@ -6,6 +6,7 @@
 //! of a prompt counts as a token, as for budgets; an answer counts as many bytes as it has tokens.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +14,8 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::event::{LedgerEntry, Usage, UsageSource};
 use crate::flow::{
-    self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope, Target,
+    self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope,
+    Target, Watch,
 };
 use crate::ids::FlowId;
 use crate::money::Usd;
@@ -24,6 +26,8 @@ use crate::store::{LedgerFilter, Store};
 use crate::time::Timestamp;
 
 const ROWS_MAX: usize = 1_000;
+/// Limits the time for rendering the templates of an estimate. After it, lengths count as unknown.
+const TIME_MAX: Duration = Duration::from_secs(5);
 /// The expected length of answers in tokens without history or a shorter limit.
 const ANSWER_TOKENS_USUAL: u64 = 500;
 /// The expected length of an `http` node's output in tokens.
@@ -121,6 +125,7 @@ struct Estimator<'a> {
     prompt_bound: PromptBound<'a>,
     /// Means of the newest runs, by node.
     history: HashMap<String, Amount>,
+    watch: Watch,
     runs: usize,
     notes: Vec<String>,
 }
@@ -138,13 +143,17 @@ pub fn estimate(
 ) -> Result<Estimate> {
     let history = flow_id.map(|flow_id| history(store, flow_id)).transpose()?;
     let (history, runs) = history.unwrap_or_default();
+    let until = Instant::now() + TIME_MAX;
+    let watch =
+        Watch::new(move || (Instant::now() > until).then_some("the estimate takes too long"));
     let mut estimator = Estimator {
         providers,
         input,
         at: Timestamp::now(),
         outputs: HashMap::new(),
-        prompt_bound: PromptBound::new(input),
+        prompt_bound: PromptBound::new(input, Some(watch.clone())),
         history,
+        watch,
         runs,
         notes: Vec::new(),
     };
@@ -302,8 +311,12 @@ impl<'a> Estimator<'a> {
         }
     }
 
+    fn scope(&self) -> Scope {
+        Scope::new(self.input, []).with_watch(Some(self.watch.clone()))
+    }
+
     fn items(&mut self, id: &str, template: &str) -> Items {
-        if let Ok(items) = flow::items(template, &Scope::new(self.input, [])) {
+        if let Ok(items) = flow::items(template, &self.scope()) {
             return Items::Known(items);
         }
         self.notes.push(format!(
@@ -369,7 +382,7 @@ impl<'a> Estimator<'a> {
     /// Returns the expected length of a template's text in tokens: its own text with the input, and
     /// each output once for each reference.
     fn text_expected(&self, template: &str) -> u64 {
-        let bytes = flow::length_without_outputs(template, self.input) as u64;
+        let bytes = flow::length_without_outputs(template, self.input, &self.watch) as u64;
         let mut length = bytes.div_ceil(4);
         for (id, tokens) in &self.outputs {
             let spellings =

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::Engine;
 use super::queue::{Queue, Waiting};
-use super::run::ActiveRun;
+use super::run::{ActiveRun, Free};
 use super::unit::Unit;
 use super::work::{Job, Outcome, Worker};
+use super::{Engine, RESTARTS_MAX};
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::ids::RunId;
@@ -22,6 +22,9 @@ use crate::threads::Pool;
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
+/// Limits the nodes without calls in progress over all runs. Their work is computing, so more of them
+/// would only slow each other down.
+const LOCAL_MAX: usize = 8;
 /// Limits how long workers may take to end after their calls.
 const WORKERS_END_MAX: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,7 @@ pub(super) enum EngineEvent {
     UnitEnded {
         run_id: RunId,
         unit: Unit,
+        makes_calls: bool,
         outcome: Box<Outcome>,
     },
     /// The end of a run is committed or was refused.
@@ -60,11 +64,16 @@ pub(super) struct EventLoop {
     /// stay until they are due.
     pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
     calls: usize,
+    /// Nodes in progress that make no calls. They have threads of their own, so that they do not wait
+    /// for calls.
+    local: usize,
     /// Settlements of an earlier process's calls that the disk refuses so far. No run starts before
     /// they are written.
     lost_calls: usize,
     /// Runs of that process, which wait for those settlements.
     deferred_runs: Vec<OpenRun>,
+    /// Whether runs of earlier processes continue here, and so their restarts are counted.
+    counts_restarts: bool,
     stopping: bool,
 }
 
@@ -74,9 +83,10 @@ impl EventLoop {
         worker: Worker,
         lost_calls: usize,
         deferred_runs: Vec<OpenRun>,
+        counts_restarts: bool,
     ) -> Self {
         Self {
-            pool: Pool::new("call", engine.limits.calls, WORKER_STACK_BYTES),
+            pool: Pool::new("call", engine.limits.calls + LOCAL_MAX, WORKER_STACK_BYTES),
             engine,
             worker,
             active: HashMap::new(),
@@ -84,8 +94,10 @@ impl EventLoop {
             ready: VecDeque::new(),
             pauses: BinaryHeap::new(),
             calls: 0,
+            local: 0,
             lost_calls,
             deferred_runs,
+            counts_restarts,
             stopping: false,
         }
     }
@@ -98,7 +110,8 @@ impl EventLoop {
                 Ok(EngineEvent::Cancel { run_id, answer }) => {
                     drop(answer.send(self.cancel(&run_id)))
                 }
-                Ok(EngineEvent::UnitEnded { run_id, unit, outcome }) => {
+                Ok(EngineEvent::UnitEnded { run_id, unit, makes_calls, outcome }) => {
+                    *self.in_progress(makes_calls) -= 1;
                     self.unit_ended(&run_id, unit, *outcome);
                 }
                 Ok(EngineEvent::Saved { run_id }) => self.saved(&run_id),
@@ -110,7 +123,8 @@ impl EventLoop {
             self.fill_active();
             self.end_pauses();
             self.dispatch();
-            if self.stopping && self.calls == 0 {
+            if self.stopping && self.calls == 0 && self.local == 0 {
+                self.forget_restarts();
                 self.pool.join(Instant::now() + WORKERS_END_MAX);
                 return;
             }
@@ -136,6 +150,14 @@ impl EventLoop {
 
     /// A run that had begun is placed before all waiting runs.
     fn resume_run(&mut self, run: OpenRun) {
+        if run.restarts >= RESTARTS_MAX {
+            let why = "the server repeatedly ended unexpectedly during this run, and no node was completed in between";
+            let error = Error::Conflict(why.to_owned());
+            log::error!("run {} fails: {error}", run.run_id);
+            self.engine.end_unrunnable(&run.run_id, &error);
+            self.engine.open.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
         let waiting = Waiting { run_id: run.run_id, waiter: None };
         if !run.has_begun {
             self.queue.push(run.flow_id, waiting);
@@ -177,24 +199,32 @@ impl EventLoop {
             // All nodes had finished before a restart.
             self.finish(&run_id);
         } else {
-            self.ready.push_back(run_id);
+            self.make_ready(&run_id);
         }
     }
 
-    /// Hands nodes to workers, one from each run in turn, up to the limit of calls.
+    /// Hands nodes to workers, one from each run in turn, up to the limits of calls and of nodes
+    /// without calls.
     fn dispatch(&mut self) {
-        let may_start = !self.stopping && self.lost_calls == 0;
-        while may_start && self.calls < self.engine.limits.calls {
+        // Runs that could start a node only if there was a free place for it.
+        let mut blocked = VecDeque::new();
+        while let Some(free) = self.free() {
             let Some(run_id) = self.ready.pop_front() else {
                 break;
             };
             let Some(run) = self.active.get_mut(&run_id) else {
                 continue;
             };
-            let Some(unit) = run.take() else {
+            let Some(unit) = run.take(free) else {
+                if run.has_more() {
+                    blocked.push_back(run_id);
+                } else {
+                    run.is_listed = false;
+                }
                 continue;
             };
             let has_more = run.has_more();
+            run.is_listed = has_more;
             if has_more {
                 self.ready.push_back(run_id.clone());
             }
@@ -206,10 +236,13 @@ impl EventLoop {
                 before = std::mem::take(&mut run.pending);
             }
             let job = run.job(unit);
+            let makes_calls = run.makes_calls(unit);
             self.submit(&run_id, before);
-            self.calls += 1;
-            self.run_on_pool(run_id, job);
+            *self.in_progress(makes_calls) += 1;
+            self.run_on_pool(run_id, job, makes_calls);
         }
+        blocked.append(&mut self.ready);
+        self.ready = blocked;
         // Writes the changes that no worker has taken along.
         for run_id in &self.ready {
             if let Some(run) = self.active.get_mut(run_id) {
@@ -219,23 +252,43 @@ impl EventLoop {
         }
     }
 
-    fn run_on_pool(&self, run_id: RunId, job: Job) {
+    /// Returns the kinds of nodes that may start now, if any.
+    fn free(&self) -> Option<Free> {
+        let free =
+            Free { calls: self.calls < self.engine.limits.calls, local: self.local < LOCAL_MAX };
+        let may_start = !self.stopping && self.lost_calls == 0;
+        (may_start && (free.calls || free.local)).then_some(free)
+    }
+
+    fn in_progress(&mut self, makes_calls: bool) -> &mut usize {
+        if makes_calls { &mut self.calls } else { &mut self.local }
+    }
+
+    /// Adds a run to those with nodes that may start.
+    fn make_ready(&mut self, run_id: &RunId) {
+        if let Some(run) = self.active.get_mut(run_id)
+            && !std::mem::replace(&mut run.is_listed, true)
+        {
+            self.ready.push_back(run_id.clone());
+        }
+    }
+
+    fn run_on_pool(&self, run_id: RunId, job: Job, makes_calls: bool) {
         let unit = job.unit;
         let (worker, events) = (self.worker.clone(), self.engine.events.clone());
         let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), events.clone());
         let started = self.pool.run(Box::new(move || {
             let outcome = Box::new(worker.run(job));
-            let _ = events.send(EngineEvent::UnitEnded { run_id, unit, outcome });
+            let _ = events.send(EngineEvent::UnitEnded { run_id, unit, makes_calls, outcome });
         }));
         if let Err(error) = started {
             let outcome = Box::new(on_busy(format!("cannot start the node: {error}")));
-            let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, outcome });
+            let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, makes_calls, outcome });
         }
     }
 
     fn unit_ended(&mut self, run_id: &RunId, unit: Unit, outcome: Outcome) {
-        self.calls -= 1;
         let Some(run) = self.active.get_mut(run_id) else {
             return;
         };
@@ -258,7 +311,7 @@ impl EventLoop {
         if run.progress.is_over() {
             self.finish(run_id);
         } else if run.has_more() {
-            self.ready.push_back(run_id.clone());
+            self.make_ready(run_id);
         } else {
             let pending = std::mem::take(&mut run.pending);
             self.submit(run_id, pending);
@@ -347,6 +400,14 @@ impl EventLoop {
         });
         // If the journal has ended, the run stays as it is and continues at the next start.
         let _ = self.engine.journal.submit_retried(changes, done);
+    }
+
+    fn forget_restarts(&self) {
+        if self.counts_restarts
+            && let Err(error) = self.engine.journal.commit_one(Change::ForgetRestarts)
+        {
+            log::warn!("cannot note the regular stop: {error}");
+        }
     }
 
     fn stop(&mut self) {

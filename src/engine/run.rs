@@ -39,6 +39,11 @@ fn verdict(output: &NodeOutput) -> Verdict {
     }
 }
 
+/// Returns whether the work of a node is a call or a request. A map only lists its items.
+fn makes_calls(node: &Node) -> bool {
+    matches!(node.kind, NodeKind::Agent(_) | NodeKind::Http(_))
+}
+
 fn may_repeat_call(node: &Node) -> bool {
     node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
@@ -47,6 +52,15 @@ fn may_repeat_call(node: &Node) -> bool {
 pub enum End {
     Failed { node_id: String, error: String },
     Cancelled,
+}
+
+/// The kinds of units that may start now.
+#[derive(Clone, Copy, Debug)]
+pub struct Free {
+    /// Units that make calls or requests.
+    pub calls: bool,
+    /// All others.
+    pub local: bool,
 }
 
 struct NodeEnd {
@@ -69,6 +83,8 @@ pub struct ActiveRun {
     pub progress: Progress,
     /// Changes that are not handed to the journal yet; the next intent takes them along.
     pub pending: Vec<Change>,
+    /// True while the engine lists the run among those with nodes that may start.
+    pub is_listed: bool,
     flow_id: FlowId,
     name: String,
     trigger: String,
@@ -105,6 +121,7 @@ impl ActiveRun {
             id: new.id.clone(),
             progress: Progress::new(&graph, []),
             pending: Vec::new(),
+            is_listed: false,
             flow_id: new.flow_id,
             name: new.flow_name.clone(),
             trigger: new.trigger.clone(),
@@ -233,30 +250,43 @@ impl ActiveRun {
         }));
     }
 
-    pub fn take(&mut self) -> Option<Unit> {
+    /// Returns whether a unit makes calls or requests. A map does so for its items only.
+    pub fn makes_calls(&self, unit: Unit) -> bool {
+        makes_calls(&self.graph.nodes()[unit.node]) || unit.item.is_some()
+    }
+
+    /// Returns a unit to start, of the kinds that are free.
+    pub fn take(&mut self, free: Free) -> Option<Unit> {
         if self.at_work >= UNITS_AT_ONCE_MAX {
             return None;
         }
-        let unit = self.again.pop().or_else(|| self.take_new())?;
+        let may_start = |unit: &Unit| if self.makes_calls(*unit) { free.calls } else { free.local };
+        let again = self.again.iter().rposition(may_start);
+        let unit = match again {
+            Some(at) => self.again.swap_remove(at),
+            None => self.take_new(free)?,
+        };
         self.at_work += 1;
         Some(unit)
     }
 
     /// Returns a unit to start for the first time. Started nodes and maps come before new ones.
-    fn take_new(&mut self) -> Option<Unit> {
+    fn take_new(&mut self, free: Free) -> Option<Unit> {
         if self.is_decided() {
             return None;
         }
-        for (&node, items) in &mut self.maps {
+        for (&node, items) in self.maps.iter_mut().filter(|_| free.calls) {
             if let Some(item) = items.take() {
                 let item = Some(item);
                 return Some(Unit { node, item });
             }
         }
-        self.progress.take().map(Unit::node)
+        let nodes = self.graph.nodes();
+        let may_start = |node| if makes_calls(&nodes[node]) { free.calls } else { free.local };
+        self.progress.take(may_start).map(Unit::node)
     }
 
-    /// Returns whether [`ActiveRun::take`] would return a unit.
+    /// Returns whether [`ActiveRun::take`] would return a unit, if all kinds are free.
     pub fn has_more(&self) -> bool {
         let has_new = || self.progress.has_ready() || self.maps.values().any(Items::has_next);
         self.at_work < UNITS_AT_ONCE_MAX
@@ -654,14 +684,15 @@ mod tests {
             at: Timestamp(0),
         };
         let mut run = ActiveRun::new(&new, graph, json!({}), oneshot::channel().0);
-        let nodes: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
+        let all = Free { calls: true, local: true };
+        let nodes: Vec<Unit> = std::iter::from_fn(|| run.take(all)).collect();
         for unit in nodes {
             run.job(unit);
             let outcome =
                 Outcome::Listed { items: vec![json!(1), json!(2)], unwritten: Vec::new() };
             assert!(run.ended(unit, outcome).is_none());
         }
-        let items: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
+        let items: Vec<Unit> = std::iter::from_fn(|| run.take(all)).collect();
         assert_eq!(items, [0, 1].map(first));
         items.into_iter().for_each(|unit| drop(run.job(unit)));
         run

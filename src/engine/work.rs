@@ -14,7 +14,7 @@ use crate::calls::{
 };
 use crate::event::Event;
 use crate::flow::{
-    self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
+    self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, Watch, constant_beginning, render,
 };
 use crate::hub::Hub;
 use crate::journal::Journal;
@@ -28,6 +28,10 @@ const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Limits the text of one message to a small part of a client's queue.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Limits the time for rendering the templates of one node.
+const RENDERING_TIME_MAX: Duration = Duration::from_secs(10);
+const RENDERING_CANCELLED: &str = "the run was cancelled";
 
 pub struct JobItem {
     pub values: Arc<Vec<Value>>,
@@ -139,6 +143,12 @@ impl Outcome {
         Self::Failed { error: error.into(), cancelled: false, unwritten, remedy }
     }
 
+    /// A template of the job that was not rendered.
+    fn not_rendered(job: &Job, error: &RenderError, unwritten: Vec<Change>) -> Self {
+        let (error, remedy) = (error.to_string(), Remedy::None);
+        Self::Failed { error, cancelled: job.cancel.is_cancelled(), unwritten, remedy }
+    }
+
     /// Returns whether the call was stopped by [`Cancel`].
     pub fn was_cancelled(&self) -> bool {
         matches!(self, Self::Failed { cancelled: true, .. })
@@ -189,11 +199,22 @@ impl Job {
             };
             (id.as_str(), output)
         });
-        let scope = Scope::new(&self.input, outputs);
+        let scope = Scope::new(&self.input, outputs).with_watch(Some(self.watch()));
         match &self.item {
             Some(item) => scope.with_item(&item.values[item.index], item.index),
             None => scope,
         }
+    }
+
+    /// Stops a rendering that takes too long or whose run is cancelled.
+    fn watch(&self) -> Watch {
+        let (cancel, until) = (self.cancel.clone(), Instant::now() + RENDERING_TIME_MAX);
+        Watch::new(move || {
+            if cancel.is_cancelled() {
+                return Some(RENDERING_CANCELLED);
+            }
+            (Instant::now() > until).then_some("rendering the template takes more than 10 seconds")
+        })
     }
 
     fn call(&self, agent: &Agent) -> Result<Call, RenderError> {
@@ -313,7 +334,7 @@ impl Worker {
             NodeKind::Http(http) => self.fetch(&job, http, changes),
             NodeKind::Map(map) => match flow::items(&map.items, &job.scope()) {
                 Ok(items) => Outcome::Listed { items, unwritten: changes },
-                Err(error) => Outcome::failed(error.to_string(), changes),
+                Err(error) => Outcome::not_rendered(&job, &error, changes),
             },
             NodeKind::Agent(_) | NodeKind::Input(_) => {
                 Outcome::finished(job.input.to_string(), 0, false, changes)
@@ -322,7 +343,7 @@ impl Worker {
             | NodeKind::Template(template)
             | NodeKind::Output(template) => match render(template, &job.scope()) {
                 Ok(text) => Outcome::finished(text, 0, false, changes),
-                Err(error) => Outcome::failed(error.to_string(), changes),
+                Err(error) => Outcome::not_rendered(&job, &error, changes),
             },
         }
     }
@@ -339,7 +360,7 @@ impl Worker {
             Ok(call) => call,
             Err(error) => {
                 changes.push(job.start(None));
-                return Outcome::failed(error.to_string(), changes);
+                return Outcome::not_rendered(job, &error, changes);
             }
         };
         let request = job.call_request(agent, &call, &self.calls);
@@ -382,7 +403,7 @@ impl Worker {
     fn fetch(&self, job: &Job, http: &Http, changes: Vec<Change>) -> Outcome {
         let fetch = match job.request(http) {
             Ok(fetch) => fetch,
-            Err(error) => return Outcome::failed(error.to_string(), changes),
+            Err(error) => return Outcome::not_rendered(job, &error, changes),
         };
         let fallback = changes.clone();
         if let Err(error) = self.journal.commit(changes) {

@@ -5,9 +5,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::compile::names;
+use super::json;
 use super::node::{InputField, Node, NodeKind};
 use super::read::{RawNode, list, name_of, node};
-use super::template::{self, ITEM_NAMES};
+use super::template::ITEM_NAMES;
 use crate::error::Fault;
 
 pub const NODES_MAX: usize = 1_000;
@@ -104,6 +106,18 @@ impl Graph {
         self.inputs.iter().map(String::as_str)
     }
 
+    /// Parses the texts of a command line that belong to inputs of other types. A text that does not
+    /// fit stays as it is, and [`Graph::complete_input`] refuses it.
+    pub fn read_texts(&self, input: &mut serde_json::Map<String, Value>) {
+        for field in declared_inputs(&self.nodes) {
+            let Some(value) = input.get_mut(&field.name) else { continue };
+            let parsed = value.as_str().and_then(|text| json::parse(text.trim()).ok());
+            if let Some(parsed) = parsed.filter(|parsed| field.kind.reads_text(parsed)) {
+                *value = parsed;
+            }
+        }
+    }
+
     /// Adds the declared defaults to a run's input.
     ///
     /// # Errors
@@ -170,13 +184,14 @@ impl Graph {
         for (index, node) in self.nodes.iter().enumerate() {
             for (key, source) in node.templates() {
                 let field = format!("data.nodes[{}].data.{key}", places[index]);
-                let names = match template::names(source) {
+                let names = match names(source) {
                     Ok(names) => names,
                     Err(why) => {
                         faults.push(Fault::new(field, why));
                         continue;
                     }
                 };
+                faults.extend(names.faults.iter().map(|why| Fault::new(&field, why)));
                 for id in &names.nodes {
                     let fault = self.reference_fault(id, index, &before[index]);
                     faults.extend(fault.map(|why| Fault::new(&field, why)));
@@ -344,13 +359,13 @@ mod tests {
             "edges": [{"source": "a", "target": "nowhere"}, {"source": "a"}]
         });
         let fields = fields(faulty);
+        assert_eq!(fields[0], "data.nodes[3].type", "{fields:#?}");
+        assert!(!fields.iter().any(|field| field.starts_with("data.nodes[3].data")), "{fields:#?}");
         for expected in [
             "data.nodes[0].data.prompt",
             "data.nodes[1].data.prompt",
             "data.nodes[2].id",
             "data.nodes[3].type",
-            "data.nodes[3].data.provider",
-            "data.nodes[3].data.temperature",
             "data.nodes[4].data.model",
             "data.nodes[4].data.prompt",
             "data.nodes[5].id",
@@ -363,6 +378,55 @@ mod tests {
                 "{expected} is not in {fields:#?}"
             );
         }
+    }
+
+    #[test]
+    fn keys_that_a_type_does_not_read_are_ignored() {
+        let flow = |kind: &str, data: Value| {
+            let node = json!({
+                "id": "a", "type": kind, "data": data, "position": {"x": 0.5, "y": -3},
+                "measured": {"width": 150, "height": 40}, "selected": false, "dragging": true,
+                "style": {"color": "red"}, "parentId": 7, "width": "wide", "extent": [[0, 0]]
+            });
+            parse(json!({"nodes": [node], "viewport": {"x": 0, "y": 0, "zoom": 1.5}}))
+        };
+        let foreign = json!({
+            "template": "x", "inputs": "none", "headers": ["a"], "timeouts": 5, "retry": "no",
+            "maxTokens": "many", "cache": {"size": 1}, "items": [1], "method": {}, "prompt": 7
+        });
+        for kind in ["output", "template"] {
+            assert!(flow(kind, foreign.clone()).is_ok(), "{kind}");
+        }
+        let foreign = json!({"inputs": [{"name": "a"}], "prompt": 7, "template": 3});
+        assert!(flow("input", foreign).is_ok());
+        let foreign =
+            json!({"provider": "echo", "model": "m", "prompt": "p", "items": 7, "url": {}});
+        assert!(flow("agent", foreign).is_ok());
+        // Keys that the type reads are still checked.
+        let faults = flow("output", json!({"template": 3})).unwrap_err();
+        assert_eq!(faults[0].field, "data.nodes[0].data.template");
+    }
+
+    #[test]
+    fn an_unreadable_node_hides_no_fault_and_adds_none() {
+        let faults = parse(json!({
+            "nodes": [
+                agent("a", "{{ nodes.b.output }} {{ input.x | uper }}"),
+                {"id": "b", "type": "sorcery", "data": {"provider": 3}},
+                {"id": "c", "type": "output", "data": {"template": 3}},
+                agent("d", "{{ nodes.c.output }}{{ nodes.b.output }}"),
+            ],
+            "edges": [
+                {"source": "b", "target": "a", "sourceHandle": "out"}, {"source": "b", "target": "d"},
+                {"source": "c", "target": "d"}
+            ]
+        }));
+        let faults = faults.unwrap_err();
+        let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        let expected =
+            ["data.nodes[1].type", "data.nodes[2].data.template", "data.nodes[0].data.prompt"];
+        assert_eq!(fields, expected, "{faults:#?}");
+        assert!(faults[0].message.contains("`sorcery`"), "{faults:#?}");
     }
 
     #[test]

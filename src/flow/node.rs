@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::template;
+use super::compile::names;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -185,6 +185,11 @@ impl InputKind {
         }
     }
 
+    /// Returns whether a text that contains this JSON value stands for that value.
+    pub fn reads_text(self, value: &Value) -> bool {
+        !matches!(self, Self::Text | Self::Any) && self.fits(value)
+    }
+
     pub fn article(self) -> &'static str {
         match self {
             Self::Text => "a string",
@@ -234,7 +239,7 @@ impl Node {
     pub fn reads(&self) -> Option<BTreeSet<String>> {
         let mut read = BTreeSet::new();
         for (_, source) in self.templates() {
-            let names = template::names(source).ok().filter(|names| !names.any_node)?;
+            let names = names(source).ok().filter(|names| !names.any_node)?;
             read.extend(names.nodes);
         }
         Some(read)

@@ -62,12 +62,14 @@ impl Progress {
         progress
     }
 
-    /// Returns the first ready node in flow order, and marks it as running.
-    pub fn take(&mut self) -> Option<usize> {
+    /// Returns the first ready node in flow order that may start, and marks it as running.
+    pub fn take(&mut self, may_start: impl Fn(usize) -> bool) -> Option<usize> {
         if self.stopped {
             return None;
         }
-        let node = self.states.iter().position(|&state| state == NodeState::Ready)?;
+        let mut states = self.states.iter().enumerate();
+        let (node, _) =
+            states.find(|&(node, &state)| state == NodeState::Ready && may_start(node))?;
         self.states[node] = NodeState::Running;
         self.running += 1;
         Some(node)
@@ -214,7 +216,7 @@ mod tests {
             let (mut running, mut done) = (Vec::new(), Vec::new());
             let mut choices = choices.into_iter();
             while !progress.is_over() {
-                while let Some(node) = progress.take() {
+                while let Some(node) = progress.take(|_| true) {
                     for needed in 0..count {
                         if graph.edges_from(needed).any(|edge| edge.target == node) {
                             let state = progress.states[needed];
@@ -252,7 +254,7 @@ mod tests {
             let graph = graph(count, &edges);
             let mut progress = Progress::new(&graph, []);
             let mut done = Vec::new();
-            while let Some(node) = progress.take() {
+            while let Some(node) = progress.take(|_| true) {
                 if done.len() == fails_after {
                     progress.fail(node);
                 } else {
@@ -263,7 +265,7 @@ mod tests {
             prop_assert!(progress.is_over());
             let before = done.iter().map(|&node| (node, verdict(node, outcomes[node])));
             let mut resumed = Progress::new(&graph, before);
-            while let Some(node) = resumed.take() {
+            while let Some(node) = resumed.take(|_| true) {
                 prop_assert!(!done.contains(&node));
                 resumed.complete(&graph, node, verdict(node, outcomes[node]));
             }
@@ -276,13 +278,13 @@ mod tests {
         // 0 is a condition; 1 is on its true branch, 2 on its false one, 4 joins them.
         let graph = graph(5, &[(0, 1, true), (0, 2, false), (1, 4, true), (2, 4, true)]);
         let mut progress = Progress::new(&graph, []);
-        assert_eq!(progress.take(), Some(0));
-        assert_eq!(progress.take(), Some(3));
+        assert_eq!(progress.take(|_| true), Some(0));
+        assert_eq!(progress.take(|_| true), Some(3));
         progress.complete(&graph, 0, Verdict::Branch(false));
         assert_eq!(progress.take_skipped(), [1]);
-        assert_eq!(progress.take(), Some(2));
-        assert_eq!(progress.take(), None);
+        assert_eq!(progress.take(|_| true), Some(2));
+        assert_eq!(progress.take(|_| true), None);
         progress.complete(&graph, 2, Verdict::Done);
-        assert_eq!(progress.take(), Some(4));
+        assert_eq!(progress.take(|_| true), Some(4));
     }
 }

@@ -6,7 +6,7 @@
 //! unknown text.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,10 +15,9 @@ use minijinja::Value;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::value::{Object, ObjectRepr, Serde};
 
-use super::template::{
-    ITEM_NAMES, ITEMS_MAX, PROMPT_BYTES_MAX, RenderError, SYNTAX, Scope, names,
-    names_of_expression, render,
-};
+use super::compile::{SYNTAX, names};
+use super::limits::Watch;
+use super::template::{ITEM_NAMES, ITEMS_MAX, PROMPT_BYTES_MAX, RenderError, Scope, render};
 
 /// The filler: no other byte becomes longer when escaped in JSON or in a displayed list.
 const FILL: &str = "\u{1f}";
@@ -42,6 +41,7 @@ pub struct PromptBound<'a> {
     fillers: HashMap<usize, Value>,
     /// Bytes parsed and rendered so far.
     work: usize,
+    watch: Option<Watch>,
 }
 
 /// The known properties of a map's item.
@@ -72,8 +72,8 @@ impl Object for Part {
 }
 
 impl<'a> PromptBound<'a> {
-    pub fn new(input: &'a serde_json::Value) -> Self {
-        Self { input, outputs: HashMap::new(), fillers: HashMap::new(), work: 0 }
+    pub fn new(input: &'a serde_json::Value, watch: Option<Watch>) -> Self {
+        Self { input, outputs: HashMap::new(), fillers: HashMap::new(), work: 0, watch }
     }
 
     /// Adds a node whose output is a text of at most `bytes`.
@@ -143,7 +143,7 @@ impl<'a> PromptBound<'a> {
             scope.push((ITEM_NAMES[0], item));
             scope.push((ITEM_NAMES[1], Value::from(index)));
         }
-        let length = match render(&source, &Scope(Value::from_pairs(scope))) {
+        let length = match render(&source, &Scope::of(scope).with_watch(self.watch.clone())) {
             Ok(text) => Some(text.len()),
             Err(RenderError::TooLarge { .. }) => Some(PROMPT_BYTES_MAX),
             Err(_) => None,
@@ -254,6 +254,14 @@ fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
     Some(rest)
 }
 
+/// Returns the top-level names that an expression uses; none if it cannot be parsed.
+fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
+    if expression.is_empty() {
+        return Some(HashSet::new());
+    }
+    Some(names(&format!("{{{{ {expression} }}}}")).ok()?.roots)
+}
+
 /// Returns whether an expression consists only of names, their parts, constants, sums of these, and
 /// [`MONOTONE_FILTERS`].
 fn is_monotone(expression: &str) -> bool {
@@ -288,7 +296,7 @@ mod tests {
 
     fn most(source: &str) -> Option<usize> {
         let input = json!({"is_long": false, "list": [1, 2]});
-        let mut prompt_bound = PromptBound::new(&input);
+        let mut prompt_bound = PromptBound::new(&input, None);
         prompt_bound.text("a", 100);
         prompt_bound.list("each", 3, 10);
         prompt_bound.text("is", 5);
@@ -387,7 +395,7 @@ mod tests {
     #[test]
     fn items_and_their_fields_are_bounded_by_the_list() {
         let input = json!({});
-        let mut prompt_bound = PromptBound::new(&input);
+        let mut prompt_bound = PromptBound::new(&input, None);
         let unknown = Item::Bytes(30);
         for (source, bytes) in [
             ("{{ item }}", 30),
@@ -406,7 +414,7 @@ mod tests {
     #[test]
     fn rendering_for_a_bound_is_limited() {
         let input = json!({"text": "x".repeat(PROMPT_BYTES_MAX - 1)});
-        let mut prompt_bound = PromptBound::new(&input);
+        let mut prompt_bound = PromptBound::new(&input, None);
         let told = (0..1_000).map(|_| prompt_bound.length_max("{{ input.text }}", Item::None));
         let told = told.take_while(Option::is_some).count();
         assert!((100..500).contains(&told), "{told}");

@@ -177,11 +177,33 @@ pub fn node(
 ) -> Option<Node> {
     let before = faults.len();
     let path = format!("data.nodes[{at}]");
-    let mut data = match &raw.data {
-        Value::Null => RawData::default(),
-        data => object(data, &format!("{path}.data"), faults)?,
-    };
     let id = name_of(&raw.id).unwrap_or_default();
+    // React Flow omits the type of nodes of its default type.
+    let kind = raw.kind.as_deref().unwrap_or("agent");
+    let Some(keys) = keys_of(kind) else {
+        // Named first, because it may be the reason of others.
+        let first =
+            faults.iter().take_while(|fault| fault.message.starts_with(UNKNOWN_KIND)).count();
+        faults.insert(first, unknown_kind(&path, kind));
+        return placeholder(id);
+    };
+    let data = match &raw.data {
+        Value::Null => Some(RawData::default()),
+        Value::Object(data) => {
+            // Keys that this type does not read belong to the editor.
+            let is_read = |key: &str| {
+                let is_of_call = kind == "map" && CALL_KEYS.contains(&key);
+                is_of_call || COMMON_KEYS.contains(&key) || keys.contains(&key)
+            };
+            let read = data.iter().filter(|(key, _)| is_read(key));
+            let read = read.map(|(key, value)| (key.clone(), value.clone())).collect();
+            object(&Value::Object(read), &format!("{path}.data"), faults)
+        }
+        data => object(data, &format!("{path}.data"), faults),
+    };
+    let Some(mut data) = data else {
+        return placeholder(id);
+    };
     let mut reader = Reader { path, faults };
     if id.is_empty() || id.len() > NAME_BYTES_MAX {
         reader.fault(".id", format!("must be a string of 1 to {NAME_BYTES_MAX} bytes"));
@@ -189,8 +211,7 @@ pub fn node(
     reader.short("label", data.label.as_deref());
     let on_error = reader.on_error(data.on_error.take());
     let label = data.label.take().filter(|label| !label.is_empty());
-    // React Flow omits the type of nodes of its default type.
-    let kind = match raw.kind.as_deref().unwrap_or("agent") {
+    let kind = match kind {
         "agent" => NodeKind::Agent(Box::new(reader.agent(data, provider_is_known))),
         "map" => NodeKind::Map(Box::new(reader.map(data, provider_is_known))),
         "http" => NodeKind::Http(Box::new(reader.http(data))),
@@ -200,15 +221,7 @@ pub fn node(
             NodeKind::Condition(template::of_condition(&expression))
         }
         "template" => NodeKind::Template(reader.required("template", data.template)),
-        "output" => NodeKind::Output(reader.required("template", data.template)),
-        other => {
-            let message = format!(
-                "unknown node type `{other}`; expected one of `agent`, `map`, `http`, `input`, `condition`, `template`, `output`"
-            );
-            reader.fault(".type", message);
-            // Report the usual faults as well.
-            NodeKind::Agent(Box::new(reader.agent(data, provider_is_known)))
-        }
+        _ => NodeKind::Output(reader.required("template", data.template)),
     };
     // A faulty node takes part in the checks of edges and templates, so that one save shows all
     // faults. A node without an id cannot.
@@ -218,6 +231,56 @@ pub fn node(
         kind,
         on_error,
     })
+}
+
+/// Keys of `data` that every type of node reads.
+const COMMON_KEYS: &[&str] = &["label", "onError"];
+const CALL_KEYS: &[&str] = &[
+    "role",
+    "provider",
+    "model",
+    "prompt",
+    "system",
+    "maxTokens",
+    "max_tokens",
+    "temperature",
+    "stream",
+    "retry",
+    "timeouts",
+    "cache",
+    "promptCache",
+    "fallback",
+];
+/// Further keys of a map.
+const MAP_KEYS: &[&str] = &["items", "atOnce", "at_once"];
+const UNKNOWN_KIND: &str = "unknown node type";
+const KINDS: &[(&str, &[&str])] = &[
+    ("agent", CALL_KEYS),
+    ("map", MAP_KEYS),
+    ("http", &["url", "method", "headers", "body", "timeouts", "retry"]),
+    ("input", &["inputs"]),
+    ("condition", &["expression"]),
+    ("template", &["template"]),
+    ("output", &["template"]),
+];
+
+/// Returns the keys of `data` that a type of node reads; none for an unknown type.
+fn keys_of(kind: &str) -> Option<&'static [&'static str]> {
+    KINDS.iter().find(|(name, _)| *name == kind).map(|(_, keys)| *keys)
+}
+
+/// Returns a node for one that cannot be read, so that checks of other nodes find it.
+fn placeholder(id: String) -> Option<Node> {
+    let kind = NodeKind::Template(String::new());
+    let node = Node { label: id.clone(), id, kind, on_error: OnError::Fail };
+    (!node.id.is_empty()).then_some(node)
+}
+
+fn unknown_kind(path: &str, kind: &str) -> Fault {
+    let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+    let known = known.join("`, `");
+    let message = format!("{UNKNOWN_KIND} `{kind}`; expected one of `{known}`");
+    Fault::new(format!("{path}.type"), message)
 }
 
 struct Reader<'a> {

@@ -1,130 +1,25 @@
 //! Prompts are minijinja templates over `input` and `nodes`; undefined names are errors.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::LazyLock;
+use std::sync::Arc;
 
-use minijinja::machinery::{Token, tokenize};
-use minijinja::syntax::SyntaxConfig;
+use minijinja::machinery::{Token, eval, make_string_output, tokenize};
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Template, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, ErrorKind, Value};
+
+use super::compile::{CONDITION, Compiled, ENVIRONMENT, ITEMS, SYNTAX, compile, describe, names};
+use super::json;
+use super::limits::{METER, Meter, Watch};
 
 pub const PROMPT_BYTES_MAX: usize = 1 << 20;
-
-/// Limits the template instructions of a rendering. A loop over a thousand items with a few
-/// expressions each fits; an endless loop ends within milliseconds.
-const FUEL: u64 = 200_000;
 
 pub const ITEMS_MAX: usize = 1_000;
 
 /// Additional names in the templates of a map: the item and its index.
 pub const ITEM_NAMES: &[&str] = &["item", "index"];
 
-/// Limits the nesting of blocks; the default of 500 needs more than a small stack.
-const RECURSION_MAX: usize = 50;
-
-/// Limits the tokens of one `{{ … }}` or `{% … %}`. minijinja bounds the nesting of parentheses and
-/// blocks, but compiles chains (`1 + 1 + …`, `a.b.c`, `not not x`) by unbounded recursion, and a stack
-/// overflow ends the process.
-const TAG_TOKENS_MAX: usize = 200;
-
-/// Limits the `elif` tags, because each is compiled as an `if` inside the one before.
-const ELIFS_MAX: usize = 100;
-
-/// Twice the stack needed to parse and render any template within these limits. Only the touched
+/// Twice the stack needed to parse and render any template within the limits. Only the touched
 /// part of a stack uses memory.
 pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) { 4 << 20 } else { 1 << 20 };
-
-pub(super) static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
-    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-    syntax.unwrap_or_else(|error| {
-        log::error!("template syntax: {error}");
-        SyntaxConfig::default()
-    })
-});
-
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION_MAX);
-    environment.set_syntax(SYNTAX.clone());
-    environment.add_filter("fromjson", from_json);
-    environment
-});
-
-/// Implements the filter in `{{ (nodes.a.output | fromjson).name }}`.
-fn from_json(text: &str) -> Result<Value, minijinja::Error> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("not valid JSON: {error}"))
-    })?;
-    Ok(Value::from(Serde(value)))
-}
-
-/// Parses a template, and rejects one that would need too much stack.
-fn parse(source: &str) -> Result<Template<'_, '_>, String> {
-    let (mut in_tag, mut elifs) = (0, 0);
-    // An invalid token ends the loop; the parser then fails at the same place with the reason.
-    for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
-        match token {
-            Token::VariableStart | Token::BlockStart => in_tag = 0,
-            Token::Ident("elif") => elifs += 1,
-            _ => {}
-        }
-        in_tag += 1;
-        let line = span.start_line;
-        if in_tag > TAG_TOKENS_MAX {
-            return Err(format!(
-                "line {line}: an expression has more than {TAG_TOKENS_MAX} tokens; split it with `{{% set %}}`"
-            ));
-        }
-        if elifs > ELIFS_MAX {
-            return Err(format!("line {line}: the template has more than {ELIFS_MAX} `elif` tags"));
-        }
-    }
-    ENVIRONMENT.template_from_str(source).map_err(|error| describe(&error))
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Names {
-    pub nodes: BTreeSet<String>,
-    /// True if other nodes may be used too, as in `nodes[input.which]`.
-    pub any_node: bool,
-    pub inputs: BTreeSet<String>,
-    pub unknown: BTreeSet<String>,
-}
-
-/// Returns the names that a template uses.
-///
-/// # Errors
-/// Returns the reason and the line of a syntax error.
-pub fn names(source: &str) -> Result<Names, String> {
-    let template = parse(source)?;
-    let mut names = Names::default();
-    for path in template.undeclared_variables(true) {
-        let mut parts = path.split('.');
-        match (parts.next().unwrap_or_default(), parts.next()) {
-            ("nodes", Some(id)) => drop(names.nodes.insert(id.to_owned())),
-            ("input", Some(name)) => drop(names.inputs.insert(name.to_owned())),
-            ("nodes" | "input", None) => {}
-            (other, _) if ENVIRONMENT.globals().any(|(name, _)| name == other) => {}
-            (other, _) => drop(names.unknown.insert(other.to_owned())),
-        }
-    }
-    let (of_nodes, of_input) = (subscripts(source, "nodes"), subscripts(source, "input"));
-    names.nodes.extend(of_nodes.keys);
-    names.any_node = of_nodes.any;
-    names.inputs.extend(of_input.keys);
-    Ok(names)
-}
-
-/// Returns the top-level names that an expression uses; none if it cannot be parsed.
-pub(super) fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
-    if expression.is_empty() {
-        return Some(HashSet::new());
-    }
-    let source = format!("{{{{ {expression} }}}}");
-    Some(parse(&source).ok()?.undeclared_variables(false))
-}
 
 /// Returns the constant prefix of a template's output, and whether that is all of it.
 pub fn constant_beginning(source: &str) -> (String, bool) {
@@ -138,48 +33,19 @@ pub fn constant_beginning(source: &str) -> (String, bool) {
     (text, true)
 }
 
-/// The uses of a name as `name["key"]`.
-#[derive(Default)]
-struct Subscripts {
-    keys: BTreeSet<String>,
-    /// True if there are uses without a constant key: `name[x]`, `name | items`, `debug()`.
-    any: bool,
-}
-
-/// Ids like `node-1` need `nodes["node-1"]`, but minijinja's own analysis covers dotted names only.
-fn subscripts(source: &str, name: &str) -> Subscripts {
-    let tokens: Vec<Token> =
-        tokenize(source, false, SYNTAX.clone()).map_while(|token| Some(token.ok()?.0)).collect();
-    let mut subscripts = Subscripts::default();
-    for (at, token) in tokens.iter().enumerate() {
-        let is_attribute = at > 0 && matches!(tokens[at - 1], Token::Dot);
-        match token {
-            Token::Ident("debug") => subscripts.any = true,
-            Token::Ident(ident) if *ident == name && !is_attribute => match &tokens[at + 1..] {
-                [Token::Dot, Token::Ident(_), ..] => {}
-                [Token::BracketOpen, key, Token::BracketClose, ..] => match key {
-                    Token::Str(key) => drop(subscripts.keys.insert((*key).to_owned())),
-                    Token::String(key) => drop(subscripts.keys.insert(key.to_string())),
-                    _ => subscripts.any = true,
-                },
-                _ => subscripts.any = true,
-            },
-            _ => {}
-        }
-    }
-    subscripts
-}
-
 /// Returns a template that renders an expression, with or without `{{ }}`, as `true` or `false`.
 pub fn of_condition(expression: &str) -> String {
-    let bare = bare(expression);
-    format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
+    wrapped(expression, CONDITION)
 }
 
 /// Returns a template that renders an expression, with or without `{{ }}`, as JSON.
 pub fn of_items(expression: &str) -> String {
+    wrapped(expression, ITEMS)
+}
+
+fn wrapped(expression: &str, (before, after): (&str, &str)) -> String {
     let bare = bare(expression);
-    format!("{{{{ ({bare}) | tojson }}}}")
+    format!("{before}{bare}{after}")
 }
 
 fn bare(expression: &str) -> &str {
@@ -198,7 +64,10 @@ pub enum Output<'a> {
 
 /// The variables of a template: `input` and the outputs of earlier nodes.
 #[derive(Debug, Clone)]
-pub struct Scope(pub(super) Value);
+pub struct Scope {
+    variables: Vec<(&'static str, Value)>,
+    watch: Option<Watch>,
+}
 
 impl Scope {
     pub fn new<'a>(
@@ -214,18 +83,24 @@ impl Scope {
             };
             (Value::from(id), Value::from_pairs([("output", output)]))
         }));
-        Self(Value::from_pairs([("input", Value::from(Serde(input))), ("nodes", nodes)]))
+        Self::of(vec![("input", Value::from(Serde(input))), ("nodes", nodes)])
+    }
+
+    pub(super) fn of(variables: Vec<(&'static str, Value)>) -> Self {
+        Self { variables, watch: None }
+    }
+
+    /// Stops a rendering when `watch` returns a reason.
+    pub fn with_watch(mut self, watch: Option<Watch>) -> Self {
+        self.watch = watch;
+        self
     }
 
     /// Adds an item of a map and its index, from 0.
-    pub fn with_item(&self, item: &serde_json::Value, index: usize) -> Self {
-        let of = |name| self.0.get_attr(name).unwrap_or_default();
-        Self(Value::from_pairs([
-            ("input", of("input")),
-            ("nodes", of("nodes")),
-            (ITEM_NAMES[0], Value::from(Serde(item))),
-            (ITEM_NAMES[1], Value::from(index)),
-        ]))
+    pub fn with_item(mut self, item: &serde_json::Value, index: usize) -> Self {
+        self.variables.push((ITEM_NAMES[0], Value::from(Serde(item))));
+        self.variables.push((ITEM_NAMES[1], Value::from(index)));
+        self
     }
 }
 
@@ -241,22 +116,29 @@ pub enum RenderError {
 }
 
 pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
-    let mut out = Bounded { text: Vec::new(), bytes: 0 };
-    let template = parse(source).map_err(RenderError::Template)?;
-    let rendered = template.render_captured_to(&scope.0, &mut out).map(drop);
-    if out.bytes > PROMPT_BYTES_MAX {
-        return Err(RenderError::TooLarge { bytes: out.bytes });
+    let Compiled { instructions, blocks } = compile(source).map_err(RenderError::Template)?;
+    let meter = Arc::new(Meter::new(scope.watch.clone()));
+    let metered = [(METER, Value::from_dyn_object(Arc::clone(&meter)))];
+    let variables = scope.variables.iter().cloned().chain(metered);
+    let variables = Value::from_pairs(variables.collect::<Vec<_>>());
+    let mut text = String::new();
+    let mut out = make_string_output(&mut text);
+    let rendered =
+        eval(&ENVIRONMENT, &instructions, variables, &blocks, &mut out, AutoEscape::None).map(drop);
+    if text.len() > PROMPT_BYTES_MAX || meter.is_full() {
+        let bytes = text.len().max(usize::try_from(meter.written()).unwrap_or(usize::MAX));
+        return Err(RenderError::TooLarge { bytes });
     }
     rendered.map_err(|error| RenderError::Template(explain(&error, source, scope)))?;
-    String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
+    Ok(text)
 }
 
 /// Returns the length of a template's output without the outputs of nodes; an approximation if it
 /// needs them.
-pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize {
+pub fn length_without_outputs(source: &str, input: &serde_json::Value, watch: &Watch) -> usize {
     let nodes = names(source).unwrap_or_default().nodes;
     let empty = nodes.iter().map(|id| (id.as_str(), Output::Text("")));
-    match render(source, &Scope::new(input, empty)) {
+    match render(source, &Scope::new(input, empty).with_watch(Some(watch.clone()))) {
         Ok(text) => text.len(),
         Err(_) => source.len() + input.to_string().len(),
     }
@@ -266,9 +148,15 @@ pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize 
 /// models return.
 pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, RenderError> {
     use serde_json::Value;
+    let exact = |text: &str| json::check_integers(text.as_bytes()).map_err(RenderError::Items);
     let read = |text: &str| serde_json::from_str::<Value>(text).ok();
-    let value = match read(&render(source, scope)?) {
-        Some(Value::String(text)) => read(&text).unwrap_or(Value::String(text)),
+    let rendered = render(source, scope)?;
+    exact(&rendered)?;
+    let value = match read(&rendered) {
+        Some(Value::String(text)) => match json::parse(json::unfenced(&text)) {
+            Ok(value) => value,
+            Err(_) => Value::String(text),
+        },
         value => value.unwrap_or_default(),
     };
     let kind = match value {
@@ -287,34 +175,14 @@ pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, Rend
     Err(RenderError::Items(format!("must be an array, not {kind}")))
 }
 
-/// Rejects output over the limit, so that a loop cannot exhaust the memory.
-struct Bounded {
-    text: Vec<u8>,
-    bytes: usize,
-}
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
-        self.bytes = self.bytes.saturating_add(piece.len());
-        if self.bytes > PROMPT_BYTES_MAX {
-            return Err(std::io::Error::other("over the limit"));
-        }
-        self.text.extend_from_slice(piece);
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// minijinja does not name the undefined value; usually it is a missing input.
+/// Adds the missing inputs to the error about an undefined value, which is usually one of them.
 fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
-    let text = describe(error);
+    let text = describe(error, source);
     if error.kind() != ErrorKind::UndefinedError {
         return text;
     }
-    let input = scope.0.get_attr("input").unwrap_or_default();
+    let input = scope.variables.iter().find(|(name, _)| *name == "input");
+    let input = input.map(|(_, value)| value.clone()).unwrap_or_default();
     let mut missing: Vec<String> = names(source).unwrap_or_default().inputs.into_iter().collect();
     missing.retain(|name| input.get_attr(name).map_or(true, |value| value.is_undefined()));
     match missing.as_slice() {
@@ -323,20 +191,9 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
     }
 }
 
-fn describe(error: &minijinja::Error) -> String {
-    let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
-    let message = match error.kind() {
-        ErrorKind::OutOfFuel => "the template executes too many instructions".to_owned(),
-        kind => kind.to_string(),
-    };
-    match error.detail() {
-        Some(detail) => format!("{line}{message}: {detail}"),
-        None => format!("{line}{message}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::compile::ELIFS_MAX;
     use super::*;
     use serde_json::json;
 
@@ -404,7 +261,218 @@ mod tests {
 
     #[test]
     fn a_syntax_error_names_its_line() {
-        assert!(names("fine\n{{ oops ").unwrap_err().starts_with("line 2: "));
+        assert!(names("fine\n{{ oops ").unwrap_err().starts_with("line 2, column "));
+        let error = names("fine\n  {% if x then %}").unwrap_err();
+        assert!(error.starts_with("line 2, column 11, at `then`: syntax error: "), "{error}");
+    }
+
+    fn fails(source: &str, input: serde_json::Value) -> String {
+        match render(source, &Scope::new(&input, [])) {
+            Ok(text) => panic!("{source}: {} bytes", text.len()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn shows(source: &str, input: serde_json::Value) -> String {
+        render(source, &Scope::new(&input, [])).unwrap_or_else(|error| panic!("{source}: {error}"))
+    }
+
+    #[test]
+    fn a_text_is_not_compared_with_a_number() {
+        let input = json!({"words": "20", "n": 20, "mixed": [1, "2"], "texts": ["2", "1"]});
+        for source in [
+            "{{ input.words > 50 }}",
+            "{{ input.words >= 50 }}",
+            "{{ 50 < input.words }}",
+            "{{ 50 <= input.words }}",
+            "{{ input.words == 20 }}",
+            "{{ 20 != input.words }}",
+            "{{ 10 < input.words < 30 }}",
+            "{% if input.words > 50 %}x{% endif %}",
+            "{{ 'x' if input.words > 50 else 'y' }}",
+            "{{ input.n in input.texts + ['20'] }}",
+            "{{ '20' not in [input.n] }}",
+            "{{ input.mixed | sort }}",
+            "{{ input.mixed | max }}",
+            "{{ [{'a': 1}, {'a': '2'}] | sort(attribute='a') }}",
+            "{{ input.texts | select('gt', 1) | list }}",
+            "{{ input.words is lt 50 }}",
+            "{{ [1, 'a'] < [1, 2] }}",
+            "{{ input.words + 1 }}",
+        ] {
+            let error = fails(source, input.clone());
+            assert!(error.contains("text") && error.contains("number"), "{source}: {error}");
+            assert!(error.contains("`| int` or `| float`"), "{source}: {error}");
+        }
+        for (source, shown) in [
+            ("{{ input.words | int > 50 }}", "False"),
+            ("{{ 10 < input.n < 30 }}", "True"),
+            ("{{ 10 < input.n < 15 }}", "False"),
+            ("{{ input.words == 'x' }} {{ 'x' == 1 }}", "False False"),
+            ("{{ 1 == 1.0 }} {{ 2 >= 1.5 }} {{ 'b' > 'a' }}", "True True True"),
+            ("{{ [1, 2] < [1, 3] }} {{ 3 in [1, 3] }}", "True True"),
+            ("{{ input.texts | sort | join }} {{ [3, 1] | sort | first }}", "12 1"),
+        ] {
+            assert_eq!(shows(source, input.clone()), shown, "{source}");
+        }
+        assert!(fails("{{ none > 1 }}", input).contains("null with a number"));
+    }
+
+    #[test]
+    fn no_step_of_a_template_needs_unbounded_memory() {
+        let long = "x".repeat(100_000);
+        let input = json!({"long": long, "many": vec![0; 10_000]});
+        for source in [
+            "{{ [1] | slice(100000000) | list | length }}",
+            "{{ [1] | batch(100000000, 0) | list | length }}",
+            "{{ '%100000000d' | format(1) | length }}",
+            "{{ '%.100000000f' | format(1) | length }}",
+            "{{ '%*d' | format(100000000, 1) | length }}",
+            "{{ input.long | replace('x', input.long) | length }}",
+            "{{ input.many | join(input.long) | length }}",
+            "{{ input.many | join(d=input.long) | length }}",
+            "{{ ('x' * 100000000) | length }}",
+            "{{ ([1] * 100000000) | list | length }}",
+            "{{ (1, 2) * 100000000 }}",
+            "{{ ('a\n' * 1000) | indent(10000000) | length }}",
+            "{{ [[1]] | tojson(indent=100000000) | length }}",
+            "{{ [input.long] * 1000 | map('replace', 'x', input.long) | list | length }}",
+            "{% set ns = namespace(x=input.long) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "{% set ns = namespace(x=input.long) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "{% set ns = namespace(x=input.many) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "{% set ns = namespace(x=input.many) %}{% for i in range(9) %}{% set ns.x = [ns.x, ns.x, ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson | length }}",
+            "{% set ns = namespace(x=[]) %}{% for i in range(30000) %}{% set ns.x = [ns.x] %}{% endfor %}",
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns | tojson }}",
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ debug() if ns == ns }}",
+            "{% macro m() %}{{ input.long }}{% endmacro %}{% for i in range(9000) %}{% set x = m() %}{% endfor %}",
+            "{% for i in range(9000) %}{% set x %}{{ input.long }}{% endset %}{% endfor %}",
+            "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+            "{% for i in range(60000) %}{% set x = input.long[:1] %}{% endfor %}",
+            "{% set x = input.long | upper %}{% for i in range(9000) %}{% set y = x | lower | list %}{% endfor %}",
+        ] {
+            let error = fails(source, input.clone());
+            assert!(error.len() < 400, "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn long_work_of_a_template_is_bounded() {
+        let input = json!({"many": (0..20_000).rev().collect::<Vec<_>>()});
+        let source = "{% for i in range(60000) %}{% set x = input.many | sort %}{% endfor %}";
+        let error = fails(source, input.clone());
+        assert!(error.contains("work") || error.contains("64 MiB"), "{error}");
+        // Usual work is not.
+        let source = "{% set ns = namespace(x=[]) %}{% for i in range(2000) %}{% set ns.x = ns.x + [i] %}{% endfor %}{{ ns.x | length }}";
+        assert_eq!(shows(source, input), "2000");
+    }
+
+    #[test]
+    fn a_rendering_ends_when_its_watch_says_so() {
+        let input = json!({"many": vec![0; 1_000]});
+        let scope = Scope::new(&input, []).with_watch(Some(Watch::new(|| Some("cancelled"))));
+        let error = render("{{ input.many | sort }}", &scope).unwrap_err();
+        assert!(error.to_string().ends_with("cancelled"), "{error}");
+    }
+
+    #[test]
+    fn unknown_names_are_faults_with_their_places() {
+        for (source, message) in [
+            (
+                "a\n{{ input.x | uper }}",
+                "line 2, column 14, at `uper`: unknown filter `uper`; known: `abs`, ",
+            ),
+            ("{{ input.x is emtpy }}", "unknown test `emtpy`; known: "),
+            ("{{ nodes.a.ouput }}", "node `a` has no `ouput`; the only known name is `output`"),
+            ("{{ nodes['a'].ouput }}", "node `a` has no `ouput`"),
+            ("{{ nodes.a['ouput'] }}", "node `a` has no `ouput`"),
+            ("{{ rnage(3) }}", "unknown function `rnage`; known: `debug`, "),
+            ("{{ input.x.uper() }}", "unknown method `uper`; known: `capitalize`, "),
+            (
+                "{% for x in [1] %}{{ loop.indx }}{% endfor %}",
+                "`loop` has no `indx`; known: `changed`, ",
+            ),
+            ("{% include 'x' %}", "a template cannot use other templates"),
+            ("{% filter uper %}x{% endfilter %}", "unknown filter `uper`"),
+            ("{% macro m() %}{{ 1 | uper }}{% endmacro %}", "unknown filter `uper`"),
+            ("{{ [1 | uper] }}", "unknown filter `uper`"),
+        ] {
+            let faults = names(source).unwrap().faults;
+            assert_eq!(faults.len(), 1, "{source}: {faults:?}");
+            assert!(faults[0].contains(message), "{source}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn every_known_filter_test_and_function_exists() {
+        use super::super::filters::{FILTERS, FUNCTIONS, TESTS};
+        for filter in FILTERS {
+            assert_eq!(shows(&format!("{{{{ '{filter}' is filter }}}}"), json!({})), "True");
+        }
+        for test in TESTS {
+            assert_eq!(shows(&format!("{{{{ '{test}' is test }}}}"), json!({})), "True");
+        }
+        for function in FUNCTIONS {
+            assert_eq!(shows(&format!("{{{{ {function} is defined }}}}"), json!({})), "True");
+        }
+    }
+
+    #[test]
+    fn texts_have_the_usual_filters_and_methods() {
+        let input = json!({"q": "a b&c/ä", "names": "b,a", "map": {"z": 1, "a": 2}});
+        for (source, shown) in [
+            ("{{ input.q | urlencode }}", "a%20b%26c/%C3%A4"),
+            ("{{ input.names | split(',') | join('+') }}", "b+a"),
+            ("{{ input.names.split(',')[1] }}", "a"),
+            ("{{ input.names.replace('b', 'c').upper() }}", "C,A"),
+            ("{{ input.names.startswith('b') }}", "True"),
+            ("{{ 'one two three four' | truncate(10) }}", "one..."),
+            ("{{ 'one two three four' | truncate(10, true) }}", "one two..."),
+            ("{{ 'one two' | truncate(4) }}", "one two"),
+            ("{{ 'one two' | truncate(4, leeway=0, end='…') }}", "one…"),
+            ("{{ input.map | tojson }}", r#"{"z": 1, "a": 2}"#),
+            ("{% for k, v in input.map | items %}{{ k }}{{ v }}{% endfor %}", "z1a2"),
+            ("{% for k, v in input.map.items() %}{{ k }}{{ v }}{% endfor %}", "z1a2"),
+            (
+                "{% macro hi(n) %}Hi {{ n }}!{% endmacro %}{{ hi('x') }}{{ hi(n='y') }}",
+                "Hi x!Hi y!",
+            ),
+            (
+                "{{ ('```json\n{\"b\": 1, \"a\": 2}\n```' | fromjson) | tojson }}",
+                r#"{"b": 1, "a": 2}"#,
+            ),
+            ("{{ ('\u{feff}[1]' | fromjson)[0] }}", "1"),
+        ] {
+            assert_eq!(shows(source, input.clone()), shown, "{source}");
+        }
+    }
+
+    #[test]
+    fn integers_stay_exact_or_are_refused() {
+        let input = json!({"id": u64::MAX});
+        assert_eq!(shows("{{ input.id | tojson }}", input.clone()), "18446744073709551615");
+        assert_eq!(shows("{{ [input.id + 1] | tojson }}", input.clone()), "[18446744073709551616]");
+        let source = "{{ '[1157000000000000000000000000000000]' | fromjson }}";
+        assert!(fails(source, input.clone()).contains("does not fit into 64 bits"));
+        assert!(fails("{{ ('9' * 60) | int }}", input.clone()).contains("too large"));
+        let error = items(&of_items("[input.id + 1]"), &Scope::new(&input, [])).unwrap_err();
+        assert!(error.to_string().contains("does not fit into 64 bits"), "{error}");
+    }
+
+    #[test]
+    fn an_undefined_value_is_named_with_its_path() {
+        let input = json!({"person": {"name": "Ada"}, "list": [{"a": 1}]});
+        for (source, name) in [
+            ("{{ input.person.nmae }}", "`input.person.nmae`"),
+            ("{{ input.person.address.city }}", "`input.person.address`"),
+            ("{% for it in input.list %}{{ it.b | upper }}{% endfor %}", "`it.b`"),
+            ("{{ input.person.age > 3 }}", "`input.person.age`"),
+            ("{{ 'x' ~ input.person.age }}", "`input.person.age`"),
+            ("{% for x in input.person.pets %}{% endfor %}", "`input.person.pets`"),
+        ] {
+            let error = fails(source, input.clone());
+            assert!(error.contains(name), "{source}: {error}");
+        }
     }
 
     #[test]
@@ -434,6 +502,10 @@ mod tests {
             assert_eq!(holds(expression), "false", "{expression}");
         }
         assert!(names(&of_condition("input.n >")).is_err());
+        let faults = names(&of_condition("input.n | uper")).unwrap().faults;
+        assert!(faults[0].starts_with("line 1, column "), "{faults:?}");
+        let error = render(&of_condition("input.n > 'x'"), &scope).unwrap_err().to_string();
+        assert!(error.contains("line 1, column 1, at `input.n > 'x'`: "), "{error}");
     }
 
     #[test]
@@ -496,6 +568,14 @@ mod tests {
             sources.push(format!("{{{{ {}1{} }}}}", "[".repeat(count), "]".repeat(count)));
             sources.push(format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(count)));
         }
+        sources.push("{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}".into());
+        sources.push(format!(
+            "{{% macro m(n) %}}{}{{{{ m(n) }}}}{}{{% endmacro %}}{{{{ m(1) }}}}",
+            "{% if 1 %}".repeat(40),
+            "{% endif %}".repeat(40)
+        ));
+        sources.push("{% block a %}{{ self.a() }}{% endblock %}".into());
+        sources.push("{% for x in [[[]]] recursive %}{{ loop([x]) }}{% endfor %}".into());
         let all = std::thread::Builder::new().stack_size(STACK_BYTES_MIN / 2).spawn(move || {
             for source in sources {
                 let _ = names(&source);

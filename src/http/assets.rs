@@ -18,7 +18,7 @@ macro_rules! files {
 static FILES: &[(&str, &[u8])] = files! {
     "index.html" "style.css" "api.js" "app.js" "attempts.js" "budget-form.js" "budgets.js"
     "calls.js" "connection.js" "dialogs.js" "dom.js" "fields.js" "flows.js" "format.js"
-    "history.js" "interval.js" "key-form.js" "keys.js" "ledger.js" "live.js" "map-items.js" "meter.js"
+    "history.js" "interval.js" "json.js" "key-form.js" "keys.js" "ledger.js" "live.js" "map-items.js" "meter.js"
     "runs.js" "saving-card.js" "saving-change.js" "saving-format.js" "saving-trial.js" "savings.js"
     "schedule.js" "spending.js" "texts.js" "toasts.js" "token.js" "totals.js" "triggers.js"
     "webhook.js" "icon.svg"

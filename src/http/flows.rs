@@ -9,6 +9,7 @@ use super::reply::{self, Answer, With, encode};
 use super::request::{Query, read_json};
 use crate::engine::Engine;
 use crate::error::{Error, Fault, Result};
+use crate::flow::parse_json;
 use crate::ids::FlowId;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
 use crate::time::Timestamp;
@@ -120,8 +121,9 @@ pub fn check_document(
 /// Returns the graph; some editors send it as a JSON string.
 fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
     let data = match document.remove("data") {
-        Some(Value::String(text)) => serde_json::from_str(&text)
-            .map_err(|error| format!("is a string, but not valid JSON: {error}")),
+        Some(Value::String(text)) => {
+            parse_json(&text).map_err(|error| format!("is a string, but not valid JSON: {error}"))
+        }
         data => Ok(data.unwrap_or_default()),
     };
     let fault = match data {

@@ -7,6 +7,7 @@ use super::Context;
 use super::reply::{self, Answer};
 use super::request::{Request, read_json};
 use crate::error::{Error, Result};
+use crate::flow::without_mark;
 use crate::ids::{FlowId, RunId};
 use crate::listener::{ApiError, RequestHead};
 use crate::secret::{Secret, random_hex};
@@ -132,7 +133,7 @@ fn delivered(context: &Context, slug: &str, key: Option<&str>) -> Result<Option<
 }
 
 fn input(body: &[u8]) -> Result<Value, ApiError> {
-    if body.trim_ascii().is_empty() {
+    if without_mark(body).trim_ascii().is_empty() {
         return Ok(Value::Object(Map::new()));
     }
     match read_json(body)? {

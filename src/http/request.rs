@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Fault, Result};
+use crate::flow::{check_integers, without_mark};
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
 
 const BODY_BYTES_MAX: u64 = 4 << 20;
@@ -92,13 +93,19 @@ impl Query {
     }
 }
 
-/// Parses a JSON body.
+/// Parses a JSON body, which may begin with a byte order mark.
 ///
 /// # Errors
-/// 400 for invalid syntax, 422 for a wrong type.
+/// 400 for invalid syntax, 422 for a wrong type and for an integer that would be rounded.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
-        let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
+    let body = without_mark(body);
+    let fault = |status, code, error: String| {
         ApiError::new(status, code, format!("cannot read the request body: {error}"))
-    })
+    };
+    let read = serde_json::from_slice(body).map_err(|error| {
+        let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
+        fault(status, code, error.to_string())
+    })?;
+    check_integers(body).map_err(|error| fault(422, "invalid", error))?;
+    Ok(read)
 }

@@ -13,6 +13,7 @@ use super::reply::{self, Answer, encode};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
+use crate::flow::without_mark;
 use crate::ids::{FlowId, Seq};
 use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
@@ -58,7 +59,7 @@ pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 
 /// Returns the input in a body; an empty body has an empty input.
 fn read_input(body: &[u8]) -> Result<Value, ApiError> {
-    if body.trim_ascii().is_empty() {
+    if without_mark(body).trim_ascii().is_empty() {
         return Ok(Value::Null);
     }
     Ok(input_of(read_json(body)?)?)

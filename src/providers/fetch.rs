@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use encoding_rs::Encoding;
 use ureq::config::Config;
 use ureq::http::header::ACCEPT_ENCODING;
 use ureq::http::{Method, Request, Response, Uri};
@@ -117,14 +118,14 @@ impl Fetcher {
         if !response.status().is_success() {
             return Err(status_failure(&host, response));
         }
+        let charset = charset(&response);
         let too_long = || failure(format!("the response is longer than {ANSWER_BYTES_MAX} bytes"));
         let codings = content_encoding::of(response.headers()).map_err(failure)?;
         let body = Decoder::new(response.into_body().into_reader(), &codings);
         let bytes = read_at_most(body, ANSWER_BYTES_MAX)
             .map_err(|error| io(error.into()))?
             .ok_or_else(too_long)?;
-        let body = String::from_utf8(bytes)
-            .map_err(|_| failure("the response is not UTF-8 text".into()))?;
+        let body = decode(bytes, charset.as_deref()).map_err(failure)?;
         Ok(Fetched { body, latency_ms: entered.scope.elapsed_ms() })
     }
 
@@ -135,7 +136,13 @@ impl Fetcher {
     fn parse_url(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
-            FetchFailure::new(format!("`{shown}` is not a URL, such as https://example.org/x"))
+            // Usually the value of a query; another character that a URL cannot contain.
+            let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+            let why = match has_scheme && url.bytes().any(|byte| !byte.is_ascii_graphic()) {
+                true => "contains a space or another character that a URL must encode; use `| urlencode` for the values in it",
+                false => "is not a URL, such as https://example.org/x",
+            };
+            FetchFailure::new(format!("`{shown}` {why}"))
         })?;
         let host = match (uri.scheme_str(), uri.host()) {
             (Some("http" | "https"), Some(host)) if !host.is_empty() => host,
@@ -183,6 +190,34 @@ impl Fetcher {
             is_transient: true,
             ..FetchFailure::new(one_line(&message, EXCERPT_CHARS_MAX))
         }
+    }
+}
+
+/// Returns the charset that a response declares in `content-type`, without quotes.
+fn charset(response: &Response<Body>) -> Option<String> {
+    let kind = response.headers().get("content-type")?.to_str().ok()?;
+    let parameters = kind.split(';').skip(1).filter_map(|it| it.split_once('='));
+    let mut charsets = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    let (_, charset) = charsets.next()?;
+    Some(charset.trim().trim_matches(['"', '\'']).to_owned())
+}
+
+/// Decodes a body with its declared charset; UTF-8 by default. A byte order mark has precedence, as
+/// in browsers.
+fn decode(bytes: Vec<u8>, charset: Option<&str>) -> Result<String, String> {
+    let encoding = match charset {
+        Some(charset) => Encoding::for_label(charset.as_bytes())
+            .ok_or_else(|| format!("the response has the unknown charset `{charset}`"))?,
+        None => encoding_rs::UTF_8,
+    };
+    let (text, used, has_errors) = encoding.decode(&bytes);
+    if has_errors {
+        return Err(format!("the response is not {} text", used.name()));
+    }
+    let text = text.into_owned();
+    match text.len() > ANSWER_BYTES_MAX {
+        true => Err(format!("the response is longer than {ANSWER_BYTES_MAX} bytes")),
+        false => Ok(text),
     }
 }
 
@@ -312,6 +347,25 @@ mod tests {
     fn refusal(rules: FetchRules, url: &str) -> String {
         let fetched = Fetcher::new(rules).fetch(&fetch(url), &Cancel::new());
         fetched.unwrap_err().message
+    }
+
+    #[test]
+    fn a_body_is_decoded_with_its_declared_charset() {
+        let decoded = |bytes: &[u8], charset| decode(bytes.to_vec(), charset);
+        assert_eq!(decoded(b"caf\xe9 \x80", Some("ISO-8859-1")).unwrap(), "café €");
+        assert_eq!(decoded(b"\x93\xfa\x96{", Some("shift_jis")).unwrap(), "日本");
+        assert_eq!(decoded(b"\xff\xfea\0", Some("utf-16")).unwrap(), "a");
+        assert_eq!(decoded("\u{feff}é".as_bytes(), None).unwrap(), "é");
+        assert!(decoded(b"caf\xe9", None).unwrap_err().contains("not UTF-8 text"));
+        assert!(decoded(b"x", Some("x-unknown")).unwrap_err().contains("charset `x-unknown`"));
+    }
+
+    #[test]
+    fn an_error_about_a_space_in_a_url_names_the_filter() {
+        let message = refusal(FetchRules::default(), "https://example.org/?q=a b&c");
+        assert!(message.contains("`| urlencode`"), "{message}");
+        let message = refusal(FetchRules::default(), "example org");
+        assert!(message.contains("is not a URL"), "{message}");
     }
 
     #[test]

@@ -204,7 +204,8 @@ pub enum Change {
         id: FlowId,
         flow: NewFlow,
     },
-    /// Removes a flow with its webhook and its schedule; its runs and ledger rows stay.
+    /// Removes a flow with its webhook and its schedule; its runs and ledger rows stay. Refused
+    /// while a run of the flow is open.
     DeleteFlow(FlowId),
     SetHook(NewHook),
     DeleteHook(FlowId),
@@ -230,6 +231,10 @@ pub enum Change {
         run_id: RunId,
         at: Timestamp,
     },
+    /// Counts a restart for every run that was in progress when the server ended unexpectedly.
+    CountRestarts,
+    /// Removes these counts, because the server stops regularly.
+    ForgetRestarts,
     /// Removes a run that is over; its ledger rows stay.
     DeleteRun(RunId),
     StartNode {

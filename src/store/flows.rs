@@ -72,7 +72,16 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
     Ok(Receipt::Flow(id).into())
 }
 
+/// # Errors
+/// [`Error::Conflict`] while a run of the flow is open, so that no call is made for a deleted flow.
 pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
+    let sql = "SELECT count(*) FROM runs WHERE flow_id = ?1 AND status IN ('QUEUED', 'RUNNING')";
+    let open: i64 = single(db, sql, [id])?;
+    if open > 0 {
+        return Err(Error::Conflict(format!(
+            "cannot delete flow {id}: {open} of its runs are still open; cancel them first"
+        )));
+    }
     let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
     require_row(changed, || format!("flow {id}"))?;
     triggers::delete_of_flow(db, id)?;

@@ -12,7 +12,18 @@ use crate::event::{Event, EventContext, FlowProgress, RunStatus};
 use crate::ids::hex;
 use crate::time::Timestamp;
 
+/// The weight of a restart of a run without a call in flight, in restarts with one.
+pub const RESTART_WITHOUT_CALL: u32 = 4;
+
+/// # Errors
+/// [`Error::NotFound`] if the flow was deleted meanwhile.
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
+    // Ids are not used again, so a missing flow with an earlier id was deleted.
+    let sql = "SELECT NOT EXISTS (SELECT 1 FROM flows WHERE id = ?1) AND EXISTS
+             (SELECT 1 FROM sqlite_sequence WHERE name = 'flows' AND seq >= ?1)";
+    if single::<bool>(db, sql, [run.flow_id])? {
+        return Err(Error::NotFound(format!("flow {}", run.flow_id)));
+    }
     let hash = hex(&Sha256::digest(run.graph.as_bytes()));
     let sql = "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)";
     execute(db, sql, params![hash, run.graph])?;
@@ -78,6 +89,31 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
     execute(db, sql, params![run_id, at]).map(done)
 }
 
+/// A restart counts less if a call was in flight: the provider, and not the run, took the time.
+pub(super) fn count_restarts(db: &Connection) -> Result<Applied> {
+    let completed = |table| {
+        format!("(SELECT count(*) FROM {table} WHERE run_id = runs.id AND status = 'COMPLETED')")
+    };
+    let (nodes, items) = (completed("run_nodes"), completed("run_items"));
+    let weight = format!(
+        "CASE WHEN id IN (SELECT run_id FROM ledger WHERE status = 'PENDING') THEN 1
+             ELSE {RESTART_WITHOUT_CALL} END"
+    );
+    let sql = format!(
+        "INSERT INTO run_restarts (run_id, restarts, completed)
+             SELECT id, {weight}, {nodes} + {items} FROM runs WHERE status = 'RUNNING'
+         ON CONFLICT (run_id) DO UPDATE SET
+             restarts = excluded.restarts +
+                 CASE WHEN excluded.completed > completed THEN 0 ELSE restarts END,
+             completed = excluded.completed"
+    );
+    execute(db, &sql, params![]).map(done)
+}
+
+pub(super) fn forget_restarts(db: &Connection) -> Result<Applied> {
+    execute(db, "DELETE FROM run_restarts", params![]).map(done)
+}
+
 /// # Errors
 /// [`Error::Conflict`] for a run that is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
@@ -127,6 +163,7 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
     let changed =
         execute(db, &sql, params![run_id, end.status, end.error, end.error_node, end.at])?;
     require_row(changed, || format!("open run {run_id}"))?;
+    execute(db, "DELETE FROM run_restarts WHERE run_id = ?1", params![run_id])?;
     if end.status == RunStatus::Completed {
         suggestions::count_run(db, run_id)?;
     }

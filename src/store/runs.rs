@@ -118,6 +118,9 @@ pub struct OpenRun {
     pub flow_id: FlowId,
     pub run_id: RunId,
     pub has_begun: bool,
+    /// The restarts since a node of the run was completed, in restarts during a call. One without
+    /// a call in flight counts [`RESTART_WITHOUT_CALL`](super::RESTART_WITHOUT_CALL).
+    pub restarts: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -143,7 +146,7 @@ from_row!(
     ItemRecord; item, status, attempt, started_at, finished_at, prompt, system, output, error,
     latency_ms
 );
-from_row!(OpenRun; flow_id, run_id, has_begun);
+from_row!(OpenRun; flow_id, run_id, has_begun, restarts);
 
 /// Returns the started nodes of a run, or one of them.
 fn nodes(db: &Connection, run_id: &str, node_id: Option<&str>) -> Result<Vec<NodeRecord>> {
@@ -237,7 +240,8 @@ impl Store {
 
     /// Returns all open runs: started ones first, then waiting ones, each oldest first.
     pub fn open_runs(&self) -> Result<Vec<OpenRun>> {
-        let sql = "SELECT flow_id, id, status = 'RUNNING' FROM runs
+        let sql = "SELECT flow_id, id, status = 'RUNNING',
+                     coalesce((SELECT restarts FROM run_restarts WHERE run_id = id), 0) FROM runs
                  WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id";
         self.all(sql, [])
     }

@@ -359,6 +359,14 @@ CREATE TABLE epochs (
     first_seq   INTEGER NOT NULL        -- its first event
 ) STRICT;
 ",
+    "
+-- Runs that continued after the server had ended unexpectedly; empty after a regular stop.
+CREATE TABLE run_restarts (
+    run_id      TEXT PRIMARY KEY,
+    restarts    INTEGER NOT NULL,       -- weighted, since a node or an item was completed
+    completed   INTEGER NOT NULL        -- nodes and items, at the last restart
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.

@@ -241,6 +241,8 @@ impl Batch<'_> {
             Change::StartRun(start) => run_changes::start(db, start),
             Change::ResumeRun(start) => run_changes::resume(db, start),
             Change::CancelRun { run_id, at } => run_changes::cancel(db, run_id, *at),
+            Change::CountRestarts => run_changes::count_restarts(db),
+            Change::ForgetRestarts => run_changes::forget_restarts(db),
             Change::DeleteRun(id) => run_changes::delete(db, id),
             Change::FinishRun(end) => run_changes::finish(db, end),
             Change::StartNode { node, prompt, at } => {
