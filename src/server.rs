@@ -136,13 +136,14 @@ impl Core {
     /// continue at the next start.
     pub fn shutdown(self) {
         let store = Arc::clone(&self.store);
-        if self.end_parts() {
+        if self.end_parts(Instant::now() + SHUTDOWN_MAX) {
             store.close();
         }
     }
 
-    /// Returns whether the journal has ended, so that nothing writes any more.
-    fn end_parts(self) -> bool {
+    /// Returns whether the journal has ended, so that nothing writes any more. It may take until
+    /// `deadline`, because the disk may be slow.
+    fn end_parts(self, deadline: Instant) -> bool {
         let [hub, journal, engine] = self.threads;
         self.engine.shutdown();
         join(engine, "engine", ENGINE_END_MAX);
@@ -150,7 +151,8 @@ impl Core {
         self.hub.shutdown();
         join(hub, "hub", HUB_END_MAX);
         self.journal.shutdown();
-        join(journal, "journal", PART_END_MAX)
+        let left = deadline.saturating_duration_since(Instant::now());
+        join(journal, "journal", left.max(PART_END_MAX))
     }
 }
 
@@ -263,7 +265,7 @@ impl Server {
             log::warn!("{left} trials did not finish before the shutdown deadline");
         }
         let store = Arc::clone(&self.core.store);
-        let is_written = self.core.end_parts();
+        let is_written = self.core.end_parts(began + SHUTDOWN_MAX);
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + SHUTDOWN_MAX);
         let left = self.listener.join(deadline);
         if left > 0 {
