@@ -28,7 +28,9 @@ use self::settlement_queue::SettlementQueue;
 use crate::error::{Error, Result};
 use crate::event::RefusedBy;
 use crate::journal::Journal;
-use crate::providers::{Answer, CacheWrites, Call, Cancel, Failure, Permit, Providers};
+use crate::providers::{
+    Answer, CacheWrites, Call, Cancel, Failure, Permit, PricedOptions, Providers,
+};
 use crate::store::{Bought, Change, NewCall, Receipt, Store};
 use crate::threads::{Threads, panic_message};
 use crate::time::Timestamp;
@@ -55,6 +57,8 @@ pub enum PromptSize {
         bytes_max: u64,
         /// The parts that may be written to the provider's prompt cache.
         cache_writes: CacheWrites,
+        /// The options that may add to the price.
+        options: PricedOptions,
     },
 }
 
@@ -401,8 +405,8 @@ impl Calls {
         let (call, at) = (request.call, Timestamp::now());
         let reserve = match request.prompt {
             PromptSize::OfCall => self.providers.reserve(call, at),
-            PromptSize::OfBody { bytes_max, cache_writes, .. } => {
-                self.providers.reserve_for(call, bytes_max, cache_writes, at)
+            PromptSize::OfBody { bytes_max, cache_writes, options, .. } => {
+                self.providers.reserve_for(call, bytes_max, cache_writes, options, at)
             }
         };
         NewCall { at, reserve, ..request.row.clone() }

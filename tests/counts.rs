@@ -509,3 +509,53 @@ fn a_fractional_count_is_no_count() {
         assert_eq!(row["usage_source"], "estimated", "{row:#}");
     }
 }
+
+#[test]
+fn a_stated_cost_of_an_untrusted_failure_decides_nothing() {
+    let answer = json!({"error": {"message": "x"}, "usage": {"cost": 0}});
+    let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+    let server = server_with(&upstream, |config| {
+        config.failed_call_costs = toml::from_str("broken = \"zero\"").unwrap();
+    });
+    let row = row_of_client(&server, CHAT, "openai/gpt-4o-mini", false);
+    assert_eq!((&row["status"], &row["total_cost_usd"]), (&json!("FAILED"), &json!(0)), "{row:#}");
+}
+
+#[test]
+fn the_reservation_includes_surcharges_and_fees_of_a_request() {
+    let upstream = Upstream::saying(json_answer("200 OK", "{}"));
+    let server = server_with(&upstream, |_| {});
+    // 10,000 tokens of output cost 0.25 USD; ×1.1 and five searches are beyond the limit.
+    let budgets = json!({"budgets": [
+        {"name": "b", "per": "month", "limitUsd": "0.26", "allowUnpriced": true}]});
+    let set = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
+    assert_eq!(set.status, 200, "{}", set.text());
+    let status = |more: Value| {
+        let mut body = json!({"model": "anthropic/claude-opus-4-6", "max_tokens": 10_000,
+            "messages": [{"role": "user", "content": "Hi"}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(MESSAGES, &body).status
+    };
+    assert_eq!(status(json!({"inference_geo": "us"})), 402);
+    let search = json!({"type": "web_search_20250305", "name": "web_search", "max_uses": 5});
+    assert_eq!(status(json!({"tools": [search]})), 402);
+    assert_ne!(status(json!({})), 402);
+}
+
+#[test]
+fn a_byte_order_mark_before_a_response_is_skipped() {
+    let body = format!(
+        "\u{feff}{}",
+        json!({"model": "gpt-4o-mini",
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2},
+        "choices": [{"index": 0, "message": {"content": "well"}, "finish_reason": "stop"}]})
+    );
+    let upstream = Upstream::saying(json_answer("200 OK", &body));
+    let server = server_with(&upstream, |_| {});
+    for row in [
+        row_of_client(&server, CHAT, "openai/gpt-4o-mini", false),
+        row_of_flow(&server, "openai", "gpt-4o-mini"),
+    ] {
+        assert_eq!((&row["status"], tokens(&row)), (&json!("SUCCESS"), (10, 2, "provider")));
+    }
+}

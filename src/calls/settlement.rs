@@ -2,12 +2,14 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{CallStatus, Charge, Usage, UsageSource};
+use crate::event::{CallStatus, Charge, Usage};
 use crate::ids::hex;
 use crate::providers::{Answer, Call, Failure, FailureKind, Providers};
 use crate::store::{Change, Settlement};
 use crate::time::Timestamp;
 
+/// The cost note of a row whose call the shutdown interrupted.
+const INTERRUPTED: &str = "interrupted by the shutdown";
 /// The error of a row whose call was in flight when its process ended.
 const LOST_CALL: &str = "the server stopped during the call; the provider may have billed it";
 
@@ -53,13 +55,7 @@ pub fn failed(
     failure: &Failure,
     began: Timestamp,
 ) -> Settlement {
-    let is_counted =
-        failure.usage.source != UsageSource::None || failure.billing.stated_cost.is_some();
-    let charge = if is_counted {
-        providers.charge(call, &failure.model, &failure.usage, &failure.billing, began)
-    } else {
-        providers.charge_of_failure(failure)
-    };
+    let charge = providers.charge_failed(call, failure, began);
     let status = match failure.kind {
         FailureKind::Timeout => CallStatus::Timeout,
         FailureKind::Cancelled => CallStatus::Cancelled,
@@ -104,6 +100,8 @@ pub fn interrupted(changes: Vec<Change>) -> Vec<Change> {
         Change::SettleCall(settlement) => Change::SettleCall(Settlement {
             usage: settlement.usage,
             latency_ms: settlement.latency_ms,
+            // The cost is unknown for another reason than the price.
+            charge: Charge { note: Some(INTERRUPTED.to_owned()), ..Charge::UNKNOWN },
             ..lost_call(settlement.id, settlement.at)
         }),
         other => other,

@@ -94,6 +94,7 @@ impl Gateway {
                 bytes: request.prompt.bytes_estimate(),
                 bytes_max: request.prompt.bytes_max(operation.protocol),
                 cache_writes: request.cache_writes,
+                options: request.priced_options,
             },
             cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
             has_own_key: self.own_key(operation, &call.provider).is_some(),

@@ -14,10 +14,12 @@ use super::prompt::Prompt;
 use super::protocol::Protocol;
 use crate::ids::hex;
 use crate::listener::ApiError;
-use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
+use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites, PricedOptions};
 
 /// Limits the name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
+/// The assumed limit of web searches of a request that sets none (`max_uses`).
+const SEARCHES_ASSUMED: u64 = 10;
 /// The known fields; each may occur once.
 const KNOWN_FIELDS: [&str; 9] = [
     "model",
@@ -49,6 +51,8 @@ pub struct ChatRequest<'a> {
     pub prompt: Prompt,
     /// The part that may be written to the provider's cache.
     pub cache_writes: CacheWrites,
+    /// The options that may add to the price of a call.
+    pub priced_options: PricedOptions,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
@@ -173,6 +177,7 @@ impl<'a> ChatRequest<'a> {
             max_tokens,
             prompt: Prompt::read(body, system.into_iter().chain(messages)),
             cache_writes: cache_writes(body),
+            priced_options: priced_options(body, fields.get("tools")),
             system,
             messages,
             tools: fields.get("tools"),
@@ -320,13 +325,28 @@ fn range_of(body: &str, value: &RawValue) -> Range<usize> {
 /// contain the name `cache_control`, else nothing. JSON can also write its letters as `\u0063`,
 /// which is not usual, so any such escape counts.
 fn cache_writes(text: &str) -> CacheWrites {
+    match may_contain(text, "cache_control") {
+        true => CacheWrites::Long,
+        false => CacheWrites::None,
+    }
+}
+
+fn may_contain(text: &str, name: &str) -> bool {
     let is_letter = |(at, escape): (usize, &str)| {
         matches!(text.as_bytes().get(at + escape.len()), Some(b'5'..=b'7'))
     };
-    if text.contains("cache_control") || text.match_indices("\\u00").any(is_letter) {
-        CacheWrites::Long
-    } else {
-        CacheWrites::None
+    text.contains(name) || text.match_indices("\\u00").any(is_letter)
+}
+
+fn priced_options(text: &str, tools: Option<&RawValue>) -> PricedOptions {
+    let tools = read(tools);
+    let tools = tools.as_array().into_iter().flatten();
+    let searches = tools
+        .filter(|tool| tool["type"].as_str().is_some_and(|it| it.starts_with("web_search")))
+        .map(|tool| tool["max_uses"].as_u64().unwrap_or(SEARCHES_ASSUMED));
+    PricedOptions {
+        has_region: may_contain(text, "inference_geo"),
+        searches: searches.fold(0, u64::saturating_add),
     }
 }
 

@@ -35,6 +35,11 @@ impl Surcharge {
 }
 
 impl Quote {
+    /// Returns the provider in the price table; none for `echo`.
+    pub fn maker(&self) -> Option<String> {
+        StoredPrice::from_json(self.text()?).ok().map(|stored| stored.provider)
+    }
+
     /// Returns the surcharges that are part of the price, if any.
     pub fn surcharges(&self) -> Option<Vec<String>> {
         let text = self.text().filter(|text| text.contains("\"surcharges\""))?;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::billing::{Billing, TOOL_FEE};
 use super::call::{ANSWER_TOKENS_ASSUMED, Call};
 use super::config::ProviderConfig;
+use super::costs::PricedOptions;
 use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
@@ -25,6 +26,9 @@ const PARTS: usize = 7;
 
 /// The note of inference in the United States.
 const US: &str = "inference_geo us";
+const US_PER_MILLE: u64 = 1_100;
+/// The provider in the price table whose fees are known.
+pub(super) const MAKER: &str = "anthropic";
 
 /// "Web search is available on the Claude API for $10 per 1,000 searches":
 /// <https://platform.claude.com/docs/en/agents-and-tools/tool-use/web-search-tool>, 2026-11-30.
@@ -334,8 +338,17 @@ pub(super) fn price_region(model: &str, billing: &mut Billing) {
     let is_us = |reason: &String| reason == US;
     if billing.unpriced.iter().any(is_us) && model_version(model) >= Some((4, 6)) {
         billing.unpriced.retain(|reason| !is_us(reason));
-        billing.note_surcharge(Surcharge::factor(US, 1_100));
+        billing.note_surcharge(Surcharge::factor(US, US_PER_MILLE));
     }
+}
+
+/// Returns the most that these options can add to the price.
+pub(super) fn surcharges(options: PricedOptions) -> Vec<Surcharge> {
+    let region = options.has_region.then(|| Surcharge::factor(US, US_PER_MILLE));
+    let has_searches = options.searches > 0;
+    let searches =
+        has_searches.then(|| Surcharge::fee("web searches", options.searches, PICOUSD_PER_SEARCH));
+    region.into_iter().chain(searches).collect()
 }
 
 /// Returns the version in the name of a Claude model: 4.6 of `claude-opus-4-6-20260205`.

@@ -44,6 +44,10 @@ impl Billing {
         }
     }
 
+    pub(super) fn has_fee(&self) -> bool {
+        self.surcharges.iter().any(|surcharge| surcharge.picousd > 0)
+    }
+
     pub(super) fn note_surcharge(&mut self, surcharge: Surcharge) {
         let is_new = !self.surcharges.contains(&surcharge);
         if is_new && self.surcharges.len() < NOTES_MAX {

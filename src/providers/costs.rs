@@ -3,7 +3,8 @@
 use std::sync::PoisonError;
 
 use super::Providers;
-use super::billing::Billing;
+use super::anthropic;
+use super::billing::{Billing, TOOL_FEE};
 use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{FailedCallCost, Failure};
@@ -55,6 +56,15 @@ pub enum CacheWrites {
     Long,
 }
 
+/// The options of a client's request that may add to the price of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PricedOptions {
+    /// True if the request may choose the region of the inference.
+    pub has_region: bool,
+    /// The limit of web searches.
+    pub searches: u64,
+}
+
 impl CacheWrites {
     /// Returns the usage without cache writes, and with the whole input written in each possible
     /// way: one of them has the maximum cost.
@@ -101,7 +111,13 @@ impl Providers {
         let notes = [regional, billing.note(), prompts].into_iter().flatten();
         let mut note = notes.reduce(|one, other| format!("{one}, {other}"));
         let quote = quote.and_then(|quote| {
-            let adapted = adapted(quote, usage, billing);
+            // The fees are Anthropic's; those of other servers of its protocol are unknown.
+            let is_fee_unknown =
+                billing.has_fee() && quote.maker() != Some(anthropic::MAKER.into());
+            let adapted = match is_fee_unknown {
+                true => Err(TOOL_FEE),
+                false => adapted(quote, usage, billing),
+            };
             if let Err(reason) = adapted {
                 let others = note.take().map(|others| others + ", ");
                 note = Some(others.unwrap_or_default() + reason);
@@ -134,10 +150,22 @@ impl Providers {
     }
 
     /// Returns the cost of a failed call without known tokens.
-    pub fn charge_of_failure(&self, failure: &Failure) -> Charge {
-        match self.failed_call_costs.of(failure) {
+    fn charge_of_failure(&self, failure: &Failure) -> Charge {
+        let charge = match self.failed_call_costs.of(failure) {
             FailedCallCost::Zero => Charge::FREE,
             FailedCallCost::Unknown => Charge::UNKNOWN,
+        };
+        let provider_cost = failure.billing.stated_cost.filter(|cost| *cost <= COST_MAX);
+        Charge { provider_cost, ..charge }
+    }
+
+    /// Returns the cost of a failed call, at the prices in force at `at`.
+    pub fn charge_failed(&self, call: &Call, failure: &Failure, at: Timestamp) -> Charge {
+        let is_stated =
+            failure.billing.stated_cost.is_some() && self.trusts_cost_of(&call.provider);
+        match failure.usage.source {
+            UsageSource::None if !is_stated => self.charge_of_failure(failure),
+            _ => self.charge(call, &failure.model, &failure.usage, &failure.billing, at),
         }
     }
 
@@ -226,7 +254,7 @@ impl Providers {
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let is_marked = call.cache_marks != CacheMarks::default();
         let writes = self.cache_writes(&call.provider, is_marked);
-        self.reserve_for(call, call.prompt_bytes(), writes, at)
+        self.reserve_for(call, call.prompt_bytes(), writes, PricedOptions::default(), at)
     }
 
     /// Like [`Providers::reserve`], for a prompt of this length instead of the one in `call`.
@@ -237,6 +265,7 @@ impl Providers {
         call: &Call,
         prompt_bytes: u64,
         writes: CacheWrites,
+        options: PricedOptions,
         at: Timestamp,
     ) -> Reserve {
         let usage = Usage {
@@ -246,6 +275,10 @@ impl Providers {
             ..Usage::default()
         };
         let quote = self.quote_or_log(call, &call.model, at);
+        let quote = quote.and_then(|quote| match self.kind(&call.provider) {
+            Some(Kind::Anthropic) => quote.with_surcharges(&anthropic::surcharges(options)),
+            _ => Some(quote),
+        });
         let writes = writes.max(self.cache_writes(&call.provider, false));
         let variants = || writes.variants(usage);
         let cost_max = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());

@@ -13,6 +13,8 @@ const DEPTH_MAX: usize = 32;
 /// # Errors
 /// Returns serde's error for invalid JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
+    // Some servers write a byte order mark.
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     serde_json::from_slice(json).or_else(|error| {
         // Validates the whole text without recursion.
         match serde_json::from_slice::<IgnoredAny>(json) {

@@ -16,7 +16,8 @@ use crate::time::Timestamp;
 const MODELS_MAX: usize = 1_000;
 
 /// Selects rows with known tokens and an unknown cost.
-const UNPRICED: &str = "cost_nanousd IS NULL AND status != 'PENDING' AND usage_source != 'none'";
+const UNPRICED: &str =
+    "cost_nanousd IS NULL AND status NOT IN ('PENDING', 'UNKNOWN') AND usage_source != 'none'";
 
 /// Names of a model, as the lookup of its price needs them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
