@@ -243,6 +243,10 @@ impl Engine {
     /// runs wait.
     pub fn resume(&self, run_id: &str) -> Result<()> {
         let (run, _) = self.store.run(run_id)?;
+        if !self.store.has_flow(run.flow_id)? {
+            let message = format!("cannot resume run {run_id}: flow {} was deleted", run.flow_id);
+            return Err(Error::Conflict(message));
+        }
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
         let graph = self.parse(&data)?;
         self.reserve_run()?;

@@ -87,6 +87,20 @@ fn only_a_failed_or_cancelled_run_can_be_resumed() {
 }
 
 #[test]
+fn a_run_of_a_deleted_flow_is_not_resumed() {
+    let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[agent("a", "openai", "gpt-4o-mini", "Hi")]));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "FAILED");
+    assert_eq!(server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"").status, 204);
+    let path = format!("/api/runs/{}/resume", run["runId"].as_str().unwrap());
+    let refused = server.request("POST", &path, &[], b"");
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
 fn concurrent_resumes_start_a_run_once() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let upstream = half_broken(&is_mended);

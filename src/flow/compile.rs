@@ -15,7 +15,7 @@ use minijinja::machinery::{CodeGenerator, Instructions, Span, Token, parse, toke
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::filters::{self, APPLY, FILTERS, FUNCTIONS, KEEP, TESTS, WEIGH};
+use super::filters::{self, APPLY, COPY, FILTERS, FUNCTIONS, KEEP, TESTS, WEIGH};
 use super::operators::CHAIN;
 
 /// Limits the template instructions of a rendering. A loop over a thousand items with a few
@@ -319,7 +319,10 @@ impl<'a> Rewriter<'a> {
                 Stmt::WithBlock(Spanned::new(ast::WithBlock { assignments, body }, it.span()))
             }
             Stmt::Set(it) => {
-                let expr = self.expr(&it.expr);
+                let mut expr = self.expr(&it.expr);
+                if sets_attribute(&it.target) {
+                    expr = filter(COPY, expr, Vec::new(), it.span());
+                }
                 let target = self.assign(&it.target);
                 Stmt::Set(Spanned::new(ast::Set { target, expr }, it.span()))
             }
@@ -660,6 +663,16 @@ fn constant<'a>(value: Value, span: Span) -> Expr<'a> {
 
 fn filter<'a>(name: &'static str, expr: Expr<'a>, args: Vec<CallArg<'a>>, span: Span) -> Expr<'a> {
     Expr::Filter(Spanned::new(Filter { name, expr: Some(expr), args }, span))
+}
+
+/// Returns whether an assignment sets an attribute of a namespace.
+fn sets_attribute(target: &Expr<'_>) -> bool {
+    match target {
+        Expr::GetAttr(_) => true,
+        Expr::List(list) => list.items.iter().any(sets_attribute),
+        Expr::Tuple(tuple) => tuple.items.iter().any(sets_attribute),
+        _ => false,
+    }
 }
 
 /// Returns an expression that checks the size of the value.

@@ -17,6 +17,14 @@ pub const KEEP: &str = "=";
 /// The filter that counts a value as work; no template can name it.
 pub const WEIGH: &str = "?";
 
+/// The filter that copies a value deeply; no template can name it.
+pub const COPY: &str = "&";
+
+/// The filters that accept an undefined value.
+const OF_UNDEFINED: &[&str] = &["d", "default"];
+/// The filters that read a number from a text, with white space around it.
+const NUMBERS: &[&str] = &["float", "int"];
+
 /// All filters, for errors about unknown ones.
 pub const FILTERS: &[&str] = &[
     "abs",
@@ -176,6 +184,11 @@ pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(WEIGH, |state: &mut State<'_, '_>, value: &Value| {
         Meter::of(state).weigh(value).map(|_| value.clone())
     });
+    environment.add_filter(COPY, |state: &mut State<'_, '_>, value: &Value| {
+        let meter = Meter::of(state);
+        meter.weigh(value)?;
+        meter.keep(copy(value)?)
+    });
     environment.add_function("debug", debug);
     environment.set_formatter(write);
 }
@@ -190,6 +203,17 @@ fn apply(state: &mut State<'_, '_>, name: &str, args: &[Value]) -> Result<Value,
     let Some((value, others)) = args.split_first() else {
         return Err(fault("a filter needs a value"));
     };
+    if value.is_undefined() && !OF_UNDEFINED.contains(&name) {
+        // The error of a filter for texts names the value.
+        let refused = state.apply_filter("upper", std::slice::from_ref(value));
+        return Err(refused.err().unwrap_or_else(|| ErrorKind::UndefinedError.into()));
+    }
+    if let Some(text) = value.as_str().filter(|_| NUMBERS.contains(&name))
+        && text.trim().len() < text.len()
+    {
+        let trimmed = std::iter::once(Value::from(text.trim())).chain(others.iter().cloned());
+        return apply(state, name, &trimmed.collect::<Vec<_>>());
+    }
     if name == "map"
         && let Some((filter, others)) = others.split_first()
         && let Some(filter) = filter.as_str()
@@ -213,6 +237,25 @@ fn apply(state: &mut State<'_, '_>, name: &str, args: &[Value]) -> Result<Value,
     }
     let result = state.apply_filter(name, args)?;
     meter.keep(result)
+}
+
+/// Returns a copy without lazy lists and without references to namespaces. A namespace that holds
+/// itself would be endless and never freed.
+fn copy(value: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items = value.try_iter()?.map(|item| copy(&item));
+            Ok(Value::from(items.collect::<Result<Vec<_>, _>>()?))
+        }
+        ValueKind::Map => {
+            let entries = value.try_iter()?.map(|key| {
+                let item = value.get_item(&key)?;
+                Ok((copy(&key)?, copy(&item)?))
+            });
+            Ok(Value::from_pairs(entries.collect::<Result<Vec<_>, Error>>()?))
+        }
+        _ => Ok(value.clone()),
+    }
 }
 
 /// Refuses a text that `int` would change to the largest integer.
