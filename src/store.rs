@@ -41,7 +41,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent};
 pub use budgets::BudgetState;
@@ -114,14 +114,18 @@ impl Store {
 /// Opens and migrates the database. Returns its former version as well. A file of another program
 /// is refused before anything is written to it.
 fn connect(path: &Path) -> Result<(Connection, usize)> {
-    let mut connection = Connection::open(path)?;
-    configure(&connection)?;
-    if !schema::is_ours(&connection)? {
+    // A writable connection would copy a pending log of the other program when it is closed.
+    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    configure(&reader)?;
+    if !schema::is_ours(&reader)? {
         return Err(Error::Config(format!(
             "{} is a database of another program; use another data directory (--data)",
             path.display()
         )));
     }
+    drop(reader);
+    let mut connection = Connection::open(path)?;
+    configure(&connection)?;
     // WAL lets readers continue while the journal commits; FULL makes a commit survive a power
     // cut, so that no committed row is lost.
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -261,6 +261,25 @@ fn a_database_of_another_program_is_refused_unchanged() {
 }
 
 #[test]
+fn a_pending_log_of_another_program_is_left_alone() {
+    let home = Home::new();
+    std::fs::create_dir(home.data()).unwrap();
+    let path = home.data().join("flowledger.db");
+    let log = home.data().join("flowledger.db-wal");
+    // Copied while it is open, so that its log is not applied.
+    let source = home.path("other.db");
+    let connection = rusqlite::Connection::open(&source).unwrap();
+    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE notes (text)").unwrap();
+    std::fs::copy(&source, &path).unwrap();
+    std::fs::copy(home.path("other.db-wal"), &log).unwrap();
+    let before = (std::fs::read(&path).unwrap(), std::fs::read(&log).unwrap());
+    let ended = home.run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("database of another program"), "{ended:?}");
+    assert!((std::fs::read(&path).unwrap(), std::fs::read(&log).unwrap()) == before);
+}
+
+#[test]
 fn a_damaged_database_is_named_with_the_remedy() {
     let home = Home::new();
     drop(Served::start(&mut home.serve()));
