@@ -89,19 +89,22 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
     execute(db, sql, params![run_id, at]).map(done)
 }
 
-/// A restart counts less if a call was in flight: the provider, and not the run, took the time.
+/// Counts the restarts of open runs. One counts less if a call was in flight, because the provider,
+/// and not the run, took the time; and for a queued run, which may only have waited. Its start is
+/// committed with its first call or output, so a queued run may have been the cause.
 pub(super) fn count_restarts(db: &Connection) -> Result<Applied> {
     let completed = |table| {
         format!("(SELECT count(*) FROM {table} WHERE run_id = runs.id AND status = 'COMPLETED')")
     };
     let (nodes, items) = (completed("run_nodes"), completed("run_items"));
     let weight = format!(
-        "CASE WHEN id IN (SELECT run_id FROM ledger WHERE status = 'PENDING') THEN 1
+        "CASE WHEN status = 'QUEUED' OR id IN (SELECT run_id FROM ledger WHERE status = 'PENDING') THEN 1
              ELSE {RESTART_WITHOUT_CALL} END"
     );
     let sql = format!(
         "INSERT INTO run_restarts (run_id, restarts, completed)
-             SELECT id, {weight}, {nodes} + {items} FROM runs WHERE status = 'RUNNING'
+             SELECT id, {weight}, {nodes} + {items} FROM runs
+             WHERE status IN ('QUEUED', 'RUNNING')
          ON CONFLICT (run_id) DO UPDATE SET
              restarts = excluded.restarts +
                  CASE WHEN excluded.completed > completed THEN 0 ELSE restarts END,
