@@ -460,6 +460,33 @@ mod tests {
     }
 
     #[test]
+    fn no_spelling_of_a_priced_model_evades_a_budget() {
+        for (pattern, provider, models) in [
+            (
+                "anthropic/claude-opus-4-6*",
+                "anthropic",
+                ["claude-opus-4.6", "claude-4.6-opus", "claude-4-6-opus"],
+            ),
+            (
+                "vertex/publishers/anthropic/models/claude-opus-4-6",
+                "vertex",
+                ["claude-opus-4-6", "anthropic/claude-opus-4-6", "anthropic/claude-opus-4.6"],
+            ),
+            (
+                "openrouter/openai/gpt-4o:nitro",
+                "openrouter",
+                ["openai/gpt-4o:floor", "openai/gpt-4o", "gpt-4o"],
+            ),
+        ] {
+            let budget = budget(json!({"model": pattern}));
+            for model in models {
+                let call = Scope { flow_id: None, provider, model, key: None };
+                assert!(budget.covers(&call), "{pattern} {model}");
+            }
+        }
+    }
+
+    #[test]
     fn an_unmatchable_model_pattern_is_an_error() {
         let is_fault = |pattern: &str| model_fault(pattern, |name| name == "openai").is_some();
         for pattern in [
