@@ -142,6 +142,7 @@ CORRECTIONS = {
         },
     ],
 }
+VERTEX_MULTI_REGIONS = ["aiplatform.*.rep.googleapis.com", "*.rep.googleapis.com"]
 HOSTS = {"openai": ["*.api.openai.com"]}
 
 # "Data residency endpoints are charged a 10% uplift for models released on or after March 5, 2026."
@@ -299,7 +300,10 @@ def document(models, version, is_known, today, before):
         hosts, others = found.get(ours, ([], []))
         corrected = {entry["id"] for entry in entries}
         found[ours] = (hosts, entries + [it for it in others if it["id"] not in corrected])
-    regional = [OPENAI_REGIONS, vertex_regions(models) | {"date": today}]
+    vertex = vertex_regions(models) | {"date": today}
+    # The price map does not say whether it applies at these addresses of several regions.
+    unknown = {"hosts": VERTEX_MULTI_REGIONS, "per_mille": 1_000, "models": [], "standard": []}
+    regional = [OPENAI_REGIONS, vertex, vertex | unknown]
     keep_dates(found, regional, before)
     compact = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     about = "Made by assets/make-prices.py: prices that assets/prices.json lacks or has wrong. An entry has its source and the date on which it was read. src/prices/json_format.rs describes the format."

@@ -131,6 +131,12 @@ fn maker_and_model(name: &str) -> (Option<&str>, &str) {
     path.split_once('/').map_or((None, path), |(maker, model)| (Some(maker), model))
 }
 
+/// Returns the spellings of a name in lower case, without maker and routing variants.
+pub(super) fn bare_spellings(name: &str) -> Vec<String> {
+    let (_, model) = maker_and_model(without_aliases(name));
+    spellings(model)
+}
+
 /// Returns the ways to write the version, the date and the order of a model's name.
 fn spellings(model: &str) -> Vec<String> {
     let mut all = vec![with_dashes(model)];

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use super::model_name::{without_publisher, without_variants};
+use super::model_name::{bare_spellings, without_publisher, without_variants};
 use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
 use super::price::{Price, Rates};
 use super::regional::{Rate, Regional};
@@ -117,7 +117,7 @@ impl Table {
     pub(super) fn regional_rate(&self, base_url: &str, model: &str) -> Option<Rate> {
         let address = address(base_url);
         let mut regional = self.regional.iter();
-        regional.find_map(|it| it.rate(&address, without_publisher(model)))
+        regional.find_map(|it| it.rate(&address, &bare_spellings(model)))
     }
 
     /// Adds the prices of another table, which take precedence.

@@ -176,6 +176,25 @@ fn regional_addresses_have_their_surcharge() {
     assert_eq!(vertex(global, "claude-sonnet-4-5@20250929").unwrap(), "0.0105");
     assert_eq!(vertex(regional, "claude-sonnet-4-5@20250929").unwrap(), "0.01155");
     assert_eq!(vertex(regional, "gemini-2.5-flash"), vertex(global, "gemini-2.5-flash"));
+    for model in [
+        "claude-opus-4-6",
+        "claude-opus-4.6",
+        "claude-4.6-opus",
+        "anthropic/claude-opus-4-6",
+        "publishers/anthropic/models/claude-opus-4-6",
+    ] {
+        assert_eq!(vertex(global, model).unwrap(), "0.0175", "{model}");
+        assert_eq!(vertex(regional, model).unwrap(), "0.01925", "{model}");
+    }
+    for (host, region) in
+        [("aiplatform.eu.rep.googleapis.com", "eu"), ("us.rep.googleapis.com", "us")]
+    {
+        for model in ["claude-opus-4-6", "google/gemini-2.5-flash"] {
+            assert_eq!(vertex(host, model), None, "{host} {model}");
+            let note = prices.unknown_surcharge(host, &[model]);
+            assert_eq!(note, Some(format!("regional endpoint {region}")));
+        }
+    }
 }
 
 #[test]
