@@ -143,6 +143,9 @@ CORRECTIONS = {
     ],
 }
 VERTEX_MULTI_REGIONS = ["aiplatform.*.rep.googleapis.com", "*.rep.googleapis.com"]
+# DashScope bills cache reads and writes at other prices than the rest of a prompt, and the map lacks
+# some of them.
+WITHOUT_CACHE_FALLBACK = {"dashscope-intl"}
 HOSTS = {"openai": ["*.api.openai.com"]}
 
 # "Data residency endpoints are charged a 10% uplift for models released on or after March 5, 2026."
@@ -315,7 +318,10 @@ def document(models, version, is_known, today, before):
     }
     lines = []
     for ours, (hosts, entries) in sorted(found.items()):
-        head = compact({"id": ours, "hosts": hosts + HOSTS.get(ours, [])})
+        parts = {"id": ours, "hosts": hosts + HOSTS.get(ours, [])}
+        if ours in WITHOUT_CACHE_FALLBACK:
+            parts["cache_fallback"] = False
+        head = compact(parts)
         lines.append(head[:-1] + ',"models":[\n' + ",\n".join(map(compact, entries)) + "\n]}")
     text = (
         '{"about":' + compact(about) + ',\n"source":' + compact(source)

@@ -385,7 +385,9 @@ fn rows_with_message(provider: &str, model: &str, usage: &Value) -> [Value; 2] {
         "stop_reason": "end_turn", "usage": usage});
     let upstream = Upstream::saying(json_answer("200 OK", &message.to_string()));
     let server = server_with(&upstream, |config| {
-        add_provider(config, "openrouter", Kind::Anthropic, upstream.url());
+        for name in ["openrouter", "dashscope-intl"] {
+            add_provider(config, name, Kind::Anthropic, upstream.url());
+        }
     });
     let mut node = agent("a", provider, model, "Hi");
     node["data"]["stream"] = json!(false);
@@ -433,6 +435,22 @@ fn a_model_without_hour_write_price_has_no_cost() {
         "cache_creation_input_tokens": 10_000});
     for row in rows_with_message("openrouter", "anthropic/claude-opus-4.6", &for_minutes) {
         assert_eq!(row["total_cost_usd"], json!(0.065_015), "{row:#}");
+    }
+}
+
+#[test]
+fn cache_tokens_without_a_price_have_no_cost() {
+    for part in ["cache_read_input_tokens", "cache_creation_input_tokens"] {
+        let usage = json!({"input_tokens": 3, "output_tokens": 100, part: 10_000});
+        for row in rows_with_message("dashscope-intl", "qwen-max", &usage) {
+            assert_eq!(tokens(&row), (10_003, 100, "provider"), "{row:#}");
+            assert_eq!(row["total_cost_usd"], Value::Null, "{row:#}");
+            assert_eq!(row["cost_note"], "cache tokens", "{row:#}");
+        }
+    }
+    let uncached = json!({"input_tokens": 1_000, "output_tokens": 100});
+    for row in rows_with_message("dashscope-intl", "qwen-max", &uncached) {
+        assert_eq!(row["total_cost_usd"], json!(0.002_24), "{row:#}");
     }
 }
 

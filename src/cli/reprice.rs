@@ -74,7 +74,7 @@ pub fn run(config: &Config, from: Timestamp, dry_run: bool) -> Result<ExitCode> 
 fn correction(providers: &Providers, row: &UnpricedRow) -> Option<Correction> {
     let ModelNames { provider, model, model_asked } = &row.names;
     let quote = providers.quote(provider, &[model, model_asked], row.timestamp)?;
-    if row.usage.cache_write_1h_tokens > 0 && quote.lacks_hour_writes() {
+    if quote.unpriced_tokens(&row.usage).is_some() {
         return None;
     }
     let cost = Some(quote.cost(&row.usage)).filter(|cost| *cost <= COST_MAX)?;

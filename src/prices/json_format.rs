@@ -7,6 +7,8 @@
 //! - A missing price falls back to the more general one: cache prices to `input`
 //!   (`cache_write_1h` to `cache_write` first), `reasoning` to `output`. A missing `input` or
 //!   `output` means that this side is not billed (embeddings have no `output`).
+//!   A provider with `"cache_fallback": false` has unknown prices for the tokens of a cache that
+//!   have no price of their own.
 //! - `tiers` by length: if the *whole* prompt, cached tokens included, is longer than `above`,
 //!   that tier prices *every* token of the call, including the answer. The last matching tier
 //!   applies. A tier has all its prices; it inherits none from the tier below.
@@ -63,8 +65,14 @@ struct ProviderJson<'a> {
     model_match: Option<Pattern>,
     #[serde(default)]
     fallback: Vec<String>,
+    #[serde(default = "yes")]
+    cache_fallback: bool,
     #[serde(borrow)]
     models: Vec<&'a RawValue>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -126,7 +134,7 @@ impl PriceJson {
         Ok(Tier { above, picousd_per_token: self.rates()? })
     }
 
-    fn version(&self) -> Result<Version, String> {
+    fn version(&self, cache_fallback: bool) -> Result<Version, String> {
         if self.above.is_some() {
             return Err("`above` is allowed only in `tiers`".to_owned());
         }
@@ -136,13 +144,15 @@ impl PriceJson {
         let tiers = tiers.collect::<Result<_, String>>()?;
         let mut price = Price::new(self.request.unwrap_or(0), self.rates()?, tiers)?;
         price.lacks_hour_writes = self.cache_write_1h.is_none() && self.input > Some(0);
+        price.lacks_cache_reads = !cache_fallback && self.cache_read.is_none();
+        price.lacks_cache_writes = !cache_fallback && self.cache_write.is_none();
         Ok(Version::new(when, price))
     }
 }
 
 impl ModelJson {
-    fn model(self) -> Result<Model, String> {
-        let versions = self.prices.iter().map(PriceJson::version);
+    fn model(self, cache_fallback: bool) -> Result<Model, String> {
+        let versions = self.prices.iter().map(|price| price.version(cache_fallback));
         let versions = versions.collect::<Result<_, String>>()?;
         let name = self.id.to_lowercase();
         let is_known_by_name = self.r#match.is_none() && name == self.id;
@@ -196,7 +206,7 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
     let providers = parsed.into_iter().zip(fallbacks);
     let providers = providers.map(|((_, json), fallback)| {
         let models = json.models.iter().enumerate();
-        let models = models.map(|(index, raw)| read_model(text, &json.id, index, raw));
+        let models = models.map(|(index, raw)| read_model(text, &json, index, raw));
         Ok(Provider {
             models: models.collect::<Result<_, String>>()?,
             id: json.id.into(),
@@ -216,12 +226,17 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
     })
 }
 
-fn read_model(whole: &str, provider: &str, index: usize, text: &RawValue) -> Result<Model, String> {
+fn read_model(
+    whole: &str,
+    provider: &ProviderJson,
+    index: usize,
+    text: &RawValue,
+) -> Result<Model, String> {
     let text = text.get();
     let json = serde_json::from_str::<ModelJson>(text);
     let json = json.map_err(|error| fault_in(whole, text, &error));
     let model = json.and_then(|json| {
-        let model = json.model();
+        let model = json.model(provider.cache_fallback);
         model.map_err(|error| format!("line {}: {error}", line_of(whole, text)))
     });
     model.map_err(|error| {
@@ -230,7 +245,7 @@ fn read_model(whole: &str, provider: &str, index: usize, text: &RawValue) -> Res
             Err(_) => format!("number {}", index + 1),
         };
         let (line, message) = error.split_once(": ").unwrap_or(("", &error));
-        format!("{line}: provider `{provider}`, model {model}: {message}")
+        format!("{line}: provider `{}`, model {model}: {message}", provider.id)
     })
 }
 

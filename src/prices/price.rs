@@ -24,6 +24,9 @@ pub struct Price {
     pub(super) tiers: Vec<Tier>,
     /// True if the price of cache writes for an hour is only that of those for five minutes.
     pub(super) lacks_hour_writes: bool,
+    /// True if the price of cache reads, or of cache writes, is unknown and only that of `input`.
+    pub(super) lacks_cache_reads: bool,
+    pub(super) lacks_cache_writes: bool,
 }
 
 impl Price {
@@ -37,7 +40,7 @@ impl Price {
             return Err("`tiers` must be in ascending order of `above`".to_owned());
         }
         tiers.shrink_to_fit();
-        Ok(Self { request, rates, tiers, lacks_hour_writes: false })
+        Ok(Self { request, rates, tiers, ..Self::default() })
     }
 
     /// Returns the cost of a call with these counts, rounded once, half to even, to nano-dollars;

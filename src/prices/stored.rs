@@ -56,7 +56,7 @@ impl StoredPrice {
             request: self.request_picousd,
             rates: self.picousd_per_token.clone(),
             tiers: self.tiers.clone(),
-            lacks_hour_writes: false,
+            ..Price::default()
         }
     }
 }

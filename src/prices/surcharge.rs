@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Tier};
 use super::stored::StoredPrice;
 use super::table::Quote;
+use crate::event::Usage;
 
 const STANDARD_PER_MILLE: u64 = 1_000;
 
@@ -73,7 +74,7 @@ impl Quote {
             request: Some(request).filter(|request| *request <= REQUEST_PICOUSD_MAX)?,
             rates: scale_all(&self.price.rates)?,
             tiers: tiers.collect::<Option<_>>()?,
-            lacks_hour_writes: self.price.lacks_hour_writes,
+            ..Price::clone(&self.price)
         };
         let notes = surcharges.iter().map(|surcharge| surcharge.note.clone());
         Some(self.replaced(price, notes.collect()))
@@ -93,9 +94,16 @@ impl Quote {
         Some(self.replaced(price, Vec::new()))
     }
 
-    /// Returns whether the price of cache writes for an hour is unknown.
-    pub fn lacks_hour_writes(&self) -> bool {
-        self.price.lacks_hour_writes
+    /// Names the tokens of a call whose price is unknown, if any.
+    pub fn unpriced_tokens(&self, usage: &Usage) -> Option<&'static str> {
+        let Price { lacks_hour_writes, lacks_cache_reads, lacks_cache_writes, .. } = *self.price;
+        let unpriced_reads = lacks_cache_reads && usage.cached_input_tokens > 0;
+        let unpriced_writes = lacks_cache_writes && usage.cache_write_tokens > 0;
+        if unpriced_reads || unpriced_writes {
+            return Some("cache tokens");
+        }
+        let unpriced_hour_writes = lacks_hour_writes && usage.cache_write_1h_tokens > 0;
+        unpriced_hour_writes.then_some("one-hour cache writes")
     }
 
     /// Returns another price of the same model in the form of ledger rows.
@@ -117,7 +125,6 @@ impl Quote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Usage;
     use crate::money::Usd;
     use crate::prices::Prices;
     use crate::time::Timestamp;
@@ -167,7 +174,35 @@ mod tests {
             ("openrouter", "bytedance-research/ui-tars-72b:free", false),
         ] {
             let quote = prices.find_any(provider, None, &[model], at).unwrap();
-            assert_eq!(quote.lacks_hour_writes(), is_unknown, "{provider} {model}");
+            let hour_writes =
+                Usage { cache_write_tokens: 1, cache_write_1h_tokens: 1, ..Usage::default() };
+            let unpriced = is_unknown.then_some("one-hour cache writes");
+            assert_eq!(quote.unpriced_tokens(&hour_writes), unpriced, "{provider} {model}");
+            assert_eq!(quote.unpriced_tokens(&Usage::default()), None, "{provider} {model}");
+        }
+    }
+
+    #[test]
+    fn unlisted_cache_prices_of_dashscope_are_unknown() {
+        let prices = Prices::built_in();
+        let at: Timestamp = "2026-11-30".parse().unwrap();
+        let url = Some("https://dashscope-intl.aliyuncs.com/compatible-mode/v1");
+        let read = Usage { input_tokens: 10, cached_input_tokens: 1, ..Usage::default() };
+        let written = Usage { input_tokens: 10, cache_write_tokens: 1, ..Usage::default() };
+        let unknown = Some("cache tokens");
+        for (model, of_reads, of_writes) in [
+            ("qwen-max", unknown, unknown),
+            ("qwen3.5-plus", unknown, unknown),
+            ("qwen3-coder-plus", None, unknown),
+            ("qwen3.8-max", None, unknown),
+            ("qwen3.7-max", None, None),
+        ] {
+            let quote = prices.find_any("qwen", url, &[model], at).unwrap();
+            assert_eq!(quote.unpriced_tokens(&read), of_reads, "{model}");
+            assert_eq!(quote.unpriced_tokens(&written), of_writes, "{model}");
+            assert_eq!(quote.unpriced_tokens(&Usage::default()), None, "{model}");
+            let surcharged = quote.with_surcharges(&[Surcharge::factor("eu", 1_100)]).unwrap();
+            assert_eq!(surcharged.unpriced_tokens(&read), of_reads, "{model}");
         }
     }
 

@@ -25,8 +25,8 @@ const LOGGED_UNPRICED_MAX: usize = 1_000;
 /// # Errors
 /// Returns the reason why the price does not apply.
 fn adapted(quote: Quote, usage: &Usage, billing: &Billing) -> Result<Quote, &'static str> {
-    if usage.cache_write_1h_tokens > 0 && quote.lacks_hour_writes() {
-        return Err("one-hour cache writes");
+    if let Some(tokens) = quote.unpriced_tokens(usage) {
+        return Err(tokens);
     }
     let quote = match billing.prompt_lengths {
         Some((shortest, longest)) => quote.for_prompts(shortest, longest),
