@@ -466,7 +466,7 @@ fn a_run_budget_does_not_limit_client_calls() {
 fn no_spelling_of_a_model_evades_a_hard_budget() {
     let upstream = answering();
     let server = TestServer::start_with(|config| {
-        for name in ["openai", "google", "openrouter"] {
+        for name in ["openai", "google", "openrouter", "anthropic"] {
             add_provider(config, name, Kind::OpenAi, upstream.url());
         }
     });
@@ -478,7 +478,12 @@ fn no_spelling_of_a_model_evades_a_hard_budget() {
             budget("openai/gpt-4o*"),
             budget("google/gemini-2.5-flash"),
             budget("google/models/gemini-2.5-pro"),
-            budget("openrouter/openai/gpt-4o")
+            budget("openrouter/openai/gpt-4o"),
+            budget("openrouter/openai/gpt-4.1:nitro"),
+            budget("openai/gpt-4.1-mini-20250414*"),
+            budget("anthropic/claude-opus-4-6*"),
+            budget("google/publishers/anthropic/models/claude-opus-4-6"),
+            budget("google/projects/p/locations/l/publishers/google/models/gemini-3.5-flash"),
         ]),
     );
     let status = |model: &str| {
@@ -496,12 +501,27 @@ fn no_spelling_of_a_model_evades_a_hard_budget() {
         "google/gemini-2.5-pro",
         "openrouter/openai/gpt-4o:nitro",
         "openrouter/OpenAI/gpt-4o:Floor",
+        "openrouter/openai/gpt-4.1:floor",
+        "openrouter/openai/gpt-4.1",
+        "openai/gpt-4.1-mini-2025-04-14",
+        "anthropic/claude-opus-4.6",
+        "anthropic/claude-4.6-opus",
+        "google/claude-opus-4-6",
+        "google/anthropic/claude-opus-4.6",
+        "google/google/gemini-3.5-flash",
     ] {
         assert_eq!(status(model), 402, "{model}");
     }
     assert_eq!(upstream.count(), 0);
     // Other models, and the same model without a budget.
-    for model in ["openai/gpt-4.1", "openrouter/openai/gpt-4o:extended"] {
+    for model in [
+        "openai/gpt-4.1",
+        "openrouter/openai/gpt-4o:extended",
+        "openrouter/openai/gpt-4.1:free",
+        "openrouter/openai/gpt-4.1:batch",
+        "anthropic/claude-sonnet-4.6",
+        "google/claude-opus-4-5",
+    ] {
         assert_eq!(status(model), 200, "{model}");
     }
 }

@@ -165,7 +165,7 @@ fn with_separators(name: &str, old: char, new: char) -> String {
     let is_digit = |char: char| char.is_ascii_digit();
     let replaced = name.char_indices().map(|(at, char)| {
         let (before, after) = (&name[..at], &name[at + char.len_utf8()..]);
-        let number = after.len() - after.trim_start_matches(is_digit).len();
+        let number = after.chars().take(3).take_while(|char| is_digit(*char)).count();
         let is_separator = char == old && before.ends_with(is_digit) && (1..=2).contains(&number);
         if is_separator { new } else { char }
     });
@@ -218,6 +218,7 @@ fn reordered(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn routing_variants_and_publishers_are_removed() {
@@ -305,6 +306,16 @@ mod tests {
             ("gemini-2.5-flash", "gemini-2.5-pro"),
         ] {
             assert!(!selects(pattern, model), "{pattern} {model}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_and_its_prefixes_select_it(name in "(claude-|gpt-)?[a-z0-9é@:./-]{1,20}") {
+            prop_assert!(selects(&name, &name));
+            for (at, _) in name.char_indices() {
+                prop_assert!(selects(&format!("{}*", &name[..at]), &name), "{name} {at}");
+            }
         }
     }
 }
