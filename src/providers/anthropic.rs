@@ -199,6 +199,7 @@ impl Reader for MessageReader {
                 partial.note_model(&message["model"]);
                 // Its output count of 1 is meaningless: there is no output yet.
                 self.note_usage(&message["usage"], false, partial);
+                check_reported(message)?;
             }
             "content_block_start" => self.note_block(&data["content_block"], partial)?,
             "content_block_delta" => self.note_block(&data["delta"], partial)?,
@@ -208,13 +209,15 @@ impl Reader for MessageReader {
                 check_part(&data["delta"], &["stop_reason"])?;
             }
             "message_stop" => {
+                check_reported(&data)?;
                 partial.is_complete = self.has_begun;
                 return Ok(Flow::End);
             }
             "error" => return Err(fault_of(&data)),
             // The API requires clients to ignore `ping`, `content_block_stop` and unknown events.
-            _ => check_reported(&data)?,
+            _ => {}
         }
+        check_reported(&data)?;
         Ok(Flow::More)
     }
 

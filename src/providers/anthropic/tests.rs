@@ -396,3 +396,22 @@ fn an_error_as_stop_reason_fails_and_keeps_its_tokens() {
     assert_eq!(partial.usage, provider_usage(5, 0, 0, 2));
     assert_eq!(read_document(r#"{"content":[],"error":null,"stop_reason":""}"#).1, Ok(()));
 }
+
+#[test]
+fn an_error_within_any_event_fails_the_message() {
+    let base_resp = json!({"status_code": 1008, "status_msg": "insufficient balance"});
+    let error = json!({"type": "api_error", "message": "insufficient balance"});
+    for event in [
+        json!({"type": "message_start", "message": {"error": error}}),
+        json!({"type": "message_start", "message": {}, "base_resp": base_resp}),
+        json!({"type": "content_block_delta", "delta": {}, "base_resp": base_resp}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "base_resp": base_resp}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "error": error}),
+        json!({"type": "message_stop", "base_resp": base_resp}),
+    ] {
+        let (partial, read) = read(&[("", &event.to_string())]);
+        let message = read.unwrap_err().message;
+        assert!(message.contains("insufficient balance"), "{event}: {message}");
+        assert!(!partial.is_complete, "{event}");
+    }
+}
