@@ -810,3 +810,21 @@ fn a_stream_asks_reverse_proxies_not_to_buffer() {
     assert_eq!(csv.header("x-accel-buffering"), Some("no"));
     assert_eq!(server.get("/api/health").header("x-accel-buffering"), None);
 }
+
+#[test]
+fn an_error_that_clients_cannot_see_is_replaced() {
+    let balance = json!({"status_code": 1008, "status_msg": "insufficient balance"});
+    let refused = json!({"choices": [], "base_resp": balance, "error": null});
+    for (answer, is_streamed) in [
+        (format!("{STREAM_HEAD}{}data: [DONE]\n\n", event(&refused)), true),
+        (json_answer("200 OK", &refused.to_string()), false),
+    ] {
+        let upstream = Upstream::saying(answer);
+        let server = server(&upstream);
+        let response = server.post(CHAT, &chat("gpt-4o-mini", is_streamed));
+        assert_eq!(response.status, 502, "{}", response.text());
+        let message = response.json()["error"]["message"].clone();
+        assert!(message.as_str().unwrap().contains("insufficient balance"), "{message}");
+        assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
+    }
+}

@@ -16,7 +16,10 @@ use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
 use super::transport::Scope;
-use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_keep_alive_text};
+use super::json;
+use super::wire::{
+    DONE, Flow, Header, Reader, ResponseAccumulator, is_error, is_keep_alive_text,
+};
 use super::{anthropic, gemini, ollama, openai};
 use crate::secret::Secret;
 
@@ -204,6 +207,9 @@ impl Providers {
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
         receiver.release();
+        if let Err(fault) = &outcome {
+            receiver.drop_silent_error(fault);
+        }
         if forward.has_sound {
             partial.billing.note_unpriced("audio tokens");
         }
@@ -334,7 +340,8 @@ impl ClientReceiver<'_> {
         }
         self.is_held |= !self.is_begun && !self.has_output;
         // Clients know no other form of an error.
-        self.is_reported_to_client |= event.data.contains("\"error\"") || event.name == "error";
+        self.is_reported_to_client |=
+            event.name == "error" || shows_error(event.data.as_bytes());
     }
 
     /// Turns held frames into the provider's error response.
@@ -342,6 +349,14 @@ impl ClientReceiver<'_> {
         if self.is_held && self.is_reported_to_client {
             let held = std::mem::take(&mut self.ready);
             self.refused = Some((self.head.clone(), held));
+        }
+    }
+
+    /// Drops a document with status 200 whose error a client would not see; the gateway's own error
+    /// takes its place.
+    fn drop_silent_error(&mut self, fault: &Fault) {
+        if fault.kind == FailureKind::Status && self.head.status == 200 && !self.is_held {
+            self.refused.take_if(|(_, body)| !shows_error(body));
         }
     }
 }
@@ -420,6 +435,16 @@ impl Receiver for ClientReceiver<'_> {
     fn end(&mut self, is_whole: bool) {
         self.sink.end(is_whole);
     }
+}
+
+/// Returns whether clients see an error in a document or chunk: one of its own, or of a choice.
+fn shows_error(json: &[u8]) -> bool {
+    let document = json::read(json).unwrap_or_default();
+    let choices = document["choices"].as_array().into_iter().flatten();
+    let mut parts = choices.flat_map(|choice| [choice, &choice["delta"], &choice["message"]]);
+    document["type"] == "error"
+        || is_error(&document["error"])
+        || parts.any(|part| is_error(&part["error"]))
 }
 
 /// Returns whether the event has the beginning of the answer: text, or a part of other output.

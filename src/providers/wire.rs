@@ -315,7 +315,7 @@ fn reported(message: &str) -> Fault {
 }
 
 /// Some servers write a field `error` without content into every answer.
-fn is_error(error: &Value) -> bool {
+pub(super) fn is_error(error: &Value) -> bool {
     match error {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !text.is_empty(),
