@@ -828,3 +828,24 @@ fn an_error_that_clients_cannot_see_is_replaced() {
         assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
     }
 }
+
+#[test]
+fn the_end_of_a_failed_stream_is_withheld() {
+    let balance = json!({"status_code": 1008, "status_msg": "insufficient balance"});
+    let broken = json!({"index": 0, "delta": {}, "finish_reason": "network_error"});
+    for (path, failed, message) in [
+        (CHAT, json!({"choices": [], "base_resp": balance}), "insufficient balance"),
+        (CHAT, json!({"choices": [broken]}), "network_error"),
+        (MESSAGES, json!({"type": "message_delta", "base_resp": balance}), "insufficient balance"),
+    ] {
+        let answer = answer_with(path, &event(&failed));
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let model = WAYS.iter().find(|way| way.0 == path).unwrap().2;
+        let text = ask(&server, path, model).text();
+        assert!(!text.contains("[DONE]") && !text.contains("message_stop"), "{text}");
+        let last = data_of(&text).pop().unwrap();
+        assert!(last["error"]["message"].as_str().unwrap().contains(message), "{text}");
+        assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
+    }
+}

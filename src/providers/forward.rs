@@ -202,6 +202,7 @@ impl Providers {
             has_output: false,
             is_held: false,
             is_begun: false,
+            has_failed: false,
             is_reported_to_client: false,
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
@@ -329,6 +330,7 @@ struct ClientReceiver<'a> {
     /// True from an error before any output was sent: another target may still answer.
     is_held: bool,
     is_begun: bool,
+    has_failed: bool,
     is_reported_to_client: bool,
 }
 
@@ -389,6 +391,7 @@ impl Receiver for ClientReceiver<'_> {
             self.first_token_ms = Some(self.scope.elapsed_ms());
         }
         if let (Some(event), Some(Err(fault))) = (frame.event, read) {
+            self.has_failed = true;
             self.note_reported(event, fault);
         }
         if self.is_held && self.ready.len() > HELD_BYTES_MAX {
@@ -400,9 +403,10 @@ impl Receiver for ClientReceiver<'_> {
                 self.ready.extend_from_slice(b": keep-alive\n\n");
                 return;
             }
-            // The end of a stream without an answer; the gateway's own error takes its place.
+            // The end of a failed stream; the gateway's own error takes its place.
             (Some(event), Some(Ok(flow)))
-                if !partial.is_complete && (*flow == Flow::End || event.data.trim() == DONE) =>
+                if (!partial.is_complete || (self.has_failed && !self.is_reported_to_client))
+                    && (*flow == Flow::End || event.data.trim() == DONE) =>
             {
                 return;
             }
