@@ -18,7 +18,7 @@ use super::framer::{Event, Frame};
 use super::transport::Scope;
 use super::json;
 use super::wire::{
-    DONE, Flow, Header, Reader, ResponseAccumulator, is_error, is_keep_alive_text,
+    DONE, Flow, Header, Reader, ResponseAccumulator, is_error,
 };
 use super::{anthropic, gemini, ollama, openai};
 use crate::secret::Secret;
@@ -398,8 +398,8 @@ impl Receiver for ClientReceiver<'_> {
             return;
         }
         match (frame.event, read) {
-            // Clients expect JSON.
-            (Some(event), Some(Ok(_))) if is_keep_alive_text(event) => {
+            // Clients expect a JSON object.
+            (Some(event), Some(Ok(_))) if !is_object_or_end(event) => {
                 self.ready.extend_from_slice(b": keep-alive\n\n");
                 return;
             }
@@ -439,6 +439,11 @@ impl Receiver for ClientReceiver<'_> {
     fn end(&mut self, is_whole: bool) {
         self.sink.end(is_whole);
     }
+}
+
+fn is_object_or_end(event: &Event) -> bool {
+    let data = event.data.trim();
+    data.starts_with('{') || data == DONE
 }
 
 /// Returns whether clients see an error in a document or chunk: one of its own, or of a choice.
