@@ -137,6 +137,8 @@ fn invalid_json(error: impl fmt::Display) -> ApiError {
 impl<'a> ChatRequest<'a> {
     pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
         let body = std::str::from_utf8(body).map_err(invalid_json)?;
+        // Some editors begin a file with a byte order mark; providers reject it.
+        let body = body.strip_prefix('\u{feff}').unwrap_or(body);
         let fields = Fields::read(body, body, &KNOWN_FIELDS)?;
         let model_value = fields
             .get("model")
@@ -377,6 +379,18 @@ mod tests {
                 {"type":"document","source":{"type":"text","data":"e"}},
                 {"type":"document","source":{"type":"content","content":[{"type":"text","text":"g"}]}}]}]}"#;
         assert_eq!(texts(body), "s\nf\n{\"b\":1}\nc\nd\ne\ng");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_forwarded() {
+        let body = r#"{"model":"a","stream":true,"messages":[]}"#;
+        let marked = format!("\u{feff}{body}");
+        let request = read(&marked).unwrap();
+        for asks_usage in [false, true] {
+            let expected = read(body).unwrap().for_model("b", asks_usage);
+            assert_eq!(request.for_model("b", asks_usage), expected);
+        }
+        assert!(read(&format!("\u{feff}{marked}")).is_err());
     }
 
     #[test]
