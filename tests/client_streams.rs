@@ -645,7 +645,8 @@ fn a_broken_content_event_still_fails() {
 
 #[test]
 fn a_stream_without_a_finish_reason_is_incomplete() {
-    for reason in [json!(""), json!(" "), json!(null), json!(0), json!(false), json!({})] {
+    let texts = ["", " ", "null", "None", "none", "NULL"].map(Value::from);
+    for reason in texts.into_iter().chain([json!(null), json!(0), json!(false), json!({})]) {
         let choice = json!({"index": 0, "delta": {"content": "well"}, "finish_reason": reason});
         let chunk = event(&json!({"choices": [choice]}));
         let upstream = Upstream::saying(format!("{STREAM_HEAD}{chunk}"));
