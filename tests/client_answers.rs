@@ -112,14 +112,18 @@ fn responses_that_were_compressed_unasked_are_decoded() {
 
 #[test]
 fn an_unsupported_compression_is_refused_by_name() {
-    let error = json_answer("400 Bad Request", "{}");
-    for (answer, is_streamed) in
-        [(completion("Hello", 7, 2), false), (STREAM_HEAD.to_owned(), true), (error, false)]
-    {
+    for (answer, is_streamed, status) in [
+        (completion("Hello", 7, 2), false, 502),
+        (STREAM_HEAD.to_owned(), true, 502),
+        (json_answer("400 Bad Request", "{}"), false, 400),
+        (json_answer("429 Slow\r\nretry-after: 7", "{}"), true, 429),
+    ] {
         let upstream = compressing(&answer, "br", false);
         let server = server(&upstream);
         let response = server.post(CHAT, &chat("Hi", is_streamed));
-        assert_eq!(response.status, 502, "{}", response.text());
+        assert_eq!(response.status, status, "{}", response.text());
+        assert_eq!(response.header("retry-after"), (status == 429).then_some("7"));
+        assert!(response.json()["error"]["message"].is_string(), "{}", response.text());
         assert!(response.text().contains("compressed with br"), "{}", response.text());
         assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
     }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::Body;
 use ureq::http::Response;
 use ureq::http::header::{HeaderName, LOCATION, RETRY_AFTER};
@@ -25,7 +25,7 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
     pub(super) location: Option<String>,
     pub(super) body: String,
-    /// True if that is the whole body.
+    /// True if that is the whole body, or replaces an undecodable one.
     pub(super) is_whole: bool,
 }
 
@@ -41,9 +41,11 @@ impl Refusal {
                 let _ = decoder.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
                 bytes.len() <= bytes_max
             }
+            // In this form, clients of every protocol read the message.
             Err(message) => {
-                bytes = message.into_bytes();
-                false
+                let error = json!({"type": "api_error", "message": message});
+                bytes = json!({"type": "error", "error": error}).to_string().into_bytes();
+                true
             }
         };
         bytes.truncate(bytes_max);
