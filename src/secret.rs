@@ -43,12 +43,34 @@ impl Secret {
     }
 
     /// Replaces this secret in `text`, because some servers repeat a refused key in their error
-    /// message.
+    /// message. In JSON, any character of it may be escaped.
     pub fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
         }
-        text.replace(&self.0, "***")
+        let text = text.replace(&self.0, "***");
+        if !text.contains('\\') {
+            return text;
+        }
+        let mut clean = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(first) = rest.chars().next() {
+            if let Some(after) = self.skip_escaped(rest) {
+                clean.push_str("***");
+                rest = after;
+            } else {
+                clean.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+        clean
+    }
+
+    /// Returns the text after this secret if `text` begins with it, plain or escaped.
+    fn skip_escaped<'a>(&self, text: &'a str) -> Option<&'a str> {
+        self.0.chars().try_fold(text, |rest, wanted| {
+            skip_escape(rest, wanted).or_else(|| rest.strip_prefix(wanted))
+        })
     }
 
     /// Replaces this secret in a name, such as a model's, unless the secret is short: with the key
@@ -58,6 +80,20 @@ impl Secret {
             return name.to_owned();
         }
         self.redact(name)
+    }
+}
+
+/// Returns the text after the JSON escape of `wanted` (RFC 8259, section 7), if `text` begins with
+/// it.
+fn skip_escape(text: &str, wanted: char) -> Option<&str> {
+    let escape = text.strip_prefix('\\')?;
+    match escape.strip_prefix('u') {
+        Some(code) => {
+            let (digits, rest) = code.split_at_checked(4)?;
+            let code = u32::from_str_radix(digits, 16).ok()?;
+            (code == u32::from(wanted)).then_some(rest)
+        }
+        None => escape.strip_prefix(wanted).filter(|_| !wanted.is_alphanumeric()),
     }
 }
 
@@ -91,6 +127,24 @@ mod tests {
         let secret = Secret::new("sk-live-123");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(secret.redact("bad key sk-live-123."), "bad key ***.");
+    }
+
+    #[test]
+    fn a_secret_with_json_escapes_is_redacted() {
+        let secret = Secret::new("sk/a\"b\\c");
+        for text in [
+            r#"sk/a"b\c"#,
+            r#"sk\/a\"b\\c"#,
+            r#"sk\u002fa\u0022b\u005Cc"#,
+            r#"\u0073\u006B/a\"b\\c"#,
+        ] {
+            let json = format!(r#"{{"ä\n":"bad key {text}.","x":"\u00"}}"#);
+            let clean = r#"{"ä\n":"bad key ***.","x":"\u00"}"#;
+            assert_eq!(secret.redact(&json), clean, "{text}");
+        }
+        for text in [r"sk\", r"sk\u002", r"sk\u002ä", r"\n\\", r#"sk\/a\"b\\d"#] {
+            assert_eq!(secret.redact(text), text);
+        }
     }
 
     #[test]
