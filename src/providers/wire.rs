@@ -26,24 +26,6 @@ pub(super) const FINISH_CHARS_MAX: usize = 100;
 /// Limits the text of a keep-alive, in bytes.
 const KEEP_ALIVE_BYTES_MAX: usize = 100;
 
-/// Words that servers and proxies send as the data of an event to keep a connection open. The
-/// standard has comments for this, and some proxies copy a comment into the data
-/// (<https://openrouter.ai/docs/api/reference/streaming>: `: OPENROUTER PROCESSING`).
-const KEEP_ALIVE_WORDS: [&str; 12] = [
-    "ping",
-    "pong",
-    "keep",
-    "keepalive",
-    "alive",
-    "heartbeat",
-    "processing",
-    "waiting",
-    "working",
-    "connected",
-    "idle",
-    "noop",
-];
-
 /// Service tiers with standard prices: OpenAI's
 /// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
 /// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
@@ -260,27 +242,20 @@ pub(super) fn is_keep_alive(event: &Event) -> bool {
     (is_empty && event.name != "error") || is_keep_alive_text(event)
 }
 
-/// Returns whether an event keeps the connection open with data that is not JSON. Content is always
-/// JSON, so its first character tells the two apart. An error in plain text is not a keep-alive.
-pub(super) fn is_keep_alive_text(event: &Event) -> bool {
+/// Returns whether an event keeps the connection open with data that is not JSON, such as `ping` or
+/// a date. The standard has comments for this; some proxies copy a comment into the data
+/// (<https://openrouter.ai/docs/api/reference/streaming>: `: OPENROUTER PROCESSING`). Broken content
+/// has the marks of JSON, and an error in plain text is not a keep-alive.
+fn is_keep_alive_text(event: &Event) -> bool {
     let data = event.data.trim();
-    let is_text = !data.is_empty()
-        && data.len() <= KEEP_ALIVE_BYTES_MAX
-        && !data.starts_with(['{', '"'])
+    let is_broken_json =
+        data.contains(['{', '}', '"']) || (data.starts_with('[') && !data.ends_with(']'));
+    (1..=KEEP_ALIVE_BYTES_MAX).contains(&data.len())
+        && data != DONE
+        && !is_broken_json
         && event.name != "error"
-        && data != DONE;
-    if !is_text || serde_json::from_str::<Value>(data).is_ok() {
-        return false;
-    }
-    let has_word = |text: &str| {
-        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
-        words.any(|word| KEEP_ALIVE_WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
-    };
-    let is_blank = !data.contains(char::is_alphanumeric);
-    let is_error = data.to_ascii_lowercase().contains("error");
-    !is_error
-        && (data.starts_with(':') || is_blank || has_word(data) || has_word(&event.name))
-        && !data.contains(['{', '"'])
+        && !data.to_ascii_lowercase().contains("error")
+        && serde_json::from_str::<Value>(data).is_err()
 }
 
 /// Fails if an answer with status 200 reports an error: within a stream, a provider has no other
@@ -554,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn only_keep_alives_may_be_other_text_than_json() {
+    fn short_text_without_marks_of_json_is_a_keep_alive() {
         let event = |name: &str, data: &str| Event { name: name.into(), data: data.into() };
         for data in [
             ": OPENROUTER PROCESSING",
@@ -567,6 +542,9 @@ mod tests {
             "still processing ...",
             "heartbeat: 7",
             "-",
+            "OK",
+            "loading",
+            "2026-11-30T10:00:00Z",
         ] {
             assert!(is_keep_alive_text(&event("", data)), "{data}");
             assert_eq!(event_json(&event("", data)), Ok(Value::Null), "{data}");
@@ -582,7 +560,8 @@ mod tests {
             "{ping}",
             ": {\"choices\":[]}",
             "\"ping",
-            "hello",
+            "[1,",
+            "[{]",
             "ping error",
             "ok\"}}]}",
         ] {
