@@ -115,6 +115,7 @@ impl Gateway {
         left
     }
 
+    /// Answers a request that [`check_route`] accepts.
     fn route(
         &self,
         head: &RequestHead,
@@ -130,12 +131,12 @@ impl Gateway {
                 let operation = self.operation(Protocol::Anthropic, head, request)?;
                 self.count_tokens(&operation, reply)
             }
-            ("GET" | "HEAD", "/v1/models") => {
+            (_, "/v1/models") => {
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 answer_json(reply, &targets::list(&names));
                 Ok(())
             }
-            ("GET" | "HEAD", _) if path.starts_with("/v1/models/") => {
+            _ => {
                 let name = path.trim_start_matches("/v1/models/");
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 let name = name.replace("%2F", "/").replace("%2f", "/");
@@ -143,18 +144,6 @@ impl Gateway {
                 let unknown = || ApiError::new(404, "model_not_found", message);
                 answer_json(reply, &targets::one(&names, &name).ok_or_else(unknown)?);
                 Ok(())
-            }
-            (method, _) => {
-                if let Some(allowed) = allowed(path) {
-                    let message = format!("{path} does not support {method}; use {allowed}");
-                    let error = ApiError::new(405, "method_not_allowed", message);
-                    return Err(error.with("allow", allowed).into());
-                }
-                let message = format!(
-                    "route {path} not found; use /v1/chat/completions, /v1/messages, \
-                     /v1/messages/count_tokens or /v1/models"
-                );
-                Err(ApiError::new(404, "not_found", message).into())
             }
         }
     }
@@ -297,8 +286,9 @@ impl RequestHandler for Gateway {
         reply: &mut ResponseWriter<'_>,
     ) {
         let protocol = Protocol::of(head);
-        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(Box::from);
-        if let Err(error) = body.and_then(|body| self.route(head, &body, reply)) {
+        // An unknown route is refused at once, without its body.
+        let body = check_route(head).and_then(|()| body.read(BODY_BYTES_MAX, BODY_TIME_MAX));
+        if let Err(error) = body.map_err(Box::from).and_then(|body| self.route(head, &body, reply)) {
             send_error(protocol, &error, reply);
         }
         if let Some(status) = reply.status() {
@@ -326,6 +316,22 @@ struct Client {
 
 fn is_providers(error: &ErrorResponse) -> bool {
     matches!(error, ErrorResponse::Providers(..))
+}
+
+fn check_route(head: &RequestHead) -> Result<(), ApiError> {
+    let (method, path) = (&*head.method, head.path());
+    let Some(allowed) = allowed(path) else {
+        let message = format!(
+            "route {path} not found; use /v1/chat/completions, /v1/messages, \
+             /v1/messages/count_tokens or /v1/models"
+        );
+        return Err(ApiError::new(404, "not_found", message));
+    };
+    if allowed.split(", ").any(|allowed| allowed == method) {
+        return Ok(());
+    }
+    let message = format!("{path} does not support {method}; use {allowed}");
+    Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
 }
 
 fn allowed(path: &str) -> Option<&'static str> {

@@ -968,3 +968,16 @@ fn clients_queue_for_a_provider_up_to_a_maximum_wait() {
     // A refused call has no row and frees its place in the queue.
     assert_eq!(rows(&server, 1).len(), 1);
 }
+
+#[test]
+fn unknown_routes_are_refused_without_their_body() {
+    let server = server(&Upstream::saying(completion("well", 1, 1)));
+    for (path, status) in [("/v1/embeddings", 404), ("/v1/models", 405), ("/v1/models/m", 405)] {
+        let mut conversation = Conversation::with(&server);
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n");
+        conversation.reader.get_mut().write_all(head.as_bytes()).unwrap();
+        let head = conversation.head();
+        assert!(head[0].starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head:?}");
+    }
+}
