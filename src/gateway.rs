@@ -288,7 +288,8 @@ impl RequestHandler for Gateway {
         let protocol = Protocol::of(head);
         // An unknown route is refused at once, without its body.
         let body = check_route(head).and_then(|()| body.read(BODY_BYTES_MAX, BODY_TIME_MAX));
-        if let Err(error) = body.map_err(Box::from).and_then(|body| self.route(head, &body, reply)) {
+        if let Err(error) = body.map_err(Box::from).and_then(|body| self.route(head, &body, reply))
+        {
             send_error(protocol, &error, reply);
         }
         if let Some(status) = reply.status() {

@@ -15,11 +15,9 @@ use super::client::{Exchange, HttpRequest, ReadRules, Receiver, redacted};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
-use super::transport::Scope;
 use super::json;
-use super::wire::{
-    DONE, Flow, Header, Reader, ResponseAccumulator, is_error,
-};
+use super::transport::Scope;
+use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_error};
 use super::{anthropic, gemini, ollama, openai};
 use crate::secret::Secret;
 
@@ -342,8 +340,7 @@ impl ClientReceiver<'_> {
         }
         self.is_held |= !self.is_begun && !self.has_output;
         // Clients know no other form of an error.
-        self.is_reported_to_client |=
-            event.name == "error" || shows_error(event.data.as_bytes());
+        self.is_reported_to_client |= event.name == "error" || shows_error(event.data.as_bytes());
     }
 
     /// Turns held frames into the provider's error response.

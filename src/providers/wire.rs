@@ -219,9 +219,8 @@ pub(super) const DONE: &str = "[DONE]";
 /// Returns the reason for the end of an answer. An empty one is no end: some servers write it into
 /// every chunk. So is the text `null`, which DashScope's own protocol uses, or Python's `None`.
 pub(super) fn finish_reason(reason: &Value) -> Option<&str> {
-    let is_empty = |reason: &str| {
-        ["", "null", "none"].iter().any(|empty| reason.eq_ignore_ascii_case(empty))
-    };
+    let is_empty =
+        |reason: &str| ["", "null", "none"].iter().any(|empty| reason.eq_ignore_ascii_case(empty));
     reason.as_str().map(str::trim).filter(|reason| !is_empty(reason))
 }
 
