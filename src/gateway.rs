@@ -286,10 +286,15 @@ impl RequestHandler for Gateway {
         reply: &mut ResponseWriter<'_>,
     ) {
         let protocol = Protocol::of(head);
-        // An unknown route is refused at once, without its body.
-        let body = check_route(head).and_then(|()| body.read(BODY_BYTES_MAX, BODY_TIME_MAX));
-        if let Err(error) = body.map_err(Box::from).and_then(|body| self.route(head, &body, reply))
-        {
+        let body = match check_route(head) {
+            Ok(()) => body.read(BODY_BYTES_MAX, BODY_TIME_MAX),
+            Err(error) => {
+                body.discard_received();
+                Err(error)
+            }
+        };
+        let body = body.map_err(Box::from);
+        if let Err(error) = body.and_then(|body| self.route(head, &body, reply)) {
             send_error(protocol, &error, reply);
         }
         if let Some(status) = reply.status() {

@@ -112,6 +112,18 @@ impl<'a> RequestBody<'a> {
         Ok(body)
     }
 
+    /// Discards the body if all of it has arrived, so that the connection can serve another
+    /// request. Never waits; a chunked body stays unread.
+    pub fn discard_received(&mut self) {
+        if let Body::Length(length) = self.head.body
+            && self.is_unread.get()
+            && length <= self.buffer.len() as u64
+        {
+            self.buffer.drain(..length as usize);
+            self.is_unread.set(false);
+        }
+    }
+
     /// Appends the next `count` bytes to `body`.
     fn append(
         &mut self,
