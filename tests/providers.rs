@@ -461,7 +461,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
     let upstream = scripted(vec![
         ("text", format!("{STREAM_HEAD}{}{}", delta("Once"), delta(" upon"))),
         ("half an event", format!("{STREAM_HEAD}{}data: {{\"choi", delta("Once"))),
-        ("garbage", format!("{STREAM_HEAD}{}data: oops\n\n", delta("Once"))),
+        ("garbage", format!("{STREAM_HEAD}{}data: {{oops\n\n", delta("Once"))),
         (
             "error",
             format!(
