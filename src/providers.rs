@@ -47,13 +47,13 @@ mod tokenizer;
 mod transport;
 mod wire;
 
-pub use billing::Billing;
+pub use billing::{Billing, PricedOptions};
 use call::TIMEOUT_MAX;
 pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
-pub use costs::{CacheWrites, PricedOptions, prompt_tokens_max};
+pub use costs::{CacheWrites, prompt_tokens_max};
 use failure::Fault;
 pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;

@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::billing::{Billing, TOOL_FEE};
+use super::billing::{Billing, PricedOptions, TOOL_FEE};
 use super::call::{ANSWER_TOKENS_ASSUMED, Call};
 use super::config::ProviderConfig;
-use super::costs::PricedOptions;
 use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;

@@ -26,6 +26,15 @@ pub struct Billing {
     pub prompt_lengths: Option<(u64, u64)>,
 }
 
+/// The options of a client's request that may add to the price of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PricedOptions {
+    /// True if the request may choose the region of the inference.
+    pub has_region: bool,
+    /// The limit of web searches.
+    pub searches: u64,
+}
+
 impl Billing {
     /// Notes a reason why the cost cannot be computed.
     pub(super) fn note_unpriced(&mut self, reason: impl Into<String>) {

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::Providers;
 use super::anthropic;
-use super::billing::{Billing, TOOL_FEE};
+use super::billing::{Billing, PricedOptions, TOOL_FEE};
 use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{FailedCallCost, Failure};
@@ -54,15 +54,6 @@ pub enum CacheWrites {
     Short,
     /// Any part, also for an hour.
     Long,
-}
-
-/// The options of a client's request that may add to the price of tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PricedOptions {
-    /// True if the request may choose the region of the inference.
-    pub has_region: bool,
-    /// The limit of web searches.
-    pub searches: u64,
 }
 
 impl CacheWrites {
