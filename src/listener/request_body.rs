@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_between_chunks_end_with_crlf_and_have_no_control_characters() {
+    fn chunk_lines_need_crlf_and_no_control_characters() {
         for (line, expected) in [
             (&b"5\r\nhello"[..], Some(1)),
             (b"5;a=\"b\xc3\"\t\r\n", Some(9)),
