@@ -2,17 +2,18 @@
 //! tests/interop.py holds the checks; `tests/setup.sh` installs the SDKs.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use flowledger::gateway::Target;
 use flowledger::providers::Kind;
 
 use crate::aimock::Aimock;
+use crate::binary::Running;
 use crate::harness::{TestServer, add_provider};
 
 /// Python takes seconds to import the SDKs on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(120);
+const TIME_MAX: Duration = Duration::from_secs(120);
 
 #[test]
 fn official_sdks_work_through_the_gateway() {
@@ -27,28 +28,16 @@ fn official_sdks_work_through_the_gateway() {
         config.gateway.aliases.insert("fast".into(), fast.into());
     });
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut child = Command::new(root.join("target/interop/bin/python"))
+    let python = root.join("target/interop/bin/python");
+    assert!(python.exists(), "the SDKs are not installed: run tests/setup.sh");
+    let mut script = Command::new(python);
+    script
         .arg("tests/interop.py")
         .arg(format!("http://{}", server.address()))
         .current_dir(root)
         // Hides the proxies and keys of the machine.
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the SDKs are not installed: run tests/setup.sh");
-    let deadline = Instant::now() + DEADLINE;
-    // Its output fits into its pipes.
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let output = child.wait_with_output().unwrap();
-    let stdout_text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stdout_text}{errors}");
-    assert_eq!(stdout_text.matches(": ok").count(), 15, "{stdout_text}");
+        .env_clear();
+    let ended = Running::start(&mut script).end_within(TIME_MAX);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.stdout.matches(": ok").count(), 15, "{}", ended.stdout);
 }

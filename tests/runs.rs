@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
@@ -655,17 +656,11 @@ fn a_large_run_is_sent_whole() {
 
 #[test]
 fn a_flow_with_an_open_run_is_not_deleted() {
-    let is_stuck = Arc::new(AtomicBool::new(true));
-    let upstream = {
-        let is_stuck = Arc::clone(&is_stuck);
-        Upstream::start(move |_, stream| {
-            let deadline = Instant::now() + DEADLINE;
-            while is_stuck.load(Ordering::SeqCst) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            drop(stream.write_all(completion("yes", 1, 1).as_bytes()));
-        })
-    };
+    let (release, released) = bounded::<()>(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = released.recv_timeout(DEADLINE);
+        drop(stream.write_all(completion("yes", 1, 1).as_bytes()));
+    });
     let server = with_upstream(&upstream);
     let flow = server.save(&one_call("x"));
     let run_id = server.execute(flow, &json!({}));
@@ -673,7 +668,7 @@ fn a_flow_with_an_open_run_is_not_deleted() {
     let refused = server.request("DELETE", &path, &[], b"");
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("cancel them first"), "{}", refused.text());
-    is_stuck.store(false, Ordering::SeqCst);
+    drop(release);
     eventually("the run ends", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
     });

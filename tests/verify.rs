@@ -1,16 +1,16 @@
 //! `flowledger verify` finds every change made outside flowledger, and nothing else.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam_channel::{Sender, bounded};
 use flowledger::providers::Kind;
 use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::binary::{Ended, Home};
-use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes};
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes};
 use crate::upstream::{Upstream, completion, json_answer};
 
 fn verify(data: &Path) -> Ended {
@@ -377,45 +377,37 @@ fn many_discrepancies_are_summarized_by_count() {
     assert!(ended.stdout.lines().count() < 100);
 }
 
-#[test]
-fn an_open_call_is_no_discrepancy_while_a_server_runs() {
-    let is_over = Arc::new(AtomicBool::new(false));
-    let upstream = {
-        let is_over = Arc::clone(&is_over);
-        Upstream::start(move |_, _| {
-            eventually("the test is over", || is_over.load(Ordering::SeqCst));
-        })
-    };
+/// A server with calls that its provider answers once the sender is dropped.
+fn with_calls_in_flight(count: usize) -> (TestServer, Upstream, Sender<()>) {
+    let (release, released) = bounded::<()>(0);
+    let upstream = Upstream::start(move |_, _| {
+        let _ = released.recv_timeout(DEADLINE);
+    });
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
     let flow = server.save(&chain("One", &[agent("a", "openai", "gpt-4o-mini", "x")]));
-    server.execute(flow, &json!({}));
-    eventually("the call is made", || upstream.count() == 1);
+    for _ in 0..count {
+        server.execute(flow, &json!({}));
+    }
+    eventually("the calls are made", || upstream.count() == count);
+    (server, upstream, release)
+}
+
+#[test]
+fn an_open_call_is_no_discrepancy_while_a_server_runs() {
+    let (server, _upstream, release) = with_calls_in_flight(1);
     let ended = verify(server.data());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for part in ["in use by a running flowledger", "note: 1 calls in flight", "note: 1 open runs"] {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
-    is_over.store(true, Ordering::SeqCst);
+    drop(release);
 }
 
 #[test]
 fn pending_calls_of_a_copy_are_no_discrepancy() {
-    let is_over = Arc::new(AtomicBool::new(false));
-    let upstream = {
-        let is_over = Arc::clone(&is_over);
-        Upstream::start(move |_, _| {
-            eventually("the test is over", || is_over.load(Ordering::SeqCst));
-        })
-    };
-    let server = TestServer::start_with(|config| {
-        add_provider(config, "openai", Kind::OpenAi, upstream.url());
-    });
-    let flow = server.save(&chain("One", &[agent("a", "openai", "gpt-4o-mini", "x")]));
-    server.execute(flow, &json!({}));
-    server.execute(flow, &json!({}));
-    eventually("the calls are made", || upstream.count() == 2);
+    let (server, _upstream, release) = with_calls_in_flight(2);
     let copy = tempfile::tempdir().unwrap();
     let database = copy.path().join("flowledger.db");
     // A consistent copy of a database in use, like `.backup`.
@@ -431,7 +423,7 @@ fn pending_calls_of_a_copy_are_no_discrepancy() {
     drop(connection);
     let ended = verify(copy.path());
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    is_over.store(true, Ordering::SeqCst);
+    drop(release);
 }
 
 #[test]
