@@ -56,7 +56,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const CUT_TIME: Duration = Duration::from_millis(200);
 /// How often the log says that accepting fails.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// After a refusal, what the client still sends is dropped for this long, so that the system does
+/// After a refusal, further bytes of the client are dropped for this long, so that the system does
 /// not answer it with a reset that overtakes the refusal.
 const LINGER_TIME: Duration = Duration::from_millis(500);
 
@@ -347,7 +347,7 @@ impl Connection {
         Next::Close
     }
 
-    /// Answers with what is needed to become a WebSocket.
+    /// Upgrades the connection to a WebSocket, or refuses the request.
     fn upgrade(&mut self, head: &RequestHead) -> Next {
         let epoch = head.query("epoch").map(str::to_owned);
         let since = match head.query("since").map(str::parse).transpose() {
@@ -433,7 +433,7 @@ impl Connection {
         }
     }
 
-    /// Refuses a request and ends the connection. `head` is what is known of the request: its
+    /// Refuses a request and ends the connection. `head` is the known part of the request: its
     /// handler chooses the form of the refusal.
     fn refuse(&self, denied: &ApiError, head: Option<&RequestHead>) {
         let shared = &self.shared;
@@ -470,8 +470,8 @@ fn bad_head(error: &BadRequestHead) -> ApiError {
     ApiError::new(status, code, error.to_string())
 }
 
-/// Appends what comes next to `buffer`, at most `bytes_max`. Returns 0 at the end of the stream.
-/// Fails with `TimedOut` at the deadline.
+/// Appends the next bytes of the stream to `buffer`, at most `bytes_max`. Returns 0 at the end of
+/// the stream. Fails with `TimedOut` at the deadline.
 fn read_some(
     mut stream: &TcpStream,
     buffer: &mut Vec<u8>,

@@ -22,22 +22,22 @@ pub struct Inputs {
 /// Reads files, and standard input at most once.
 #[derive(Default)]
 pub struct Source {
-    /// What standard input was read for.
+    /// The purpose for which standard input was read.
     stdin: Option<String>,
 }
 
 impl Source {
-    /// Returns the text of a file, or of standard input for `-`. `what` is its purpose.
+    /// Returns the text of a file, or of standard input for `-`. `purpose` names it in errors, such as "the flow".
     ///
     /// # Errors
     /// [`Error::Io`] for an unreadable file, and [`Error::Config`] for the second use of standard
     /// input or for too many bytes.
-    pub fn read(&mut self, path: &Path, what: &str) -> Result<String> {
+    pub fn read(&mut self, path: &Path, purpose: &str) -> Result<String> {
         let is_stdin = path == Path::new(STDIN);
         let name = if is_stdin { "standard input".into() } else { path.display().to_string() };
-        if is_stdin && let Some(earlier) = self.stdin.replace(what.to_owned()) {
+        if is_stdin && let Some(earlier) = self.stdin.replace(purpose.to_owned()) {
             return Err(Error::Config(format!(
-                "standard input can be read only once, but it is {earlier} and {what}"
+                "standard input can be read only once, but it is {earlier} and {purpose}"
             )));
         }
         let mut text = String::new();
@@ -45,9 +45,9 @@ impl Source {
             true => read_to_limit(io::stdin().lock(), &mut text),
             false => File::open(path).and_then(|file| read_to_limit(file, &mut text)),
         };
-        read.map_err(Error::io(format!("cannot read {what} {name}")))?;
+        read.map_err(Error::io(format!("cannot read {purpose} {name}")))?;
         if text.len() as u64 > BYTES_MAX {
-            let message = format!("{name} has over {BYTES_MAX} bytes, too many for {what}");
+            let message = format!("{name} has over {BYTES_MAX} bytes, too many for {purpose}");
             return Err(Error::Config(message));
         }
         // Editors of some systems write a byte order mark.

@@ -10,7 +10,7 @@ use comfy_table::Table;
 
 use super::FAILED;
 
-/// Escapes the characters of a text that would control a terminal or reorder what it shows, such as
+/// Escapes the characters of a text that would control a terminal or reorder its text, such as
 /// `\u{1b}` and `\u{202e}`. Keeps line breaks and tabs.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && c != '\t' && is_unsafe(c))
@@ -82,7 +82,7 @@ pub fn print_result(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exi
     }
 }
 
-/// Escapes what is written to a terminal, line by line.
+/// Escapes the output to a terminal, line by line.
 struct Escaped<W: Write> {
     out: W,
     /// The beginning of a line whose end is not written yet.

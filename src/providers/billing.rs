@@ -18,7 +18,7 @@ const TICKS_PER_USD: f64 = 1e10;
 pub struct Billing {
     /// The cost that the response states.
     pub stated_cost: Option<Usd>,
-    /// Why the price of tokens does not give the cost, such as `service tier flex`.
+    /// The reasons why the price of tokens does not apply, such as `service tier flex`.
     pub unpriced: Vec<String>,
     pub surcharges: Vec<Surcharge>,
     /// The shortest and the longest of several prompts that the call consisted of, in tokens. Each
