@@ -27,7 +27,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns the text of a file, or of standard input for `-`. `purpose` names it in errors, such as "the flow".
+    /// Returns the text of a file, or of standard input for `-`. `purpose` names it in errors, such
+    /// as "the flow".
     ///
     /// # Errors
     /// [`Error::Io`] for an unreadable file, and [`Error::Config`] for the second use of standard
