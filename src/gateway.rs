@@ -1,12 +1,14 @@
-//! The gateway for clients of other programs: `/v1/*`, as OpenAI and Anthropic define it. The
-//! ledger contains every call, like those of flows: the intent is committed before the request is
+//! The gateway for clients of other programs, with the protocols of their providers. The ledger
+//! contains every call, like those of flows: the intent is committed before the request is
 //! sent, and every outcome is settled.
 //!
 //! The connection's thread, which the listener lends, answers the request.
 
 mod attempt;
+mod body;
 mod cache;
 mod chat_request;
+mod client;
 mod client_sink;
 mod count;
 mod echo;
@@ -17,6 +19,7 @@ mod labels;
 mod operation;
 mod prompt;
 mod protocol;
+mod route;
 mod stats;
 mod targets;
 
@@ -31,24 +34,19 @@ pub use self::targets::{Aliases, TARGETS_MAX, Target};
 use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
-use self::keys::PREFIX;
 use self::labels::Labels;
 use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
+use self::route::{Endpoint, Route};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::ids::FlowId;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
-use crate::providers::{ClientKey, Providers};
+use crate::providers::{ApiFormat, Providers};
 use crate::secret::Secret;
 use crate::store::Store;
 use crate::threads::Threads;
 
-/// Limits a request body; images are sent as base64.
-const BODY_BYTES_MAX: u64 = 32 << 20;
-/// Limits the time to receive a body: enough for the largest one on a slow line.
-const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// The default of [`ClientPolicy::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Stack size of the thread that checks for disconnected clients.
@@ -115,34 +113,32 @@ impl Gateway {
         left
     }
 
-    /// Answers a request that [`check_route`] accepts.
+    /// Answers a request whose body has arrived.
     fn route(
         &self,
+        route: &Route,
         head: &RequestHead,
         body: &[u8],
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let path = head.path();
-        match (head.method.as_str(), path) {
-            ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
-            ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
-            ("POST", "/v1/messages/count_tokens") => {
-                let request = ChatRequest::read(Protocol::Anthropic, body)?;
-                let operation = self.operation(Protocol::Anthropic, head, request)?;
+        match route.endpoint {
+            Endpoint::Call(format) => self.ask(format, route, head, body, reply),
+            Endpoint::Count(format) => {
+                let request = ChatRequest::read(format, body, route.model())?;
+                let operation = self.operation(format, route, head, request)?;
                 self.count_tokens(&operation, reply)
             }
-            (_, "/v1/models") => {
+            Endpoint::Models => {
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 answer_json(reply, &targets::list(&names));
                 Ok(())
             }
-            _ => {
-                let name = path.trim_start_matches("/v1/models/");
+            Endpoint::Model => {
+                let name = route.names.first().map_or("", String::as_str);
                 let names = targets::names(&self.settings.aliases, &self.providers);
-                let name = name.replace("%2F", "/").replace("%2f", "/");
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
-                answer_json(reply, &targets::one(&names, &name).ok_or_else(unknown)?);
+                answer_json(reply, &targets::one(&names, name).ok_or_else(unknown)?);
                 Ok(())
             }
         }
@@ -151,15 +147,17 @@ impl Gateway {
     /// Tries the targets of the requested model in order, until one has answered.
     fn ask(
         &self,
-        protocol: Protocol,
+        format: ApiFormat,
+        route: &Route,
         head: &RequestHead,
         body: &[u8],
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let labels = Labels::read(head)?;
         let cache_age = cache::age_max(head)?;
-        let request = ChatRequest::read(protocol, body)?;
-        let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
+        let request = ChatRequest::read(format, body, route.model())?;
+        let operation = self.operation(format, route, head, request)?;
+        let operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
         let targets = self.targets(&operation);
         let mut attempt = 0;
@@ -212,15 +210,18 @@ impl Gateway {
 
     fn operation<'a>(
         &self,
-        protocol: Protocol,
+        format: ApiFormat,
+        route: &Route,
         head: &RequestHead,
         request: ChatRequest<'a>,
     ) -> Result<Operation<'a>, ApiError> {
         Ok(Operation {
             id: time_sorted_uuid().to_string(),
-            protocol,
+            protocol: route.protocol,
+            format,
             prompt_hash: request.prompt_hash(),
-            headers: passed_headers(protocol, head),
+            headers: passed_headers(route.protocol, head),
+            query: route::passed_query(head),
             request,
             labels: Labels::default(),
             cache_age: None,
@@ -231,48 +232,12 @@ impl Gateway {
     fn policy(&self, provider: &str) -> ClientPolicy {
         self.settings.policies.get(provider).copied().unwrap_or_default()
     }
-
-    /// Identifies the client by the keys in the request.
-    fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
-        let mut own = None;
-        for (offered, is_bearer) in offered(head) {
-            if let Some(token) = &self.token
-                && token.matches(offered.expose().as_bytes())
-            {
-                return Ok(Client::default());
-            }
-            match self.keys.find(&offered) {
-                KeyLookup::Valid { id, name, flows } => {
-                    let key_name = Some(name.to_string());
-                    let flows = Some(flows);
-                    return Ok(Client { key_id: Some(id), key_name, flows, own: None });
-                }
-                KeyLookup::Expired => {
-                    return Err(invalid_key("the key has expired"));
-                }
-                // An unknown key in our format is a deleted one; never forward it to a provider.
-                KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
-                    return Err(invalid_key("unknown key; it may have been deleted"));
-                }
-                KeyLookup::Unknown => {
-                    own.get_or_insert(ClientKey { key: offered, is_bearer });
-                }
-            }
-        }
-        if self.token.is_some() {
-            return Err(invalid_key(
-                "missing or wrong key; send the server's token or a virtual key as \
-                 `Authorization: Bearer KEY` or `x-api-key: KEY`",
-            ));
-        }
-        Ok(Client { own, ..Client::default() })
-    }
 }
 
 impl RequestHandler for Gateway {
     fn takes(&self, head: &RequestHead) -> bool {
         // The API replies to CORS preflights itself.
-        head.path().starts_with("/v1/") && head.method != "OPTIONS"
+        route::is_ours(head.path()) && head.method != "OPTIONS"
     }
 
     fn admit(&self, head: &RequestHead, _: &Auth) -> Result<Option<i64>, ApiError> {
@@ -285,16 +250,19 @@ impl RequestHandler for Gateway {
         body: &mut RequestBody<'_>,
         reply: &mut ResponseWriter<'_>,
     ) {
-        let protocol = Protocol::of(head);
-        let body = match check_route(head) {
-            Ok(()) => body.read(BODY_BYTES_MAX, BODY_TIME_MAX),
+        let route = route::of(head);
+        let protocol =
+            route.as_ref().map_or_else(|_| route::protocol_of(head), |route| route.protocol);
+        let answered = match route {
+            Ok(route) => body::read(head, body)
+                .map_err(Box::from)
+                .and_then(|bytes| self.route(&route, head, &bytes, reply)),
             Err(error) => {
                 body.discard_received();
-                Err(error)
+                Err(error.into())
             }
         };
-        let body = body.map_err(Box::from);
-        if let Err(error) = body.and_then(|body| self.route(head, &body, reply)) {
+        if let Err(error) = answered {
             send_error(protocol, &error, reply);
         }
         if let Some(status) = reply.status() {
@@ -303,57 +271,14 @@ impl RequestHandler for Gateway {
     }
 
     fn refusal(&self, head: &RequestHead, error: &ApiError) -> Vec<u8> {
-        let protocol = Protocol::of(head);
+        let protocol = route::protocol_of(head);
         self.stats.count(protocol, error.status);
         protocol.error(error)
     }
 }
 
-#[derive(Clone, Debug, Default)]
-struct Client {
-    /// The number of the virtual key; numbers are never reused.
-    key_id: Option<i64>,
-    key_name: Option<String>,
-    /// The flows that a virtual key may name; none if there is no restriction.
-    flows: Option<Arc<[FlowId]>>,
-    /// The client's own key, if it is not a virtual key.
-    own: Option<ClientKey>,
-}
-
 fn is_providers(error: &ErrorResponse) -> bool {
     matches!(error, ErrorResponse::Providers(..))
-}
-
-fn check_route(head: &RequestHead) -> Result<(), ApiError> {
-    let (method, path) = (&*head.method, head.path());
-    let Some(allowed) = allowed(path) else {
-        let message = format!(
-            "route {path} not found; use /v1/chat/completions, /v1/messages, \
-             /v1/messages/count_tokens or /v1/models"
-        );
-        return Err(ApiError::new(404, "not_found", message));
-    };
-    if allowed.split(", ").any(|allowed| allowed == method) {
-        return Ok(());
-    }
-    let message = format!("{path} does not support {method}; use {allowed}");
-    Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
-}
-
-fn allowed(path: &str) -> Option<&'static str> {
-    match path {
-        "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => Some("POST"),
-        "/v1/models" => Some("GET, HEAD"),
-        _ => path.starts_with("/v1/models/").then_some("GET, HEAD"),
-    }
-}
-
-/// Returns the keys of a request, and whether each is a bearer token.
-fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
-    let bearer = head.bearer().map(|key| (key, true));
-    let plain = head.header("x-api-key").map(|key| (key.trim(), false));
-    let found = bearer.into_iter().chain(plain).filter(|(key, _)| !key.is_empty());
-    found.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
 }
 
 fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, String)> {
@@ -373,10 +298,6 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
         (!values.is_empty()).then(|| (*name, values.join(",")))
     });
     found.collect()
-}
-
-fn invalid_key(message: &str) -> ApiError {
-    ApiError::new(401, "invalid_api_key", message)
 }
 
 fn no_target() -> ApiError {

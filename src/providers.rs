@@ -53,12 +53,15 @@ pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
+pub use content_encoding::{Coding, Decoder, ZSTD_WINDOW_BYTES_MAX};
 pub use costs::{CacheWrites, prompt_tokens_max};
 use failure::Fault;
 pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
-pub use forward::{AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink};
+pub use forward::{
+    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink,
+};
 use framer::Frame;
 pub use model_list::Listed;
 use rate_limit::Side;

@@ -207,6 +207,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         cache_marks: CacheMarks::default(),
     };
     let forward = Forward {
+        query: "",
         call: &call,
         api_format: ApiFormat::ChatCompletions,
         texts: &String::new,

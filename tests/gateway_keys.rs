@@ -75,6 +75,7 @@ fn called(providers: &Providers) -> String {
 /// Makes a client's call with the configured key or the client's own.
 fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKey>) -> String {
     let forward = Forward {
+        query: "",
         texts: &String::new,
         call: &call_of("p"),
         api_format,

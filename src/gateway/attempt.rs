@@ -7,7 +7,8 @@ use super::client_sink::ClientSink;
 use super::echo::EchoFormat;
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
-use super::protocol::{ErrorResponse, Protocol};
+use super::protocol::ErrorResponse;
+use super::route::path_of;
 use super::targets::Target;
 use super::{Gateway, send_error};
 use crate::calls::{
@@ -16,8 +17,8 @@ use crate::calls::{
 use crate::error::Error;
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
-    Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, ForwardError, Kind,
-    ResponseSink,
+    API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
+    ForwardError, Kind, ResponseSink,
 };
 use crate::store::Bought;
 
@@ -179,23 +180,28 @@ impl Gateway {
             );
             return Err(ApiError::bad_request("provider_not_configured", message));
         }
-        match self.providers.kind(provider) {
-            Some(kind) if protocol.is_supported_by(kind) => Ok(kind),
-            _ => {
-                let message = format!(
-                    "provider {provider} does not support {}; use {}",
-                    protocol.path(),
-                    protocol.other().path()
-                );
-                Err(ApiError::bad_request("wrong_protocol", message))
-            }
+        let format = operation.format;
+        let kind = self.providers.kind(provider);
+        if let Some(kind) = kind.filter(|kind| is_supported_by(format, *kind)) {
+            return Ok(kind);
         }
+        let others = API_FORMATS.into_iter().filter(|format| {
+            *format != ApiFormat::TokenCount
+                && kind.is_some_and(|kind| format.is_supported_by(kind))
+        });
+        let others: Vec<String> = others.map(path_of).collect();
+        let message = format!(
+            "provider {provider} does not support {}; use {}",
+            path_of(format),
+            others.join(" or ")
+        );
+        Err(ApiError::bad_request("wrong_protocol", message))
     }
 
     /// Returns whether the gateway requests the usage of a stream and hides it from the client.
     pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
         let request = &operation.request;
-        let is_possible = operation.protocol == Protocol::OpenAi && request.is_streamed;
+        let is_possible = operation.format == ApiFormat::ChatCompletions && request.is_streamed;
         is_possible && !request.wants_usage && self.providers.takes_stream_options(provider)
     }
 
@@ -228,7 +234,8 @@ impl Gateway {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let forward = Forward {
             call,
-            api_format: operation.protocol.api_format(),
+            api_format: operation.format,
+            query: &operation.query,
             texts: &|| request.all_texts(),
             body: &request.for_model(&call.model, adds_usage),
             headers: &operation.headers,
@@ -308,7 +315,7 @@ impl Gateway {
         let (system, prompt) = operation.request.texts();
         let call = Call { system, prompt, ..call.clone() };
         let echo_format = EchoFormat {
-            protocol: operation.protocol,
+            format: operation.format,
             id: &operation.id,
             model: &call.model,
             wants_usage: operation.request.wants_usage,
@@ -336,6 +343,11 @@ impl Gateway {
         }
         (called.map_err(Box::new), sink.into_filled())
     }
+}
+
+/// Returns whether a provider of this kind accepts the format.
+pub(super) fn is_supported_by(format: ApiFormat, kind: Kind) -> bool {
+    kind == Kind::Echo || format.is_supported_by(kind)
 }
 
 fn reply_cached(response: &Bought, reply: &mut ResponseWriter<'_>) {

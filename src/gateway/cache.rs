@@ -54,7 +54,7 @@ impl Gateway {
         let mut effective = operation.headers.clone();
         effective.retain(|(name, _)| !IRRELEVANT_HEADERS.contains(name));
         let own = self.own_key(operation, &call.provider);
-        let all = serde_json::json!([
+        let mut all = serde_json::json!([
             "v1",
             operation.protocol.name(),
             call.provider,
@@ -67,6 +67,9 @@ impl Gateway {
             adds_usage,
             hex(&Sha256::digest(body)),
         ]);
+        if let Some(all) = all.as_array_mut().filter(|_| !operation.query.is_empty()) {
+            all.push(operation.query.as_str().into());
+        }
         hex(&Sha256::digest(all.to_string()))
     }
 }

@@ -11,36 +11,70 @@ use sha2::{Digest, Sha256};
 
 use super::json::each_field;
 use super::prompt::Prompt;
-use super::protocol::Protocol;
 use crate::ids::hex;
 use crate::listener::ApiError;
-use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites, PricedOptions};
+use crate::providers::{ANSWER_TOKENS_ASSUMED, ApiFormat, CacheWrites, PricedOptions};
 
 /// Limits the name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 /// The assumed limit of web searches of a request that sets none (`max_uses`).
 const SEARCHES_ASSUMED: u64 = 10;
-/// The known fields; each may occur once.
-const KNOWN_FIELDS: [&str; 9] = [
-    "model",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "system",
-    "messages",
-    "tools",
-];
+/// The names of an API format for the parts of a request.
+struct Shape {
+    /// The known fields; each may occur once.
+    known_fields: &'static [&'static str],
+    /// The limits of the answer, in tokens.
+    limits: &'static [&'static str],
+    /// The number of choices.
+    choices: &'static str,
+    system: &'static str,
+    messages: &'static str,
+}
+
+const CHAT: Shape = Shape {
+    known_fields: &[
+        "model",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "system",
+        "messages",
+        "tools",
+    ],
+    // The client may set both; which one counts depends on the provider.
+    limits: &["max_tokens", "max_completion_tokens"],
+    choices: "n",
+    system: "system",
+    messages: "messages",
+};
+
+impl Shape {
+    fn of(format: ApiFormat) -> &'static Self {
+        match format {
+            ApiFormat::ChatCompletions | ApiFormat::Messages | ApiFormat::TokenCount => &CHAT,
+        }
+    }
+}
+
+/// The place of the model in a body.
+#[derive(Clone, Debug)]
+enum ModelPlace {
+    Value(Range<usize>),
+    /// The body has no model: the place for one, and whether another field follows.
+    Missing(usize, bool),
+}
+
 /// The known field of `stream_options`.
 const INCLUDE_USAGE: &str = "include_usage";
 
 #[derive(Debug)]
 pub struct ChatRequest<'a> {
-    protocol: Protocol,
+    format: ApiFormat,
     body: &'a str,
     pub model: String,
-    model_at: Range<usize>,
+    model_at: ModelPlace,
     pub is_streamed: bool,
     /// True if the client requests the usage of a streamed chat completion.
     pub wants_usage: bool,
@@ -135,21 +169,18 @@ fn invalid_json(error: impl fmt::Display) -> ApiError {
 }
 
 impl<'a> ChatRequest<'a> {
-    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
+    /// Parses a body. `deployment` is the model if the path names one.
+    pub fn read(
+        format: ApiFormat,
+        body: &'a [u8],
+        deployment: Option<&str>,
+    ) -> Result<Self, ApiError> {
         let body = std::str::from_utf8(body).map_err(invalid_json)?;
         // Some editors begin a file with a byte order mark; providers reject it.
         let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-        let fields = Fields::read(body, body, &KNOWN_FIELDS)?;
-        let model_value = fields
-            .get("model")
-            .ok_or_else(|| ApiError::bad_request("missing_model", "`model` is missing"))?;
-        let model: String = serde_json::from_str(model_value.get())
-            .ok()
-            .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
-            .ok_or_else(|| {
-                let message = format!("`model` must be a string of 1 to {MODEL_BYTES_MAX} bytes");
-                ApiError::bad_request("bad_model", message)
-            })?;
+        let shape = Shape::of(format);
+        let fields = Fields::read(body, body, shape.known_fields)?;
+        let (model, model_at) = model(body, &fields, deployment)?;
         let is_streamed = match fields.get("stream").map(RawValue::get) {
             None | Some("false" | "null") => false,
             Some("true") => true,
@@ -159,20 +190,21 @@ impl<'a> ChatRequest<'a> {
             }
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        // The client may set both; which one counts depends on the provider.
-        let limit_per_choice = fields.limit("max_tokens")?;
-        let limit_per_choice = limit_per_choice.max(fields.limit("max_completion_tokens")?);
-        let choices = fields.whole("n")?.map_or(1, saturating).max(1);
+        let mut limit_per_choice = None;
+        for name in shape.limits {
+            limit_per_choice = limit_per_choice.max(fields.limit(name)?);
+        }
+        let choices = fields.whole(shape.choices)?.map_or(1, saturating).max(1);
         let max_tokens = match choices {
             1 => limit_per_choice,
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
-        let (system, messages) = (fields.get("system"), fields.get("messages"));
+        let (system, messages) = (fields.get(shape.system), fields.get(shape.messages));
         Ok(Self {
-            protocol,
+            format,
             body,
             model,
-            model_at: range_of(body, model_value),
+            model_at,
             is_streamed,
             wants_usage,
             usage_edit,
@@ -189,7 +221,12 @@ impl<'a> ChatRequest<'a> {
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
-        let mut edits = vec![(self.model_at.clone(), model.as_str())];
+        let (range, model) = match self.model_at.clone() {
+            ModelPlace::Value(range) => (range, model),
+            ModelPlace::Missing(start, true) => (start..start, format!(r#""model":{model},"#)),
+            ModelPlace::Missing(start, false) => (start..start, format!(r#""model":{model}"#)),
+        };
+        let mut edits = vec![(range, model.as_str())];
         if asks_usage {
             edits.push(self.usage_edit.clone());
         }
@@ -208,7 +245,7 @@ impl<'a> ChatRequest<'a> {
     /// Returns the SHA-256 of the system text, a zero byte and the messages in their original text.
     pub fn prompt_hash(&self) -> String {
         let mut hash = Sha256::new();
-        if let (Some(system), Protocol::Anthropic) = (self.system, self.protocol) {
+        if let Some(system) = self.system.filter(|_| self.format != ApiFormat::ChatCompletions) {
             hash.update(system.get());
             hash.update([0]);
         }
@@ -249,6 +286,32 @@ impl<'a> ChatRequest<'a> {
         let last = of_role("user").next_back();
         (system, last.map_or_else(String::new, |message| text_of(&message["content"])))
     }
+}
+
+/// Returns the model, and its place in the body.
+fn model(
+    body: &str,
+    fields: &Fields<'_>,
+    deployment: Option<&str>,
+) -> Result<(String, ModelPlace), ApiError> {
+    let value = fields.get("model");
+    let place = match value {
+        Some(value) => ModelPlace::Value(range_of(body, value)),
+        None => ModelPlace::Missing(body.find('{').map_or(0, |at| at + 1), fields.end > 0),
+    };
+    let model = match (deployment, value) {
+        (Some(model), _) => Some(model.to_owned()),
+        (None, Some(value)) => serde_json::from_str(value.get()).ok(),
+        (None, None) => {
+            return Err(ApiError::bad_request("missing_model", "`model` is missing"));
+        }
+    };
+    let is_name = |model: &String| (1..=MODEL_BYTES_MAX).contains(&model.len());
+    let model = model.filter(is_name).ok_or_else(|| {
+        let message = format!("`model` must be a string of 1 to {MODEL_BYTES_MAX} bytes");
+        ApiError::bad_request("bad_model", message)
+    })?;
+    Ok((model, place))
 }
 
 /// Parses a value of the request; null if it is missing or nested too deep.
@@ -359,7 +422,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Result<ChatRequest<'_>, ApiError> {
-        ChatRequest::read(Protocol::OpenAi, body.as_bytes())
+        ChatRequest::read(ApiFormat::ChatCompletions, body.as_bytes(), None)
     }
 
     #[test]
@@ -428,6 +491,20 @@ mod tests {
         let body = "{ \"a\" : 1.0e+2,\"model\":\t\"p\\/old\" , \"n\":123456789012345678901234567890.10,\n \"x\": {\"model\":\"p/old\"}, \"a\":2}";
         assert_eq!(rewritten(body, false), body.replacen("\"p\\/old\"", "\"new\"", 1));
         assert_eq!(read(body).unwrap().model, "p/old");
+    }
+
+    #[test]
+    fn a_deployment_replaces_the_model_of_the_body() {
+        for (body, expected) in [
+            (r#"{"messages":[]}"#, r#"{"model":"new","messages":[]}"#),
+            (r#" { } "#, r#" {"model":"new" } "#),
+            (r#"{"model":"x","n":1}"#, r#"{"model":"new","n":1}"#),
+        ] {
+            let format = ApiFormat::ChatCompletions;
+            let request = ChatRequest::read(format, body.as_bytes(), Some("named")).unwrap();
+            assert_eq!(request.model, "named");
+            assert_eq!(String::from_utf8(request.for_model("new", false)).unwrap(), expected);
+        }
     }
 
     #[test]
@@ -536,7 +613,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ChatRequest::read(Protocol::Anthropic, &body);
+            let _ = ChatRequest::read(ApiFormat::Messages, &body, None);
         }
 
         #[test]

@@ -9,7 +9,7 @@ use super::protocol::ErrorResponse;
 use super::targets::Target;
 use super::{Gateway, no_target};
 use crate::listener::{ApiError, ResponseWriter};
-use crate::providers::{ApiFormat, Call, Forward};
+use crate::providers::{Call, Forward};
 
 impl Gateway {
     /// Asks the first target of the requested model.
@@ -25,7 +25,8 @@ impl Gateway {
         let call = Call { stream: false, max_tokens: None, ..operation.call(&target) };
         let forward = Forward {
             call: &call,
-            api_format: ApiFormat::TokenCount,
+            api_format: operation.format,
+            query: &operation.query,
             // No settlement, so no estimate.
             texts: &String::new,
             body: &operation.request.for_model(&call.model, false),
@@ -49,7 +50,7 @@ impl Gateway {
     fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, ApiError> {
         let target = self.targets(operation).into_iter().next().ok_or_else(no_target)?;
         let kind = self.usable(operation, &target)?;
-        if ApiFormat::TokenCount.is_supported_by(kind) {
+        if operation.format.is_supported_by(kind) {
             return Ok(target);
         }
         let message = format!("provider {} does not support token counting", target.provider);

@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::protocol::Protocol;
 use crate::event::Usage;
-use crate::providers::Answer;
+use crate::providers::{Answer, ApiFormat};
 
 /// The form of an `echo` answer.
 pub struct EchoFormat<'a> {
-    pub protocol: Protocol,
+    pub format: ApiFormat,
     pub id: &'a str,
     pub model: &'a str,
     /// True if a streamed chat completion ends with its usage.
@@ -18,8 +17,8 @@ pub struct EchoFormat<'a> {
 impl EchoFormat<'_> {
     pub fn document(&self, answer: &Answer) -> Vec<u8> {
         let (id, model, text) = (self.id, self.model, &answer.text);
-        let document = match self.protocol {
-            Protocol::OpenAi => json!({
+        let document = match self.format {
+            ApiFormat::ChatCompletions => json!({
                 "id": id, "object": "chat.completion", "created": 0, "model": model,
                 "choices": [{
                     "index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
@@ -27,7 +26,7 @@ impl EchoFormat<'_> {
                 }],
                 "usage": openai_usage(&answer.usage),
             }),
-            Protocol::Anthropic => json!({
+            ApiFormat::Messages | ApiFormat::TokenCount => json!({
                 "id": id, "type": "message", "role": "assistant", "model": model,
                 "content": [{"type": "text", "text": text}],
                 "stop_reason": "end_turn", "stop_sequence": null,
@@ -38,11 +37,11 @@ impl EchoFormat<'_> {
     }
 
     pub fn begin(&self) -> Vec<u8> {
-        match self.protocol {
-            Protocol::OpenAi => {
+        match self.format {
+            ApiFormat::ChatCompletions => {
                 self.chunk(&json!({"role": "assistant", "content": ""}), &Value::Null)
             }
-            Protocol::Anthropic => {
+            ApiFormat::Messages | ApiFormat::TokenCount => {
                 let start = json!({
                     "id": self.id, "type": "message", "role": "assistant", "model": self.model,
                     "content": [], "stop_reason": null, "stop_sequence": null,
@@ -60,9 +59,9 @@ impl EchoFormat<'_> {
     }
 
     pub fn piece(&self, text: &str) -> Vec<u8> {
-        match self.protocol {
-            Protocol::OpenAi => self.chunk(&json!({"content": text}), &Value::Null),
-            Protocol::Anthropic => {
+        match self.format {
+            ApiFormat::ChatCompletions => self.chunk(&json!({"content": text}), &Value::Null),
+            ApiFormat::Messages | ApiFormat::TokenCount => {
                 let delta = json!({"type": "text_delta", "text": text});
                 event("content_block_delta", &[("index", 0.into()), ("delta", delta)])
             }
@@ -70,8 +69,8 @@ impl EchoFormat<'_> {
     }
 
     pub fn end(&self, usage: &Usage) -> Vec<u8> {
-        match self.protocol {
-            Protocol::OpenAi => {
+        match self.format {
+            ApiFormat::ChatCompletions => {
                 let mut bytes = self.chunk(&json!({}), &"stop".into());
                 if self.wants_usage {
                     let chunk = json!({
@@ -83,7 +82,7 @@ impl EchoFormat<'_> {
                 bytes.extend(b"data: [DONE]\n\n");
                 bytes
             }
-            Protocol::Anthropic => {
+            ApiFormat::Messages | ApiFormat::TokenCount => {
                 let mut bytes = event("content_block_stop", &[("index", 0.into())]);
                 let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
                 bytes.extend(event(

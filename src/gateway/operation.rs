@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Client;
 use super::chat_request::ChatRequest;
+use super::client::Client;
 use super::labels::Labels;
 use super::protocol::Protocol;
 use crate::budget::Reserve;
-use crate::providers::{CacheMarks, Call};
+use crate::providers::{ApiFormat, CacheMarks, Call};
 use crate::store::NewCall;
 use crate::time::Timestamp;
 
@@ -17,9 +17,12 @@ pub(super) struct Operation<'a> {
     /// Joins the ledger rows of the attempts.
     pub(super) id: String,
     pub(super) protocol: Protocol,
+    pub(super) format: ApiFormat,
     pub(super) prompt_hash: String,
     /// Headers to forward to the provider.
     pub(super) headers: Vec<(&'static str, String)>,
+    /// The query to forward to the provider, without `?`.
+    pub(super) query: String,
     pub(super) request: ChatRequest<'a>,
     pub(super) labels: Labels,
     /// The maximum age of a stored response; none to always make the call.

@@ -1,9 +1,9 @@
-//! The two protocols of the gateway's clients, for its own responses.
+//! The protocols of the gateway's clients, for its own responses.
 
 use serde_json::json;
 
-use crate::listener::{ApiError, RequestHead};
-use crate::providers::{AnswerHead, ApiFormat, Kind};
+use crate::listener::ApiError;
+use crate::providers::AnswerHead;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -12,16 +12,6 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Returns the protocol of a request, by its headers and path.
-    pub fn of(head: &RequestHead) -> Self {
-        let is_messages = head.path().starts_with("/v1/messages");
-        if is_messages || head.header("anthropic-version").is_some() {
-            Self::Anthropic
-        } else {
-            Self::OpenAi
-        }
-    }
-
     /// Returns the protocol's name. The provider of this name is used if the model's name contains
     /// no provider.
     pub fn name(self) -> &'static str {
@@ -29,34 +19,6 @@ impl Protocol {
             Self::OpenAi => "openai",
             Self::Anthropic => "anthropic",
         }
-    }
-
-    /// Returns the other protocol: every kind of provider understands at least one of the two.
-    pub fn other(self) -> Self {
-        match self {
-            Self::OpenAi => Self::Anthropic,
-            Self::Anthropic => Self::OpenAi,
-        }
-    }
-
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::OpenAi => "/v1/chat/completions",
-            Self::Anthropic => "/v1/messages",
-        }
-    }
-
-    /// Returns the API format of its requests.
-    pub fn api_format(self) -> ApiFormat {
-        match self {
-            Self::OpenAi => ApiFormat::ChatCompletions,
-            Self::Anthropic => ApiFormat::Messages,
-        }
-    }
-
-    /// Returns whether a provider of this kind accepts its requests.
-    pub fn is_supported_by(self, kind: Kind) -> bool {
-        kind == Kind::Echo || self.api_format().is_supported_by(kind)
     }
 
     pub fn error(self, refusal: &ApiError) -> Vec<u8> {

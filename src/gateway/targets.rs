@@ -47,10 +47,7 @@ pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
     for (name, provider) in usable {
         if provider.kind == Kind::Echo {
             names.extend(ECHO_MODELS.map(|model| format!("{name}/{model}")));
-        } else if [Protocol::OpenAi, Protocol::Anthropic]
-            .iter()
-            .any(|protocol| protocol.is_supported_by(provider.kind))
-        {
+        } else {
             let models = providers.priced_models(name);
             names.extend(models.iter().map(|model| format!("{name}/{model}")));
         }

@@ -218,8 +218,11 @@ impl<'a> RequestBody<'a> {
         receive(self.client, self.buffer, LINE_READ_BYTES, deadline)
     }
 
-    /// Counts the body before it grows to `bytes`.
-    fn count(&mut self, bytes: usize) -> Result<(), ApiError> {
+    /// Counts the memory of a body before it grows to `bytes`, with other forms of it.
+    ///
+    /// # Errors
+    /// 503 if larger bodies fill their shared memory or this client's share of it.
+    pub fn count(&mut self, bytes: usize) -> Result<(), ApiError> {
         if bytes <= SMALL_BODY_BYTES {
             return Ok(());
         }

@@ -81,8 +81,12 @@ pub enum ApiFormat {
     TokenCount,
 }
 
+/// All formats.
+pub const API_FORMATS: [ApiFormat; 3] =
+    [ApiFormat::ChatCompletions, ApiFormat::Messages, ApiFormat::TokenCount];
+
 /// Returns the URL of a request and the reader of its answer.
-type Route = fn(&ProviderConfig) -> (String, Box<dyn Reader>);
+type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
 
 impl ApiFormat {
     /// Returns whether a provider of this kind understands the format.
@@ -92,15 +96,15 @@ impl ApiFormat {
 
     fn route(self, kind: Kind) -> Option<Route> {
         let route: Route = match (self, kind) {
-            (Self::ChatCompletions, Kind::OpenAi) => |it| (openai::url(it), chat()),
-            (Self::ChatCompletions, Kind::Gemini) => |it| {
+            (Self::ChatCompletions, Kind::OpenAi) => |it, _| (openai::url(it), chat()),
+            (Self::ChatCompletions, Kind::Gemini) => |it, _| {
                 let reader = openai::ChatReader::counting(gemini::chat_usage);
                 (gemini::chat_url(it), Box::new(reader))
             },
-            (Self::ChatCompletions, Kind::Ollama) => |it| (ollama::chat_url(it), chat()),
-            (Self::Messages, Kind::Anthropic) => |it| (anthropic::url(it), messages()),
-            (Self::Messages, Kind::Ollama) => |it| (ollama::messages_url(it), messages()),
-            (Self::TokenCount, Kind::Anthropic) => |it| {
+            (Self::ChatCompletions, Kind::Ollama) => |it, _| (ollama::chat_url(it), chat()),
+            (Self::Messages, Kind::Anthropic) => |it, _| (anthropic::url(it), messages()),
+            (Self::Messages, Kind::Ollama) => |it, _| (ollama::messages_url(it), messages()),
+            (Self::TokenCount, Kind::Anthropic) => |it, _| {
                 let url = format!("{}/count_tokens", anthropic::url(it));
                 (url, Box::new(anthropic::CountReader))
             },
@@ -125,6 +129,8 @@ pub struct Forward<'a> {
     /// Provider, model and streaming; its texts are not used.
     pub call: &'a Call,
     pub api_format: ApiFormat,
+    /// The query of the client's request, without `?`.
+    pub query: &'a str,
     /// Returns all texts of the request, for an estimate if the provider does not count them.
     pub texts: &'a dyn Fn() -> String,
     pub body: &'a [u8],
@@ -254,7 +260,11 @@ impl Providers {
             let message = "does not support this protocol";
             return Err(Fault::not_configured(message));
         };
-        let (url, mut reader) = route(provider);
+        let (mut url, mut reader) = route(provider, forward.call);
+        if !forward.query.is_empty() {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(forward.query);
+        }
         let request = HttpRequest {
             url: &url,
             headers: &headers(forward, provider),
@@ -510,6 +520,7 @@ mod tests {
         let forward = Forward {
             call: &super::super::testing::call("m", false),
             api_format: ApiFormat::ChatCompletions,
+            query: "",
             texts: &|| unreachable!("nothing came"),
             body: b"{}",
             headers: &[],

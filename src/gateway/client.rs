@@ -1,0 +1,90 @@
+//! Identifies the client of a request by its keys.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+use super::Gateway;
+use super::keys::{KeyLookup, PREFIX};
+use crate::ids::FlowId;
+use crate::listener::{ApiError, RequestHead};
+use crate::providers::ClientKey;
+use crate::secret::Secret;
+
+/// Takes precedence over the other headers, which may contain the client's own login.
+const KEY_HEADER: &str = "x-flowledger-key";
+/// The headers of plain keys: Anthropic's, Azure's and Google's.
+const PLAIN_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Client {
+    /// The number of the virtual key; numbers are never reused.
+    pub(super) key_id: Option<i64>,
+    pub(super) key_name: Option<String>,
+    /// The flows that a virtual key may name; none if there is no restriction.
+    pub(super) flows: Option<Arc<[FlowId]>>,
+    /// The client's own key, if it is neither a virtual key nor the server's token.
+    pub(super) own: Option<ClientKey>,
+}
+
+impl Gateway {
+    /// Identifies the client by the keys in the request.
+    pub(super) fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
+        let mut client = None;
+        let mut own = None;
+        for (offered, is_bearer) in offered(head) {
+            if let Some(token) = &self.token
+                && token.matches(offered.expose().as_bytes())
+            {
+                client.get_or_insert_with(Client::default);
+                continue;
+            }
+            match self.keys.find(&offered) {
+                KeyLookup::Valid { id, name, flows } => {
+                    client.get_or_insert_with(|| Client {
+                        key_id: Some(id),
+                        key_name: Some(name.to_string()),
+                        flows: Some(flows),
+                        own: None,
+                    });
+                }
+                _ if client.is_some() && offered.expose().starts_with(PREFIX) => {}
+                KeyLookup::Expired => return Err(invalid_key("the key has expired")),
+                // An unknown key in our format is a deleted one; never forward it to a provider.
+                KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
+                    return Err(invalid_key("unknown key; it may have been deleted"));
+                }
+                KeyLookup::Unknown => {
+                    own.get_or_insert(ClientKey { key: offered, is_bearer });
+                }
+            }
+        }
+        match client {
+            Some(client) => Ok(Client { own, ..client }),
+            None if self.token.is_some() => Err(invalid_key(
+                "missing or wrong key; send the server's token or a virtual key as \
+                 `Authorization: Bearer KEY`, `x-api-key: KEY` or `x-flowledger-key: KEY`",
+            )),
+            None => Ok(Client { own, ..Client::default() }),
+        }
+    }
+}
+
+/// Returns the keys of a request, and whether each is a bearer token.
+fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
+    let header = |name| head.header(name).map(str::trim);
+    let plain = PLAIN_HEADERS.into_iter().filter_map(header);
+    let query = head.query("key").map(|key| percent_decode_str(key).decode_utf8_lossy());
+    let explicit = header(KEY_HEADER).map(|key| (key.to_owned(), false));
+    let all = explicit
+        .into_iter()
+        .chain(head.bearer().map(|key| (key.to_owned(), true)))
+        .chain(plain.map(|key| (key.to_owned(), false)))
+        .chain(query.map(|key| (key.into_owned(), false)));
+    let all = all.filter(|(key, _)| !key.is_empty());
+    all.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
+}
+
+fn invalid_key(message: &str) -> ApiError {
+    ApiError::new(401, "invalid_api_key", message)
+}

@@ -1,0 +1,342 @@
+//! Finds the operation that a path names, below any of the base paths that clients are given. Pure.
+//!
+//! A base path names a protocol (`/anthropic/v1/messages`), or an OpenAI-compatible API of another
+//! provider (`/v1beta/openai/chat/completions`). The version may be missing, or occur twice if the
+//! client adds its own.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use percent_encoding::percent_decode_str;
+
+use super::protocol::Protocol;
+use crate::listener::{ApiError, RequestHead};
+use crate::providers::ApiFormat;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A call of a model.
+    Call(ApiFormat),
+    /// Counts the tokens of a request.
+    Count(ApiFormat),
+    Models,
+    Model,
+}
+
+/// The operation of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub protocol: Protocol,
+    pub endpoint: Endpoint,
+    /// The names in the path, decoded.
+    pub names: Vec<String>,
+    /// The deployment that a path of Azure names in place of the body's model.
+    pub deployment: Option<String>,
+}
+
+impl Route {
+    /// Returns the model that the path names.
+    pub fn model(&self) -> Option<&str> {
+        self.deployment.as_deref()
+    }
+}
+
+struct Pattern {
+    protocol: Protocol,
+    /// Methods, in the form of the header `Allow`.
+    methods: &'static str,
+    /// The part after the version; `*` is a segment, `**` at least one.
+    path: &'static str,
+    endpoint: Endpoint,
+}
+
+const fn pattern(
+    protocol: Protocol,
+    methods: &'static str,
+    path: &'static str,
+    endpoint: Endpoint,
+) -> Pattern {
+    Pattern { protocol, methods, path, endpoint }
+}
+
+#[rustfmt::skip] // One line for each.
+static PATTERNS: &[Pattern] = &[
+    pattern(Protocol::OpenAi, "POST", "chat/completions", Endpoint::Call(ApiFormat::ChatCompletions)),
+    pattern(Protocol::OpenAi, "GET, HEAD", "models", Endpoint::Models),
+    pattern(Protocol::OpenAi, "GET, HEAD", "models/**", Endpoint::Model),
+    pattern(Protocol::Anthropic, "POST", "messages", Endpoint::Call(ApiFormat::Messages)),
+    pattern(Protocol::Anthropic, "POST", "messages/count_tokens", Endpoint::Count(ApiFormat::TokenCount)),
+    pattern(Protocol::Anthropic, "GET, HEAD", "models", Endpoint::Models),
+    pattern(Protocol::Anthropic, "GET, HEAD", "models/**", Endpoint::Model),
+];
+
+/// Returns the version in the paths of a protocol.
+fn version(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::OpenAi | Protocol::Anthropic => "/v1/",
+    }
+}
+
+/// A path without its base path and version.
+struct Relative<'a> {
+    /// The protocol that the base path names.
+    protocol: Option<Protocol>,
+    deployment: Option<&'a str>,
+    /// True if the path has a base path or a version, so no other program of this server has it.
+    is_ours: bool,
+    path: &'a str,
+}
+
+impl<'a> Relative<'a> {
+    fn of(path: &'a str) -> Self {
+        let mut relative = Self { protocol: None, deployment: None, is_ours: false, path };
+        while relative.strip() {}
+        relative.path = relative.path.trim_matches('/');
+        relative
+    }
+
+    /// Removes one part of the base path, if there is another.
+    fn strip(&mut self) -> bool {
+        const DEPLOYMENTS: &str = "/openai/deployments";
+        if let Some(rest) = after(self.path, DEPLOYMENTS) {
+            let (name, rest) = rest[1.min(rest.len())..].split_once('/').unwrap_or((rest, ""));
+            self.deployment = Some(name);
+            self.path = &self.path[self.path.len() - rest.len()..];
+            self.protocol = Some(Protocol::OpenAi);
+            self.is_ours = true;
+            // The path has no further version.
+            return false;
+        }
+        let bases = [
+            ("/v1beta/openai", Some(Protocol::OpenAi)),
+            ("/openai", Some(Protocol::OpenAi)),
+            ("/anthropic", Some(Protocol::Anthropic)),
+            ("/v1", None),
+        ];
+        for (base, protocol) in bases {
+            if let Some(rest) = after(self.path, base) {
+                self.protocol = protocol.or(self.protocol);
+                self.path = rest;
+                self.is_ours = true;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Returns the rest of a path that begins with these whole segments.
+fn after<'a>(path: &'a str, segments: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(segments)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// Returns whether a path is the gateway's: it has a base path or version, or is that of an
+/// operation without them.
+pub fn is_ours(path: &str) -> bool {
+    let relative = Relative::of(path);
+    relative.is_ours || PATTERNS.iter().any(|it| matched(it.path, relative.path).is_some())
+}
+
+/// Returns the protocol of a request, by its path and headers.
+pub fn protocol_of(head: &RequestHead) -> Protocol {
+    let relative = Relative::of(head.path());
+    let named = relative.protocol.or_else(|| {
+        let has_version = head.header("anthropic-version").is_some();
+        has_version.then_some(Protocol::Anthropic)
+    });
+    named.unwrap_or_else(|| {
+        let mut all = PATTERNS.iter();
+        let first = relative.path.split('/').next();
+        let found = all.find(|it| it.path.split('/').next() == first);
+        found.map_or(Protocol::OpenAi, |it| it.protocol)
+    })
+}
+
+/// Returns the operation of a request.
+///
+/// # Errors
+/// 404 with the closest route, or 405.
+pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
+    let (path, protocol) = (head.path(), protocol_of(head));
+    let relative = Relative::of(path);
+    let mut found = PATTERNS.iter().filter_map(|it| Some((it, matched(it.path, relative.path)?)));
+    // `models` has a form of its own in each protocol; all other paths have one protocol.
+    let mut of_path: Vec<_> = found.by_ref().collect();
+    of_path.sort_by_key(|(it, _)| it.protocol != protocol);
+    let Some((first, _)) = of_path.first() else {
+        return Err(unknown(path, relative.path));
+    };
+    let (allowed, protocol) = (first.methods, first.protocol);
+    let mut found = of_path.into_iter().filter(|(it, _)| it.protocol == protocol);
+    let is_allowed = |methods: &str| methods.split(", ").any(|it| it == head.method);
+    match found.find(|(it, _)| is_allowed(it.methods)) {
+        Some((pattern, names)) => Ok(Route {
+            protocol: pattern.protocol,
+            endpoint: pattern.endpoint,
+            names: names.into_iter().map(decoded).collect(),
+            deployment: relative.deployment.map(decoded),
+        }),
+        None => {
+            let message = format!("{path} does not support {}; use {allowed}", head.method);
+            Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
+        }
+    }
+}
+
+/// Returns the usual path of an API format.
+pub fn path_of(format: ApiFormat) -> String {
+    let is_path =
+        |it: &&Pattern| [Endpoint::Call(format), Endpoint::Count(format)].contains(&it.endpoint);
+    PATTERNS.iter().find(is_path).map_or_else(String::new, full_path)
+}
+
+fn full_path(pattern: &Pattern) -> String {
+    format!("{}{}", version(pattern.protocol), pattern.path)
+}
+
+/// Returns the query to send to the provider: without keys, and without the version of Azure's API.
+pub fn passed_query(head: &RequestHead) -> String {
+    let Some((_, query)) = head.target.split_once('?') else {
+        return String::new();
+    };
+    let query = query.split('#').next().unwrap_or_default();
+    let is_passed = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        !pair.is_empty() && !["key", "api-version"].contains(&&*decoded(name))
+    };
+    let pairs: Vec<&str> = query.split('&').filter(is_passed).collect();
+    pairs.join("&")
+}
+
+fn unknown(path: &str, relative: &str) -> ApiError {
+    let distance = |it: &&Pattern| strsim::damerau_levenshtein(it.path, relative);
+    let closest = PATTERNS.iter().filter(|it| !it.path.contains('*')).min_by_key(distance);
+    let mut message = format!("route {path} not found");
+    if let Some(closest) = closest.filter(|it| distance(it) <= it.path.len() / 2) {
+        let _ = write!(message, "; did you mean {}?", full_path(closest));
+    } else {
+        let calls = PATTERNS.iter().filter(|it| matches!(it.endpoint, Endpoint::Call(_)));
+        let calls: Vec<String> = calls.map(full_path).collect();
+        let _ = write!(message, "; use one of {}", calls.join(", "));
+    }
+    ApiError::new(404, "not_found", message)
+}
+
+/// Returns the parts of a path that match the stars of a pattern.
+fn matched<'p>(pattern: &str, path: &'p str) -> Option<Vec<&'p str>> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        return (pattern == path).then(Vec::new);
+    };
+    let rest = path.strip_prefix(before)?;
+    if let Some(after) = after.strip_prefix('*') {
+        let name = rest.strip_suffix(after)?;
+        return (!name.is_empty()).then(|| vec![name]);
+    }
+    let (name, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let others = matched(after, rest)?;
+    (!name.is_empty()).then(|| [vec![name], others].concat())
+}
+
+fn decoded(text: &str) -> String {
+    let decoded: Cow<'_, str> = percent_decode_str(text).decode_utf8_lossy();
+    decoded.into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(method: &str, target: &str, fields: &str) -> RequestHead {
+        let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        RequestHead::parse(head.as_bytes()).unwrap().unwrap().0
+    }
+
+    fn post(target: &str) -> Result<Route, ApiError> {
+        of(&head("POST", target, ""))
+    }
+
+    #[test]
+    fn each_base_path_leads_to_the_same_operation() {
+        for path in [
+            "/v1/chat/completions",
+            "/chat/completions",
+            "/v1/v1/chat/completions",
+            "/openai/v1/chat/completions",
+            "/openai/chat/completions",
+            "/v1beta/openai/chat/completions",
+            "/v1/chat/completions/",
+            "/v1/chat/completions?beta=true",
+        ] {
+            let route = post(path).unwrap();
+            assert_eq!(route.endpoint, Endpoint::Call(ApiFormat::ChatCompletions), "{path}");
+            assert_eq!(route.protocol, Protocol::OpenAi, "{path}");
+        }
+        for path in ["/v1/messages", "/messages", "/anthropic/v1/messages", "/anthropic/messages"] {
+            let route = post(path).unwrap();
+            assert_eq!(route.endpoint, Endpoint::Call(ApiFormat::Messages), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_names_the_model() {
+        let path = "/openai/deployments/groq%2Fllama/chat/completions?api-version=2024-10-21";
+        let route = post(path).unwrap();
+        assert_eq!(route.endpoint, Endpoint::Call(ApiFormat::ChatCompletions));
+        assert_eq!(route.model(), Some("groq/llama"));
+    }
+
+    #[test]
+    fn models_have_the_form_of_the_protocol() {
+        let anthropic = "anthropic-version: 2023-06-01\r\n";
+        for (target, fields, protocol) in [
+            ("/v1/models", "", Protocol::OpenAi),
+            ("/openai/v1/models", "", Protocol::OpenAi),
+            ("/v1/models?limit=1000", anthropic, Protocol::Anthropic),
+            ("/anthropic/v1/models", "", Protocol::Anthropic),
+        ] {
+            let route = of(&head("GET", target, fields)).unwrap();
+            assert_eq!((route.endpoint, route.protocol), (Endpoint::Models, protocol), "{target}");
+        }
+        let route = of(&head("GET", "/v1/models/openai/gpt-4o", "")).unwrap();
+        assert_eq!((route.endpoint, &*route.names[0]), (Endpoint::Model, "openai/gpt-4o"));
+        let route = of(&head("GET", "/v1/models/openai%2Fgpt-4o", "")).unwrap();
+        assert_eq!(route.names, ["openai/gpt-4o"]);
+    }
+
+    #[test]
+    fn a_wrong_path_names_the_right_one() {
+        for (path, closest) in [
+            ("/v1/chat/completion", "/v1/chat/completions"),
+            ("/v1/message", "/v1/messages"),
+            ("/anthropic/v1/mesages", "/v1/messages"),
+            ("/v1/messages/count_token", "/v1/messages/count_tokens"),
+        ] {
+            let refusal = post(path).unwrap_err();
+            assert_eq!((refusal.status, refusal.code), (404, "not_found"));
+            let end = format!("{path} not found; did you mean {closest}?");
+            assert!(refusal.message.ends_with(&end), "{}", refusal.message);
+        }
+        let refusal = post("/v1/nothing/like/it").unwrap_err();
+        assert!(refusal.message.contains("use one of /v1/chat/completions"), "{}", refusal.message);
+        assert_eq!(of(&head("GET", "/v1/messages", "")).unwrap_err().status, 405);
+    }
+
+    #[test]
+    fn only_paths_of_the_gateway_are_its_own() {
+        for path in ["/v1/x", "/v1", "/openai/x", "/anthropic", "/chat/completions", "/models"] {
+            assert!(is_ours(path), "{path}");
+        }
+        for path in ["/", "/api/flows", "/ws", "/v1x", "/openais", "/assets/app.js", "/hooks/a"] {
+            assert!(!is_ours(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn keys_and_api_versions_are_not_passed_on() {
+        let passed = |target| passed_query(&head("POST", target, ""));
+        assert_eq!(passed("/v1/messages"), "");
+        assert_eq!(passed("/v1/messages?beta=true"), "beta=true");
+        assert_eq!(passed("/v1/messages?key=s&a=1&%6bey=t&api-version=x&b"), "a=1&b");
+    }
+}
