@@ -10,6 +10,7 @@
 //! - `client_answers`: cached answers for clients, reused byte for byte.
 //! - `client_bounds`: limits on client calls, and their errors.
 //! - `client_kinds`: providers of every kind behind `/v1`.
+//! - `client_routes`: paths, keys, encodings and queries of clients.
 //! - `client_streams`: streams for clients, and the accounting of broken ones.
 //! - `clients`: forwarding, accounting and authentication at `/v1`.
 //! - `command_line`: flags, files, signals and exit codes; crash and restart.
@@ -60,6 +61,7 @@ mod calls;
 mod client_answers;
 mod client_bounds;
 mod client_kinds;
+mod client_routes;
 mod client_streams;
 mod clients;
 mod command_line;
