@@ -90,6 +90,16 @@ fn only_routes_with_a_body_send_100_continue() {
 }
 
 #[test]
+fn an_http_1_0_client_gets_no_100_continue() {
+    let server = TestServer::start();
+    let mut stream = server.connect();
+    let head = "POST /api/flows HTTP/1.0\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n{}";
+    stream.write_all(head.as_bytes()).unwrap();
+    let answer = to_the_end(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+}
+
+#[test]
 fn a_client_that_leaves_within_its_body_gets_no_response() {
     let server = TestServer::start();
     let mut stream = server.connect();

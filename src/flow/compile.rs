@@ -495,13 +495,42 @@ impl<'a> Rewriter<'a> {
 
     fn filter_of(&mut self, it: &Spanned<Filter<'a>>) -> Expr<'a> {
         let span = it.span();
-        if !FILTERS.contains(&it.name) {
-            let known = FILTERS.join("`, `");
-            self.fault(span, &format!("unknown filter `{}`; known: `{known}`", it.name));
-        }
+        self.check_filter(it.name, span);
+        self.check_named(it, span);
         let expr = it.expr.as_ref().map(|expr| self.expr(expr));
         let args = self.args(&it.args);
         applied(it.name, expr, args, span)
+    }
+
+    fn check_filter(&mut self, name: &str, span: Span) {
+        if !FILTERS.contains(&name) {
+            let known = FILTERS.join("`, `");
+            self.fault(span, &format!("unknown filter `{name}`; known: `{known}`"));
+        }
+    }
+
+    fn check_test(&mut self, name: &str, span: Span) {
+        if !TESTS.contains(&name) {
+            let known = TESTS.join("`, `");
+            self.fault(span, &format!("unknown test `{name}`; known: `{known}`"));
+        }
+    }
+
+    /// Checks the filter or test that an argument names, as in `map('upper')` and
+    /// `selectattr('price', 'lt', 5)`.
+    fn check_named(&mut self, it: &Filter<'a>, span: Span) {
+        let named = |at: usize| match it.args.get(at) {
+            Some(CallArg::Pos(Expr::Const(value))) => value.value.as_str().map(str::to_owned),
+            _ => None,
+        };
+        match it.name {
+            "map" => named(0).iter().for_each(|name| self.check_filter(name, span)),
+            "select" | "reject" => named(0).iter().for_each(|name| self.check_test(name, span)),
+            "selectattr" | "rejectattr" => {
+                named(1).iter().for_each(|name| self.check_test(name, span));
+            }
+            _ => {}
+        }
     }
 
     fn test(
@@ -511,10 +540,7 @@ impl<'a> Rewriter<'a> {
         args: &[CallArg<'a>],
         span: Span,
     ) -> Expr<'a> {
-        if !TESTS.contains(&name) {
-            let known = TESTS.join("`, `");
-            self.fault(span, &format!("unknown test `{name}`; known: `{known}`"));
-        }
+        self.check_test(name, span);
         let mut expr = self.expr(expr);
         if TEXT_TESTS.contains(&name) {
             expr = weighed(expr, span);

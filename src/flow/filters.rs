@@ -232,7 +232,7 @@ fn apply(state: &mut State<'_, '_>, name: &str, args: &[Value]) -> Result<Value,
         }
         meter.memory(result_bytes(name, value, others, extent)?)?;
         if ORDERING.contains(&name) {
-            check_order(value, others)?;
+            check_order(name, value, others)?;
         }
     }
     let result = state.apply_filter(name, args)?;
@@ -372,22 +372,30 @@ fn result_bytes(name: &str, value: &Value, others: &[Value], of: Extent) -> Resu
     })
 }
 
-/// Checks that a list does not mix texts and numbers, which have no common order.
-fn check_order(value: &Value, others: &[Value]) -> Result<(), Error> {
+/// Checks that a filter does not order texts and numbers together, which have no common order.
+fn check_order(name: &str, value: &Value, others: &[Value]) -> Result<(), Error> {
+    let keywords = others.last().and_then(|last| Kwargs::try_from(last.clone()).ok());
+    let keyword = |name| keywords.as_ref().and_then(|it| it.get::<String>(name).ok());
+    let positional = |at: usize| others.get(at).and_then(Value::as_str).map(str::to_owned);
+    if name == "dictsort" {
+        let is_by_value = keyword("by").is_some_and(|by| by == "value");
+        let keys = value.try_iter()?;
+        let keys = keys.map(|key| if is_by_value { value.get_item(&key) } else { Ok(key) });
+        return check_sortable(keys.collect::<Result<Vec<_>, _>>()?.iter());
+    }
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         return Ok(());
     }
-    let keywords = others.last().and_then(|last| Kwargs::try_from(last.clone()).ok());
-    let attribute = keywords.and_then(|keywords| keywords.get::<String>("attribute").ok());
-    let items: Vec<Value> = match &attribute {
-        Some(paths) => {
-            // Only the first attribute decides between texts and numbers.
-            let path = paths.split(',').next().unwrap_or_default().trim();
-            value.try_iter()?.filter_map(|item| at_path(item, path)).collect()
-        }
-        None => value.try_iter()?.collect(),
+    let attribute = keyword("attribute").or_else(|| positional(0).filter(|_| name == "groupby"));
+    let Some(paths) = attribute else {
+        let items: Vec<Value> = value.try_iter()?.collect();
+        return check_sortable(items.iter());
     };
-    check_sortable(items.iter())
+    for path in paths.split(',').map(str::trim) {
+        let items = value.try_iter()?.filter_map(|item| at_path(item, path));
+        check_sortable(items.collect::<Vec<_>>().iter())?;
+    }
+    Ok(())
 }
 
 /// Returns the value at a path like `a.b`; none if there is none.

@@ -295,6 +295,11 @@ mod tests {
             "{{ input.mixed | sort }}",
             "{{ input.mixed | max }}",
             "{{ [{'a': 1}, {'a': '2'}] | sort(attribute='a') }}",
+            "{{ [{'a': 1, 'b': 1}, {'a': 1, 'b': '2'}] | sort(attribute='a, b') }}",
+            "{{ [{'a': 1}, {'a': '2'}] | groupby('a') }}",
+            "{{ [{'a': 1}, {'a': '2'}] | groupby(attribute='a') }}",
+            "{{ {'a': 1, 'b': '2'} | dictsort(by='value') }}",
+            "{{ {1: 1, '2': 2} | dictsort }}",
             "{{ input.texts | select('gt', 1) | list }}",
             "{{ input.words is lt 50 }}",
             "{{ [1, 'a'] < [1, 2] }}",
@@ -437,6 +442,9 @@ mod tests {
             ("{% filter uper %}x{% endfilter %}", "unknown filter `uper`"),
             ("{% macro m() %}{{ 1 | uper }}{% endmacro %}", "unknown filter `uper`"),
             ("{{ [1 | uper] }}", "unknown filter `uper`"),
+            ("{{ input.x | map('uper') | join }}", "unknown filter `uper`"),
+            ("{{ input.x | select('emtpy') | list }}", "unknown test `emtpy`"),
+            ("{{ input.x | rejectattr('a', 'emtpy') | list }}", "unknown test `emtpy`"),
         ] {
             let faults = names(source).unwrap().faults;
             assert_eq!(faults.len(), 1, "{source}: {faults:?}");

@@ -99,7 +99,8 @@ impl<'a> RequestBody<'a> {
         if matches!(self.head.body, Body::Length(length) if length > bytes_max) {
             return Err(too_large(bytes_max));
         }
-        if self.head.has_token("expect", "100-continue") {
+        // HTTP/1.0 has no interim responses (RFC 9110, section 10.1.1).
+        if self.head.version == 1 && self.head.has_token("expect", "100-continue") {
             // A client that has left is detected below.
             let _ = self.client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
