@@ -26,6 +26,7 @@
 //! - `layers`: dependencies between modules, and crates that belong to one module.
 //! - `limits`: input that is too deep, too large or cut short is refused.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
+//! - `networks`: providers behind a proxy, or with their own certificate authority.
 //! - `nodes`: inputs, conditions, templates and outputs, and the paths of runs.
 //! - `optimizer`: suggestions from real runs, and their life cycle.
 //! - `optimizer_fixture`: the server, flows and suggestions that these tests share.
@@ -77,6 +78,7 @@ mod invariants;
 mod layers;
 mod limits;
 mod maps;
+mod networks;
 mod nodes;
 mod optimizer;
 mod optimizer_fixture;

@@ -31,6 +31,8 @@ pub(super) struct ConfigFile {
     pub data: Option<PathBuf>,
     pub prices: Option<PathBuf>,
     pub token: Option<String>,
+    pub proxy: Option<Secret>,
+    pub ca_file: Option<PathBuf>,
     pub allow_hosts: Vec<String>,
     pub allow_origins: Vec<String>,
     pub limits: FileLimits,
@@ -102,6 +104,8 @@ pub(super) struct FileProvider {
     pub pass_through_key: bool,
     pub stream_usage: Option<bool>,
     pub trust_stated_cost: Option<bool>,
+    pub proxy: Option<Secret>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The handling of a call after its client disconnects.
