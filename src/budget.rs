@@ -148,12 +148,7 @@ impl Budget {
     pub fn covers(&self, call: &Scope<'_>) -> bool {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
-        // As tolerant as the price table, so that no spelling of a priced model evades a budget.
-        let is_model = |pattern: &str| {
-            let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
-            provider.trim().to_lowercase() == call.provider.trim().to_lowercase()
-                && selects(model, call.model)
-        };
+        let is_model = |pattern: &str| is_model(pattern, call.provider, call.model);
         is_flow && is_key && self.model.as_deref().is_none_or(is_model)
     }
 
@@ -228,6 +223,14 @@ impl Budget {
             self.name, call.provider, call.model
         ))
     }
+}
+
+/// Returns whether a pattern `PROVIDER/MODEL` selects the model. As tolerant as the price table, so
+/// that no spelling of a priced model evades a budget.
+pub fn is_model(pattern: &str, provider: &str, model: &str) -> bool {
+    let (wanted_provider, wanted_model) = pattern.split_once('/').unwrap_or((pattern, ""));
+    wanted_provider.trim().to_lowercase() == provider.trim().to_lowercase()
+        && selects(wanted_model, model)
 }
 
 /// Returns a hash of the budgets in their order.

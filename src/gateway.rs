@@ -14,6 +14,7 @@ mod count;
 mod echo;
 mod in_flight;
 mod json;
+mod key_rate;
 mod keys;
 mod labels;
 mod operation;
@@ -23,7 +24,8 @@ mod route;
 mod stats;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,13 +131,13 @@ impl Gateway {
                 self.count_tokens(&operation, reply)
             }
             Endpoint::Models => {
-                let names = targets::names(&self.settings.aliases, &self.providers);
+                let names = self.names(head)?;
                 answer_json(reply, &targets::list(&names));
                 Ok(())
             }
             Endpoint::Model => {
                 let name = route.names.first().map_or("", String::as_str);
-                let names = targets::names(&self.settings.aliases, &self.providers);
+                let names = self.names(head)?;
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
                 answer_json(reply, &targets::one(&names, name).ok_or_else(unknown)?);
@@ -197,7 +199,7 @@ impl Gateway {
             return Err(ApiError::bad_request("no_such_flow", message));
         }
         let message = format!(
-            "this key may not use flow {id} (header `X-Flowledger-Flow`); create a key with `flows`"
+            "this key may not use flow {id} (header `X-Flowledger-Flow`); add it to the key's `flows`"
         );
         Err(ApiError::new(403, "flow_not_allowed", message))
     }
@@ -226,7 +228,22 @@ impl Gateway {
             labels: Labels::default(),
             cache_age: None,
             client: self.client(head)?,
+            key_use: OnceCell::new(),
         })
+    }
+
+    /// Returns the names of the models that the client may use.
+    fn names(&self, head: &RequestHead) -> Result<BTreeSet<String>, ApiError> {
+        let client = self.client(head)?;
+        let mut names = targets::names(&self.settings.aliases, &self.providers);
+        names.retain(|name| match self.settings.aliases.get(name) {
+            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
+            None => {
+                let (provider, model) = name.split_once('/').unwrap_or(("", name));
+                client.may_use(provider, model)
+            }
+        });
+        Ok(names)
     }
 
     fn policy(&self, provider: &str) -> ClientPolicy {

@@ -177,8 +177,7 @@ impl Providers {
     }
 
     fn enqueue(&self, call: &Call, side: Side, prompt_bytes: u64) -> Permit {
-        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL);
-        let tokens = prompt_bytes / 4 + u64::from(answer);
+        let tokens = tokens_estimate(prompt_bytes, call.max_tokens);
         self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
 
@@ -353,6 +352,12 @@ impl Providers {
     fn key(&self, provider: &str) -> Option<&Secret> {
         self.providers.get(provider).and_then(ProviderConfig::key)
     }
+}
+
+/// Estimates the tokens of a call before it is made: one per four bytes of the prompt, plus the
+/// answer's limit, or 1,024 if it has none.
+pub fn tokens_estimate(prompt_bytes: u64, max_tokens: Option<u32>) -> u64 {
+    prompt_bytes / 4 + u64::from(max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL))
 }
 
 fn clients(providers: &BTreeMap<String, ProviderConfig>) -> BTreeMap<String, Arc<Client>> {

@@ -23,6 +23,7 @@
 //! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
 //! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
 //! - `invariants`: invariants of the parsers, tried on the corpora of the fuzz targets.
+//! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.
 //! - `limits`: input that is too deep, too large or cut short is refused.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
@@ -75,6 +76,7 @@ mod history;
 mod hub;
 mod interop;
 mod invariants;
+mod keys;
 mod layers;
 mod limits;
 mod maps;

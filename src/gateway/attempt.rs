@@ -47,6 +47,9 @@ impl Gateway {
             // No call was made, so there is no row.
             Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
+        if let Err(refusal) = operation.take_rate() {
+            return refused(refusal);
+        }
         let presence = reply.presence();
         let ends_with_client = self.policy(&target.provider).drain_max.is_none();
         let watched = ends_with_client.then(|| presence.clone());
@@ -60,21 +63,23 @@ impl Gateway {
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
             Err(ended) => *ended,
-            Ok(resources) => self.calls.make(&request, resources, Vec::new(), |fill| match kind {
-                Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                _ => {
-                    let mut sink = ClientSink::new(operation, fill, reply);
-                    let result = self.forward(operation, &call, &guard, &mut sink);
-                    let filled = sink.into_filled();
-                    let result = result.map_err(|error| {
-                        let failure = Box::new(error.failure.clone());
-                        forward_error = Some(error);
-                        failure
-                    });
-                    (result, filled)
+            Ok(resources) => self.calls.make(&request, resources, Vec::new(), |fill| {
+                operation.begin_call();
+                if kind == Kind::Echo {
+                    return self.echo(operation, &call, fill, &guard, reply);
                 }
+                let mut sink = ClientSink::new(operation, fill, reply);
+                let result = self.forward(operation, &call, &guard, &mut sink);
+                let filled = sink.into_filled();
+                let result = result.map_err(|error| {
+                    let failure = Box::new(error.failure.clone());
+                    forward_error = Some(error);
+                    failure
+                });
+                (result, filled)
             }),
         };
+        operation.end_call(&ended.outcome);
         if ended.has_row() {
             *number += 1;
         }
@@ -170,6 +175,7 @@ impl Gateway {
     ) -> Result<Kind, ApiError> {
         let protocol = operation.protocol;
         let provider = &target.provider;
+        operation.check_model(target)?;
         let own_key = self.own_key(operation, provider).is_some();
         if let Err(why) = self.providers.check(provider)
             && !(own_key && self.providers.knows(provider))

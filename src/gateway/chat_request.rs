@@ -42,6 +42,7 @@ const CHAT: Shape = Shape {
         "system",
         "messages",
         "tools",
+        "models",
     ],
     // The client may set both; which one counts depends on the provider.
     limits: &["max_tokens", "max_completion_tokens"],
@@ -90,6 +91,7 @@ pub struct ChatRequest<'a> {
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
+    models: Option<&'a RawValue>,
 }
 
 /// The known fields of an object, with their original text.
@@ -215,7 +217,16 @@ impl<'a> ChatRequest<'a> {
             system,
             messages,
             tools: fields.get("tools"),
+            models: fields.get("models"),
         })
+    }
+
+    /// Returns the models that a router may use in place of `model`, as OpenRouter does
+    /// (<https://openrouter.ai/docs/guides/routing/model-fallbacks>).
+    pub fn fallback_models(&self) -> Vec<String> {
+        let models = read(self.models);
+        let models = models.as_array().map_or(&[][..], Vec::as_slice);
+        models.iter().map(text_or_json).collect()
     }
 
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.

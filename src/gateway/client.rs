@@ -5,7 +5,9 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use super::Gateway;
+use super::key_rate::KeyLimiter;
 use super::keys::{KeyLookup, PREFIX};
+use crate::budget::is_model;
 use crate::ids::FlowId;
 use crate::listener::{ApiError, RequestHead};
 use crate::providers::ClientKey;
@@ -23,8 +25,21 @@ pub(super) struct Client {
     pub(super) key_name: Option<String>,
     /// The flows that a virtual key may name; none if there is no restriction.
     pub(super) flows: Option<Arc<[FlowId]>>,
+    /// Patterns of the models that a virtual key may use; none for all.
+    pub(super) models: Option<Arc<[String]>>,
+    /// Counts the calls of a virtual key.
+    pub(super) limiter: Option<Arc<KeyLimiter>>,
     /// The client's own key, if it is neither a virtual key nor the server's token.
     pub(super) own: Option<ClientKey>,
+}
+
+impl Client {
+    pub(super) fn may_use(&self, provider: &str, model: &str) -> bool {
+        let may_use = |patterns: &Arc<[String]>| {
+            patterns.iter().any(|pattern| is_model(pattern, provider, model))
+        };
+        self.models.as_ref().is_none_or(may_use)
+    }
 }
 
 impl Gateway {
@@ -40,16 +55,22 @@ impl Gateway {
                 continue;
             }
             match self.keys.find(&offered) {
-                KeyLookup::Valid { id, name, flows } => {
+                KeyLookup::Valid(key) => {
                     client.get_or_insert_with(|| Client {
-                        key_id: Some(id),
-                        key_name: Some(name.to_string()),
-                        flows: Some(flows),
+                        key_id: Some(key.id),
+                        key_name: Some(key.name.to_string()),
+                        flows: Some(key.flows),
+                        models: key.models,
+                        limiter: Some(key.limiter),
                         own: None,
                     });
                 }
                 _ if client.is_some() && offered.expose().starts_with(PREFIX) => {}
                 KeyLookup::Expired => return Err(invalid_key("the key has expired")),
+                KeyLookup::Rotated => {
+                    let message = "the key was replaced by a new one and is no longer valid";
+                    return Err(invalid_key(message));
+                }
                 // An unknown key in our format is a deleted one; never forward it to a provider.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
                     return Err(invalid_key("unknown key; it may have been deleted"));

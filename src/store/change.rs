@@ -12,6 +12,8 @@ use crate::money::Usd;
 use crate::schedule::Missed;
 use crate::time::Timestamp;
 
+use super::key_record::{KeyLimits, KeyRecord};
+
 #[derive(Clone, Debug)]
 pub struct NodeRef {
     pub flow_id: FlowId,
@@ -190,9 +192,18 @@ pub struct NewKey {
     pub hash: String,
     /// The key is refused from this time on.
     pub expires_at: Option<Timestamp>,
-    /// The flows that the key may name.
-    pub flows: Vec<FlowId>,
+    pub limits: KeyLimits,
     pub at: Timestamp,
+}
+
+/// The new values of a key; none keeps the current one.
+#[derive(Clone, Debug, Default)]
+pub struct KeyEdit {
+    pub expires_at: Option<Option<Timestamp>>,
+    pub flows: Option<Vec<FlowId>>,
+    pub models: Option<Option<Vec<String>>>,
+    pub requests_per_minute: Option<Option<u32>>,
+    pub tokens_per_minute: Option<Option<u64>>,
 }
 
 /// One change to write. Its events are derived from it (see [`Batch::apply`](super::Batch::apply)).
@@ -262,6 +273,17 @@ pub enum Change {
     AddBudget(Budget),
     /// Creates a key for a client of the gateway. Refused if the name is taken.
     CreateKey(NewKey),
+    EditKey {
+        id: i64,
+        edit: KeyEdit,
+    },
+    /// Replaces the hash of a key. The current one stays valid until `valid_until`.
+    RotateKey {
+        id: i64,
+        hash: String,
+        valid_until: Timestamp,
+        at: Timestamp,
+    },
     DeleteKey {
         id: i64,
         with_budgets: bool,
@@ -328,6 +350,8 @@ pub enum Receipt {
     Flow(FlowId),
     Hook(String),
     Key(i64),
+    /// A key after an edit or a rotation, and its hash before.
+    EditedKey(Box<KeyRecord>, String),
     Call(Box<LedgerEntry>),
     Done,
 }

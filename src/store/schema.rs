@@ -367,6 +367,20 @@ CREATE TABLE run_restarts (
     completed   INTEGER NOT NULL        -- nodes and items, at the last restart
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE keys ADD COLUMN models TEXT;                -- patterns, as a JSON array; null for all
+ALTER TABLE keys ADD COLUMN requests_per_minute INTEGER;
+ALTER TABLE keys ADD COLUMN tokens_per_minute INTEGER;
+ALTER TABLE keys ADD COLUMN revision INTEGER NOT NULL DEFAULT 0; -- of edits and rotations
+
+-- The hashes that rotated keys had before.
+CREATE TABLE former_keys (
+    hash        TEXT PRIMARY KEY,
+    key_id      INTEGER NOT NULL,
+    valid_until_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX former_keys_by_key ON former_keys (key_id);
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.

@@ -265,6 +265,10 @@ impl Batch<'_> {
             }
             Change::AddBudget(budget) => calls.budgets.add(db, budget).map(done),
             Change::CreateKey(key) => keys::create(db, key),
+            Change::EditKey { id, edit } => keys::edit(db, *id, edit),
+            Change::RotateKey { id, hash, valid_until, at } => {
+                keys::rotate(db, *id, hash, *valid_until, *at)
+            }
             Change::DeleteKey { id, with_budgets } => calls.delete_key(db, *id, *with_budgets),
             Change::TouchKey { id, at } => keys::touch(db, *id, *at),
             Change::Propose { flow_id, flow_name, proposal, at } => {

@@ -276,6 +276,11 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              DROP TABLE epochs;
              DROP TABLE corrections;
              DROP TABLE budget_days;
+             DROP TABLE former_keys;
+             ALTER TABLE keys DROP COLUMN revision;
+             ALTER TABLE keys DROP COLUMN tokens_per_minute;
+             ALTER TABLE keys DROP COLUMN requests_per_minute;
+             ALTER TABLE keys DROP COLUMN models;
              ALTER TABLE keys DROP COLUMN flows;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
@@ -286,7 +291,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 6
+            schema::version() - 7
         ))
         .unwrap();
     drop(connection);
