@@ -29,7 +29,7 @@ const totals = createTotals();
 const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const budgets = createBudgets({ flowNames: () => flows.names() });
-const keys = createKeys();
+const keys = createKeys({ flowNames: () => flows.names() });
 const savings = createSavings({ badge: byId("savings-badge"), labelOf: (flowId, nodeId) => flows.labelOf(flowId, nodeId) });
 const flows = createFlows({
   list: byId("flows"),
