@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::{BudgetWarning, text_form};
+use crate::event::{Attribution, Billing, BudgetWarning, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
 use crate::prices::selects;
@@ -66,6 +66,13 @@ pub struct Budget {
     pub model: Option<String>,
     /// The name of a gateway key.
     pub key: Option<String>,
+    pub tag: Option<String>,
+    pub client: Option<String>,
+    /// As in ledger rows: the name, or its hash.
+    pub end_user: Option<String>,
+    pub project: Option<String>,
+    /// Counts the notional cost of calls that a subscription covers.
+    pub include_subscriptions: bool,
     pub limit: Limit,
     /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
@@ -82,6 +89,10 @@ pub struct Scope<'a> {
     pub provider: &'a str,
     pub model: &'a str,
     pub key: Option<&'a str>,
+    /// Separated by commas.
+    pub tags: Option<&'a str>,
+    pub attribution: &'a Attribution,
+    pub billing: Option<Billing>,
 }
 
 /// The maximum usage of a call, known before it is made.
@@ -104,6 +115,14 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit_usd: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_tokens: Option<u64>,
@@ -111,12 +130,19 @@ struct Document {
     hard: bool,
     #[serde(default)]
     allow_unpriced: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    include_subscriptions: bool,
     #[serde(default = "utc")]
     timezone: String,
 }
 
 fn yes() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn utc() -> String {
@@ -136,10 +162,15 @@ impl Budget {
             flow_id: self.flow_id,
             model: self.model.clone(),
             key: self.key.clone(),
+            tag: self.tag.clone(),
+            client: self.client.clone(),
+            end_user: self.end_user.clone(),
+            project: self.project.clone(),
             limit_usd,
             limit_tokens,
             hard: self.hard,
             allow_unpriced: self.allow_unpriced,
+            include_subscriptions: self.include_subscriptions,
             timezone: self.timezone.clone(),
         };
         serde_json::to_value(document).unwrap_or_default()
@@ -148,13 +179,28 @@ impl Budget {
     pub fn covers(&self, call: &Scope<'_>) -> bool {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
+        let has_tag = |tag: &str| call.tags.is_some_and(|tags| tags.split(',').any(|it| it == tag));
+        let is_tag = self.tag.as_deref().is_none_or(has_tag);
+        let is_name = |own: &Option<String>, name: &Option<String>| own.is_none() || own == name;
+        let is_origin = is_name(&self.client, &call.attribution.client)
+            && is_name(&self.end_user, &call.attribution.end_user)
+            && is_name(&self.project, &call.attribution.project);
+        // Subscriptions use tokens, but no money.
+        let is_paid = self.include_subscriptions
+            || call.billing.is_none()
+            || matches!(self.limit, Limit::Tokens(_));
         // As tolerant as the price table, so that no spelling of a priced model evades a budget.
         let is_model = |pattern: &str| {
             let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
             provider.trim().to_lowercase() == call.provider.trim().to_lowercase()
                 && selects(model, call.model)
         };
-        is_flow && is_key && self.model.as_deref().is_none_or(is_model)
+        is_flow
+            && is_key
+            && is_tag
+            && is_origin
+            && is_paid
+            && self.model.as_deref().is_none_or(is_model)
     }
 
     /// Converts `reserve` to the budget's unit. Returns none if the price is unknown.
@@ -346,6 +392,11 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         flow_id: document.flow_id,
         model: document.model,
         key: document.key,
+        tag: document.tag,
+        client: document.client,
+        end_user: document.end_user,
+        project: document.project,
+        include_subscriptions: document.include_subscriptions,
         limit,
         hard: document.hard,
         allow_unpriced: document.allow_unpriced,
@@ -380,6 +431,18 @@ mod tests {
             document[key] = value.clone();
         }
         parse_all(json!({"budgets": [document]})).unwrap().remove(0)
+    }
+
+    fn no_scope() -> Scope<'static> {
+        Scope {
+            flow_id: None,
+            provider: "",
+            model: "",
+            key: None,
+            tags: None,
+            attribution: &Attribution::NONE,
+            billing: None,
+        }
     }
 
     fn at(text: &str) -> Timestamp {
@@ -442,7 +505,8 @@ mod tests {
 
     #[test]
     fn a_budget_applies_to_matching_calls_only() {
-        let call = Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", key: None };
+        let call =
+            Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", ..no_scope() };
         for (more, expected) in [
             (json!({}), true),
             (json!({"flowId": 1}), true),
@@ -480,7 +544,7 @@ mod tests {
         ] {
             let budget = budget(json!({"model": pattern}));
             for model in models {
-                let call = Scope { flow_id: None, provider, model, key: None };
+                let call = Scope { provider, model, ..no_scope() };
                 assert!(budget.covers(&call), "{pattern} {model}");
             }
         }

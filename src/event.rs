@@ -7,7 +7,8 @@ mod ledger_row;
 pub mod suggestion;
 
 pub use self::ledger_row::{
-    CallStatus, Charge, CostSource, LedgerDetails, LedgerEntry, RefusedBy, Usage, UsageSource,
+    Attribution, Billing, CallStatus, Charge, CostSource, LedgerDetails, LedgerEntry, RefusedBy,
+    Usage, UsageSource,
 };
 
 use serde::{Deserialize, Serialize};

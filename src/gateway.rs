@@ -40,6 +40,7 @@ use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
+use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Providers};
@@ -224,6 +225,7 @@ impl Gateway {
             query: route::passed_query(head),
             request,
             labels: Labels::default(),
+            attribution: Attribution::default(),
             cache_age: None,
             client: self.client(head)?,
         })

@@ -22,7 +22,8 @@ const ROWS: usize = 20;
 
 #[derive(Args, Clone)]
 pub struct Query {
-    /// Show totals by model, provider, flow, role, day, status, key or tag [default: rows]
+    /// Show totals by model, provider, flow, role, day, status, key, tag, client, session,
+    /// end_user or project [default: rows]
     #[arg(long, value_name = "GROUP")]
     by: Option<String>,
     /// Only rows at or after this time (2026-11-24T10:00:00Z) or day [default: no limit]
@@ -52,6 +53,18 @@ pub struct Query {
     /// Only rows with this tag [default: all]
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
+    /// Only rows of this client program, such as claude-cli [default: all]
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
+    /// Only rows of the session with this ID [default: all]
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// Only rows of this end user [default: all]
+    #[arg(long, value_name = "NAME")]
+    end_user: Option<String>,
+    /// Only rows of this project [default: all]
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
     /// Show up to this number of newest rows [default: 20]
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
     limit: Option<usize>,
@@ -71,6 +84,10 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         role: query.role,
         key: query.key,
         tag: query.tag,
+        client: query.client,
+        session: query.session,
+        end_user: query.end_user,
+        project: query.project,
         from: query.from,
         to: query.to,
     };

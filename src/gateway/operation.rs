@@ -8,6 +8,7 @@ use super::labels::Labels;
 use super::protocol::Protocol;
 use crate::budget::Reserve;
 use crate::providers::{ApiFormat, CacheMarks, Call};
+use crate::event::Attribution;
 use crate::store::NewCall;
 use crate::time::Timestamp;
 
@@ -25,6 +26,7 @@ pub(super) struct Operation<'a> {
     pub(super) query: String,
     pub(super) request: ChatRequest<'a>,
     pub(super) labels: Labels,
+    pub(super) attribution: Attribution,
     /// The maximum age of a stored response; none to always make the call.
     pub(super) cache_age: Option<Duration>,
     pub(super) client: Client,
@@ -62,6 +64,8 @@ impl Operation<'_> {
             prompt_hash: self.prompt_hash.clone(),
             key_name: self.client.key_name.clone(),
             tags: self.labels.tags.clone(),
+            attribution: self.attribution.clone(),
+            billing: None,
             reserve: Reserve::default(),
         }
     }

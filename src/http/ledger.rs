@@ -25,6 +25,10 @@ fn filter(query: &mut Query) -> LedgerFilter {
         role: query.take("role"),
         key: query.take("key"),
         tag: query.take("tag"),
+        client: query.take("client"),
+        session: query.take("session"),
+        end_user: query.take("end_user"),
+        project: query.take("project"),
         from: query.take("from"),
         to: query.take("to"),
     }
@@ -139,6 +143,11 @@ static COLUMNS: &[Column] = &[
     ("price_cost_usd", |r| optional(r.more.price_cost_usd.as_ref())),
     ("provider_cost_usd", |r| optional(r.more.provider_cost_usd.as_ref())),
     ("corrected_cost_usd", |r| optional(r.more.corrected_cost_usd.as_ref())),
+    ("client", |r| text(r.more.attribution.client.as_deref())),
+    ("session", |r| text(r.more.attribution.session.as_deref())),
+    ("end_user", |r| text(r.more.attribution.end_user.as_deref())),
+    ("project", |r| text(r.more.attribution.project.as_deref())),
+    ("billing", |r| optional(r.more.billing.as_ref())),
 ];
 
 fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::Result<Vec<u8>> {

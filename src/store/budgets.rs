@@ -15,15 +15,15 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
-use super::sql::{all, execute, one, single};
+use super::sql::{FromRow, all, execute, one, single};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
+use crate::event::{Attribution, Billing, BudgetWarning, LedgerEntry, UsageSource};
 use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
@@ -34,13 +34,16 @@ const WARNED_MAX: i64 = 10_000;
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
 /// tokens. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
+        tags, client, end_user, project, billing,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
              WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
      FROM ledger";
 /// The same columns for days that are summed up.
-const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
-const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
+const DAYS: &str = "SELECT flow_id, provider, model, key_name, tags, client, end_user, project,
+        billing, nanousd, tokens FROM budget_days";
+const NAMES: &str = "flow_id, provider, model, key_name, tags, client, end_user, project, billing";
+const SUMS: &str = "sum(nanousd), sum(tokens)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
@@ -187,6 +190,9 @@ impl Budgets {
             provider: &row.provider,
             model: &requested_model,
             key: row.more.key_name.as_deref(),
+            tags: row.more.tags.as_deref(),
+            attribution: &row.more.attribution,
+            billing: row.more.billing,
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
@@ -300,6 +306,9 @@ fn scope(call: &NewCall) -> Scope<'_> {
         provider: &call.provider,
         model: &call.model,
         key: call.key_name.as_deref(),
+        tags: call.tags.as_deref(),
+        attribution: &call.attribution,
+        billing: call.billing,
     }
 }
 
@@ -323,12 +332,36 @@ struct Used {
     provider: String,
     model: String,
     key: Option<String>,
+    tags: Option<String>,
+    /// Without a session.
+    attribution: Attribution,
+    billing: Option<Billing>,
     nanousd: i64,
     tokens: i64,
 }
 
-from_row!(Used; flow_id, provider, model, key, nanousd, tokens);
 from_row!(Reserve; cost, tokens);
+
+impl FromRow for Used {
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            flow_id: FromRow::read(row, at)?,
+            provider: FromRow::read(row, at)?,
+            model: FromRow::read(row, at)?,
+            key: FromRow::read(row, at)?,
+            tags: FromRow::read(row, at)?,
+            attribution: Attribution {
+                client: FromRow::read(row, at)?,
+                end_user: FromRow::read(row, at)?,
+                project: FromRow::read(row, at)?,
+                session: None,
+            },
+            billing: FromRow::read(row, at)?,
+            nanousd: FromRow::read(row, at)?,
+            tokens: FromRow::read(row, at)?,
+        })
+    }
+}
 
 impl Used {
     fn scope(&self) -> Scope<'_> {
@@ -337,6 +370,9 @@ impl Used {
             provider: &self.provider,
             model: &self.model,
             key: self.key.as_deref(),
+            tags: self.tags.as_deref(),
+            attribution: &self.attribution,
+            billing: self.billing,
         }
     }
 }
@@ -359,20 +395,21 @@ fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec
 fn between_sql() -> String {
     let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
     format!(
-        "SELECT {SUMS} FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
-         GROUP BY 1, 2, 3, 4"
+        "SELECT {NAMES}, {SUMS}
+         FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+         GROUP BY {NAMES}"
     )
 }
 
 fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
-    let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
+    let sql = format!("SELECT {NAMES}, {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY {NAMES}");
     all(db, &sql, [run_id])
 }
 
 pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO budget_days SELECT ?1, {SUMS}
-         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
+        "INSERT INTO budget_days (day, {NAMES}, nanousd, tokens) SELECT ?1, {NAMES}, {SUMS}
+         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY {NAMES}"
     );
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
@@ -382,10 +419,10 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
     let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
     let rows = ROWS.replacen("SELECT", &day, 1);
     let of_rows = format!(
-        "SELECT day, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
-         GROUP BY 1, 2, 3, 4, 5"
+        "SELECT day, {NAMES}, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
+         GROUP BY day, {NAMES}"
     );
-    let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
+    let of_days = format!("SELECT day, {NAMES}, {SUMS} FROM budget_days GROUP BY day, {NAMES}");
     let mut statement = db.prepare(&format!(
         "WITH stored AS ({of_days}), computed AS ({of_rows}), wrong AS (
             SELECT day FROM (SELECT * FROM stored EXCEPT SELECT * FROM computed)

@@ -65,13 +65,16 @@ impl CallWriter {
         };
         let model = cached.map_or(call.model.as_str(), |(model, _)| model);
         let reserve = cached.is_none().then_some(&call.reserve);
+        let whose = &call.attribution;
         let sql =
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
                 cost_nanousd, reserved_nanousd, reserved_tokens, refused, error_message,
-                latency_ms, cached, saved_nanousd, model_asked)
+                latency_ms, cached, saved_nanousd, model_asked, client, session, end_user, project,
+                billing)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)";
+                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END,
+                ?22, ?23, ?24, ?25, ?26)";
         execute(
             db,
             sql,
@@ -96,7 +99,12 @@ impl CallWriter {
                 refused.map(|(_, why)| why),
                 cached.is_some(),
                 cached.and_then(|(_, saved)| saved),
-                call.model
+                call.model,
+                whose.client,
+                whose.session,
+                whose.end_user,
+                whose.project,
+                call.billing
             ],
         )?;
         self.written_row(db, call.at)

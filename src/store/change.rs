@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::budget::{Budget, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
-    CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage,
+    Attribution, Billing, CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy,
+    RunStatus, Usage,
 };
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
@@ -141,6 +142,8 @@ pub struct NewCall {
     pub prompt_hash: String,
     pub key_name: Option<String>,
     pub tags: Option<String>,
+    pub attribution: Attribution,
+    pub billing: Option<Billing>,
     pub reserve: Reserve,
 }
 

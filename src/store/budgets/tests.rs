@@ -272,7 +272,16 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE run_restarts;
+            "DROP TABLE secrets;
+             DROP INDEX ledger_by_session;
+             DROP INDEX ledger_by_end_user;
+             ALTER TABLE ledger DROP COLUMN client;
+             ALTER TABLE ledger DROP COLUMN session;
+             ALTER TABLE ledger DROP COLUMN end_user;
+             ALTER TABLE ledger DROP COLUMN project;
+             ALTER TABLE ledger DROP COLUMN billing;
+             ALTER TABLE ledger_days DROP COLUMN subscription_cost;
+             DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
              DROP TABLE budget_days;
@@ -286,7 +295,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 6
+            schema::version() - 7
         ))
         .unwrap();
     drop(connection);
