@@ -5,6 +5,7 @@
 //! The connection's thread, which the listener lends, answers the request.
 
 mod attempt;
+mod attribution;
 mod body;
 mod cache;
 mod chat_request;
@@ -40,7 +41,6 @@ use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Providers};
@@ -223,9 +223,9 @@ impl Gateway {
             prompt_hash: request.prompt_hash(),
             headers: passed_headers(route.protocol, head),
             query: route::passed_query(head),
+            attribution: attribution::read(head, request.body())?,
             request,
             labels: Labels::default(),
-            attribution: Attribution::default(),
             cache_age: None,
             client: self.client(head)?,
         })

@@ -218,6 +218,10 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
+    pub fn body(&self) -> &'a str {
+        self.body
+    }
+
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
