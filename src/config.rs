@@ -100,6 +100,7 @@ impl Config {
             gateway: gateway::Settings {
                 aliases: providers::aliases(&file.aliases, &providers)?,
                 policies,
+                hash_end_users: file.gateway.hash_end_users,
             },
             providers,
             timeouts: file.timeouts.checked()?,

@@ -41,11 +41,12 @@ use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
+use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Providers};
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{EndUsers, Store};
 use crate::threads::Threads;
 
 /// The default of [`ClientPolicy::drain_max`].
@@ -73,12 +74,15 @@ pub struct Settings {
     pub aliases: Aliases,
     /// By provider; the default policy applies to all others.
     pub policies: BTreeMap<String, ClientPolicy>,
+    /// True if ledger rows have hashes in place of the names of end users.
+    pub hash_end_users: bool,
 }
 
 pub struct Gateway {
     settings: Settings,
     token: Option<Secret>,
     keys: Arc<Keys>,
+    end_users: EndUsers,
     store: Arc<Store>,
     providers: Arc<Providers>,
     calls: Calls,
@@ -103,7 +107,19 @@ impl Gateway {
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
         let providers = Arc::clone(calls.providers());
-        Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
+        let end_users = EndUsers::load(&store, settings.hash_end_users)?;
+        Ok(Self {
+            settings,
+            token,
+            keys,
+            end_users,
+            store,
+            providers,
+            calls,
+            stats,
+            in_flight,
+            threads,
+        })
     }
 
     /// Cancels the calls in flight and waits until the deadline. Returns the number of remaining
@@ -223,12 +239,19 @@ impl Gateway {
             prompt_hash: request.prompt_hash(),
             headers: passed_headers(route.protocol, head),
             query: route::passed_query(head),
-            attribution: attribution::read(head, request.body())?,
+            attribution: self.attribution(head, request.body())?,
             request,
             labels: Labels::default(),
             cache_age: None,
             client: self.client(head)?,
         })
+    }
+
+    /// Returns the origin of a request as its row stores it.
+    fn attribution(&self, head: &RequestHead, body: &str) -> Result<Attribution, ApiError> {
+        let origin = attribution::read(head, body)?;
+        let end_user = origin.end_user.map(|name| self.end_users.of_client(name));
+        Ok(Attribution { end_user, ..origin })
     }
 
     fn policy(&self, provider: &str) -> ClientPolicy {

@@ -15,7 +15,7 @@ use crate::event::{CallStatus, LedgerEntry};
 use crate::http::ledger_csv;
 use crate::ids::FlowId;
 use crate::money::Usd;
-use crate::store::{LedgerFilter, Store, Sums};
+use crate::store::{EndUsers, LedgerFilter, Store, Sums};
 use crate::time::Timestamp;
 
 const ROWS: usize = 20;
@@ -75,6 +75,7 @@ pub struct Query {
 
 pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
     let store = Store::open_to_read(&config.data)?;
+    let end_users = EndUsers::load(&store, config.gateway.hash_end_users)?;
     let filter = LedgerFilter {
         flow_id: query.flow,
         run_id: None,
@@ -86,7 +87,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         tag: query.tag,
         client: query.client,
         session: query.session,
-        end_user: query.end_user,
+        end_user: query.end_user.map(|name| end_users.stored(name)),
         project: query.project,
         from: query.from,
         to: query.to,

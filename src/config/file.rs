@@ -39,6 +39,7 @@ pub(super) struct ConfigFile {
     pub timeouts: FileTimeouts,
     pub websocket: FileWebsocket,
     pub failed_call_cost: FailedCallCosts,
+    pub gateway: FileGateway,
     pub aliases: BTreeMap<String, OneOrMore>,
     pub providers: BTreeMap<String, FileProvider>,
 }
@@ -57,6 +58,12 @@ pub(super) struct FileLimits {
     active_runs: Option<usize>,
     queued_runs: Option<usize>,
     calls: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileGateway {
+    pub hash_end_users: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

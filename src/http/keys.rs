@@ -36,12 +36,15 @@ pub fn list(context: &Context) -> Answer {
 
 /// `POST /api/keys`: creates a key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
-    let new: CreateRequest = read_json(body)?;
+    let mut new: CreateRequest = read_json(body)?;
     let flows = new.flows.unwrap_or_default();
     let faults = flow_faults(context, &flows)?;
     if !faults.is_empty() {
         let message = "cannot create the key".to_owned();
         return Err(Error::Invalid { message, faults }.into());
+    }
+    if let Some(Value::String(name)) = new.budget.as_mut().and_then(|it| it.get_mut("endUser")) {
+        *name = context.end_users.stored(std::mem::take(name));
     }
     if let Some(budget) = &new.budget {
         let model = budget.get("model").and_then(Value::as_str);

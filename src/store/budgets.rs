@@ -123,6 +123,11 @@ impl Budgets {
         self.set(db, &all)
     }
 
+    /// Reads the use of all budgets again when it is needed.
+    pub(super) fn forget_counts(&mut self) {
+        self.counts.fill(None);
+    }
+
     pub(super) fn remove_of_key(&mut self, db: &Connection, key: &str) -> Result<()> {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));

@@ -6,6 +6,7 @@ use super::budgets::Budgets;
 use super::change::{Applied, NewCall, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
+use super::end_users;
 use super::keys;
 use super::ledger::ENTRY_COLUMNS;
 use super::prices;
@@ -40,6 +41,13 @@ impl CallWriter {
             self.budgets.remove_of_key(db, &name)?;
         }
         Ok(Receipt::Done.into())
+    }
+
+    pub(super) fn erase_end_user(&mut self, db: &Connection, names: &[String]) -> Result<Applied> {
+        let applied = end_users::erase(db, names)?;
+        // Budgets of an end user count the remaining rows.
+        self.budgets.forget_counts();
+        Ok(applied)
     }
 
     /// # Errors

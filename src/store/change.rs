@@ -274,6 +274,10 @@ pub enum Change {
         at: Timestamp,
     },
     SettleCall(Settlement),
+    /// Removes the names of an end user from all rows; the rows stay.
+    EraseEndUser {
+        names: Vec<String>,
+    },
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
     CorrectCall(Correction),
@@ -331,6 +335,8 @@ pub enum Receipt {
     Flow(FlowId),
     Hook(String),
     Key(i64),
+    /// The number of rows whose end user was removed.
+    Erased(usize),
     Call(Box<LedgerEntry>),
     Done,
 }

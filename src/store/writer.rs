@@ -13,8 +13,8 @@ use super::epochs::{self, Epochs};
 use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, corrections, daily_rollup, days, flows, keys, node_changes, response_cache,
-    run_changes, suggestions, triggers,
+    block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
+    response_cache, run_changes, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -34,6 +34,7 @@ impl Writer {
     pub(super) fn new(path: PathBuf, db: Connection, files: Arc<DatabaseFiles>) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
+        end_users::create_key(&db)?;
         let epochs = epochs::begin(&db, newest)?;
         let calls = CallWriter::load(&db)?;
         Ok(Self { path, db, files, newest, epochs, calls })
@@ -258,6 +259,7 @@ impl Batch<'_> {
                 calls.insert(db, call, None, Some((model, *saved)))
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::EraseEndUser { names } => calls.erase_end_user(db, names),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {
