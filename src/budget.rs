@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::{Attribution, Billing, BudgetWarning, text_form};
+use crate::event::{Attribution, Billing, BudgetWarning, WarningKind, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
 use crate::prices::selects;
@@ -20,16 +20,34 @@ const VERSION_BYTES: usize = 16;
 /// Percentages of a limit at which viewers are warned.
 pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
 
-/// Days and months follow the budget's time zone.
+/// Days and months follow the budget's time zone. A session is one of a client at the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
     Day,
     Month,
     Run,
+    Session,
 }
 
-text_form!(Per { Day = "day", Month = "month", Run = "run" });
+text_form!(Per { Day = "day", Month = "month", Run = "run", Session = "session" });
+
+/// The handling of calls of a session that repeats itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoop {
+    #[default]
+    Warn,
+    /// A hard budget refuses them.
+    Stop,
+}
+
+impl OnLoop {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_warn(&self) -> bool {
+        *self == Self::Warn
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -73,6 +91,7 @@ pub struct Budget {
     pub project: Option<String>,
     /// Counts the notional cost of calls that a subscription covers.
     pub include_subscriptions: bool,
+    pub on_loop: OnLoop,
     pub limit: Limit,
     /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
@@ -132,6 +151,8 @@ struct Document {
     allow_unpriced: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     include_subscriptions: bool,
+    #[serde(default, skip_serializing_if = "OnLoop::is_warn")]
+    on_loop: OnLoop,
     #[serde(default = "utc")]
     timezone: String,
 }
@@ -171,6 +192,7 @@ impl Budget {
             hard: self.hard,
             allow_unpriced: self.allow_unpriced,
             include_subscriptions: self.include_subscriptions,
+            on_loop: self.on_loop,
             timezone: self.timezone.clone(),
         };
         serde_json::to_value(document).unwrap_or_default()
@@ -203,6 +225,11 @@ impl Budget {
             && self.model.as_deref().is_none_or(is_model)
     }
 
+    /// Returns whether the budget counts days or months, instead of runs or sessions.
+    pub fn has_period(&self) -> bool {
+        matches!(self.per, Per::Day | Per::Month)
+    }
+
     /// Converts `reserve` to the budget's unit. Returns none if the price is unknown.
     pub fn reserved(&self, reserve: &Reserve) -> Option<i64> {
         match self.limit {
@@ -212,7 +239,7 @@ impl Budget {
     }
 
     /// Returns the start of the period that contains `at`, and the start of the next one. A budget
-    /// per run has one period for all time, and so has one beyond the calendar's range.
+    /// per run or session has one period for all time, and so has one beyond the calendar's range.
     pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
         self.calendar_period(at).unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
     }
@@ -223,7 +250,7 @@ impl Budget {
         let (start, length) = match self.per {
             Per::Day => (at.start_of_day().ok()?, Span::new().days(1)),
             Per::Month => (at.first_of_month().ok()?.start_of_day().ok()?, Span::new().months(1)),
-            Per::Run => return None,
+            Per::Run | Per::Session => return None,
         };
         let end = start.date().checked_add(length).ok()?;
         let end = end.to_zoned(self.zone.clone()).ok()?.start_of_day().ok()?;
@@ -249,6 +276,8 @@ impl Budget {
             used: self.limit.show(used),
             limit: self.limit.show(self.limit.amount()),
             hard: self.hard,
+            kind: WarningKind::Limit,
+            session: None,
         }
     }
 
@@ -263,6 +292,15 @@ impl Budget {
             self.per,
             limit.show(used),
             limit.show(reserve),
+        ))
+    }
+
+    /// Returns the error for a call of a session that repeats itself.
+    pub fn loop_refusal(&self, sign: &str) -> Error {
+        Error::Budget(format!(
+            "budget `{}` stopped the session, because it repeats itself: {sign}. Change the \
+             request, or start a new session",
+            self.name
         ))
     }
 
@@ -382,6 +420,9 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         let why = "must be `PROVIDER/MODEL`; a `*` at the end matches any rest";
         fault("model", why.into());
     }
+    if document.on_loop == OnLoop::Stop && !(document.per == Per::Session && document.hard) {
+        fault("onLoop", "`stop` needs a hard budget per session".into());
+    }
     let zone = TimeZone::get(&document.timezone).unwrap_or_else(|_| {
         fault("timezone", unknown_zone(&document.timezone));
         TimeZone::UTC
@@ -397,6 +438,7 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         end_user: document.end_user,
         project: document.project,
         include_subscriptions: document.include_subscriptions,
+        on_loop: document.on_loop,
         limit,
         hard: document.hard,
         allow_unpriced: document.allow_unpriced,
@@ -520,6 +562,48 @@ mod tests {
             (json!({"model": "openai2/gpt-4o*"}), false),
         ] {
             assert_eq!(budget(more.clone()).covers(&call), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_budget_selects_by_origin_tag_and_billing() {
+        let attribution = Attribution {
+            client: Some("claude-cli".into()),
+            session: Some("s".into()),
+            end_user: Some("ann".into()),
+            project: None,
+        };
+        let billing = Some(Billing::Subscription);
+        let billed = Scope { tags: Some("a,team=b"), attribution: &attribution, ..no_scope() };
+        let subscribed = Scope { billing, ..billed };
+        for (more, expected) in [
+            (json!({}), [true, false]),
+            (json!({"includeSubscriptions": true}), [true, true]),
+            (json!({"limitUsd": null, "limitTokens": 1}), [true, true]),
+            (json!({"tag": "team=b"}), [true, false]),
+            (json!({"tag": "team"}), [false, false]),
+            (json!({"client": "claude-cli", "endUser": "ann"}), [true, false]),
+            (json!({"client": "codex_cli_rs"}), [false, false]),
+            (json!({"endUser": "s"}), [false, false]),
+            (json!({"project": "p"}), [false, false]),
+            (json!({"per": "session", "onLoop": "stop"}), [true, false]),
+        ] {
+            let budget = budget(more.clone());
+            let covered = [budget.covers(&billed), budget.covers(&subscribed)];
+            assert_eq!(covered, expected, "{more}");
+            let again = parse_all(json!({"budgets": [budget.to_json()]})).unwrap().remove(0);
+            assert_eq!(again, budget);
+        }
+        for more in
+            [json!({"onLoop": "stop"}), json!({"per": "session", "onLoop": "stop", "hard": false})]
+        {
+            let mut document = json!({"name": "b", "per": "day", "limitUsd": "1"});
+            for (key, value) in more.as_object().unwrap() {
+                document[key] = value.clone();
+            }
+            let error = parse_all(json!({"budgets": [document]}));
+            let Err(Error::Invalid { faults, .. }) = error else { panic!("{error:?}") };
+            assert_eq!(faults[0].field, "budgets[0].onLoop");
         }
     }
 

@@ -17,6 +17,7 @@ mod in_flight;
 mod json;
 mod keys;
 mod labels;
+mod loops;
 mod operation;
 mod prompt;
 mod protocol;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::keys::{KeyLookup, Keys};
+pub use self::loops::LoopLimits;
 pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target};
 
@@ -36,6 +38,7 @@ use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
 use self::labels::Labels;
+use self::loops::Loops;
 use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
@@ -48,6 +51,7 @@ use crate::providers::{ApiFormat, Providers};
 use crate::secret::Secret;
 use crate::store::{EndUsers, Store};
 use crate::threads::Threads;
+use crate::time::Timestamp;
 
 /// The default of [`ClientPolicy::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -76,6 +80,7 @@ pub struct Settings {
     pub policies: BTreeMap<String, ClientPolicy>,
     /// True if ledger rows have hashes in place of the names of end users.
     pub hash_end_users: bool,
+    pub loop_limits: LoopLimits,
 }
 
 pub struct Gateway {
@@ -83,6 +88,7 @@ pub struct Gateway {
     token: Option<Secret>,
     keys: Arc<Keys>,
     end_users: EndUsers,
+    loops: Loops,
     store: Arc<Store>,
     providers: Arc<Providers>,
     calls: Calls,
@@ -108,11 +114,13 @@ impl Gateway {
         }
         let providers = Arc::clone(calls.providers());
         let end_users = EndUsers::load(&store, settings.hash_end_users)?;
+        let loops = Loops::new(settings.loop_limits);
         Ok(Self {
             settings,
             token,
             keys,
             end_users,
+            loops,
             store,
             providers,
             calls,
@@ -161,7 +169,7 @@ impl Gateway {
         }
     }
 
-    /// Tries the targets of the requested model in order, until one has answered.
+    /// Makes the call of a request.
     fn ask(
         &self,
         format: ApiFormat,
@@ -176,11 +184,31 @@ impl Gateway {
         let operation = self.operation(format, route, head, request)?;
         let operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
-        let targets = self.targets(&operation);
+        // A client that accepts stored responses repeats its requests on purpose.
+        let session = operation.session().filter(|_| cache_age.is_none());
+        let looping = session.clone().and_then(|session| {
+            let (prompt_hash, body) = (&operation.prompt_hash, operation.request.body());
+            self.loops.observe(session, prompt_hash, body, Timestamp::now())
+        });
+        let operation = Operation { looping, ..operation };
+        let answered = self.try_targets(&operation, reply);
+        if let Some(session) = session.filter(|_| answered.is_err()) {
+            self.loops.forget(session, &operation.prompt_hash);
+        }
+        answered
+    }
+
+    /// Tries the targets of the requested model in order, until one has answered.
+    fn try_targets(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<(), Box<ErrorResponse>> {
+        let targets = self.targets(operation);
         let mut attempt = 0;
         let mut error = None;
         for target in &targets {
-            match self.attempt(&operation, target, &mut attempt, reply) {
+            match self.attempt(operation, target, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
                 Attempt::Unusable(why) => {
                     error.get_or_insert(why);
@@ -240,6 +268,7 @@ impl Gateway {
             headers: passed_headers(route.protocol, head),
             query: route::passed_query(head),
             attribution: self.attribution(head, request.body())?,
+            looping: None,
             request,
             labels: Labels::default(),
             cache_age: None,

@@ -157,6 +157,7 @@ impl Books {
             tags: None,
             attribution: Attribution::default(),
             billing: None,
+            looping: None,
             reserve: Reserve::default(),
         })
     }

@@ -278,6 +278,7 @@ impl Job {
                 tags: None,
                 attribution: Attribution::default(),
                 billing: None,
+                looping: None,
                 reserve: Reserve::default(),
             },
             prompt: PromptSize::OfCall,

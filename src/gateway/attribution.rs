@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -105,7 +106,7 @@ impl Derived {
             session: SESSION_HEADERS.iter().find_map(|header| name(head.header(header)?)),
             end_user: USER_HEADERS.iter().find_map(|header| {
                 // Open WebUI quotes the name like a part of a URL.
-                name(&percent_decoded(head.header(header)?))
+                name(&percent_decode_str(head.header(header)?).decode_utf8_lossy())
             }),
         };
         let turn = head.header(CODEX_METADATA).map(Ids::parse).unwrap_or_default();
@@ -238,23 +239,6 @@ fn string(value: &RawValue) -> Option<Cow<'_, str>> {
         plain if !quoted.contains('\\') => Some(plain.into()),
         _ => serde_json::from_str(quoted).ok().map(Cow::Owned),
     }
-}
-
-fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return text.into();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let decoded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        (rest, _) = match (byte, decoded) {
-            (b'%', Some(decoded)) => (&after[2..], bytes.push(decoded)),
-            _ => (after, bytes.push(byte)),
-        };
-    }
-    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 /// Returns the product in the `User-Agent`, or the language of the SDK if that says more.

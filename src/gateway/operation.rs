@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::chat_request::ChatRequest;
 use super::client::Client;
 use super::labels::Labels;
+use super::loops::SessionKey;
 use super::protocol::Protocol;
 use crate::budget::Reserve;
-use crate::providers::{ApiFormat, CacheMarks, Call};
 use crate::event::Attribution;
+use crate::providers::{ApiFormat, CacheMarks, Call};
 use crate::store::NewCall;
 use crate::time::Timestamp;
 
@@ -27,12 +28,19 @@ pub(super) struct Operation<'a> {
     pub(super) request: ChatRequest<'a>,
     pub(super) labels: Labels,
     pub(super) attribution: Attribution,
+    /// The sign that the session repeats itself, if it does.
+    pub(super) looping: Option<String>,
     /// The maximum age of a stored response; none to always make the call.
     pub(super) cache_age: Option<Duration>,
     pub(super) client: Client,
 }
 
 impl Operation<'_> {
+    /// Returns the client's key and its session, if it states one.
+    pub(super) fn session(&self) -> Option<SessionKey> {
+        Some((self.client.key_id, self.attribution.session.clone()?))
+    }
+
     /// Returns the call at one target. The texts stay in the request's body.
     pub(super) fn call(&self, target: &Target) -> Call {
         Call {
@@ -66,6 +74,7 @@ impl Operation<'_> {
             tags: self.labels.tags.clone(),
             attribution: self.attribution.clone(),
             billing: None,
+            looping: self.looping.clone(),
             reserve: Reserve::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::Context;
@@ -42,11 +43,8 @@ pub fn erase(context: &Context, name: &str) -> Answer {
 
 /// Decodes a segment of a path.
 fn decoded(segment: &str) -> Result<String> {
-    let form = ['+', '=', '&'].into_iter().fold(segment.to_owned(), |text, sign| {
-        text.replace(sign, &format!("%{:02X}", u32::from(sign)))
-    });
-    match form_urlencoded::parse(form.as_bytes()).next() {
-        Some((name, _)) if !name.is_empty() => Ok(name.into_owned()),
+    match percent_decode_str(segment).decode_utf8() {
+        Ok(name) if !name.is_empty() => Ok(name.into_owned()),
         _ => Err(Error::NotFound("end user without a name".to_owned())),
     }
 }

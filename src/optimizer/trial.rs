@@ -256,6 +256,7 @@ impl Trials {
                 tags: None,
                 attribution: Attribution::default(),
                 billing: None,
+                looping: None,
                 reserve: Reserve::default(),
             },
             prompt: PromptSize::OfCall,

@@ -115,7 +115,9 @@ impl CallWriter {
                 call.billing
             ],
         )?;
-        self.written_row(db, call.at)
+        let mut applied = self.written_row(db, call.at)?;
+        applied.events.extend(self.budgets.loop_warning(db, call)?);
+        Ok(applied)
     }
 
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {

@@ -144,6 +144,8 @@ pub struct NewCall {
     pub tags: Option<String>,
     pub attribution: Attribution,
     pub billing: Option<Billing>,
+    /// The sign that the call's session repeats itself, if it does.
+    pub looping: Option<String>,
     pub reserve: Reserve,
 }
 

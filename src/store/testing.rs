@@ -24,6 +24,7 @@ pub fn new_call(at: i64) -> NewCall {
         tags: None,
         attribution: Attribution::default(),
         billing: None,
+        looping: None,
         reserve: Reserve::default(),
     }
 }

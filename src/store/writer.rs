@@ -54,6 +54,11 @@ impl Writer {
         self.files.lost()
     }
 
+    #[cfg(test)]
+    pub(super) fn budgets(&self) -> &super::budgets::Budgets {
+        &self.calls.budgets
+    }
+
     pub fn epochs(&self) -> &Epochs {
         &self.epochs
     }
