@@ -32,7 +32,7 @@
 //! - `optimizer_models`: recommended models, and the providers' model lists.
 //! - `optimizer_rules`: suggestions about failures and limits, and measured savings.
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
-//! - `origins`: the client, session, end user and project of calls at `/v1`.
+//! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
 //! - `page`: the page as a user sees it, and pages of other origins.
 //! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
