@@ -112,6 +112,8 @@ fn the_ledger_shows_the_calls_of_one_session() {
     send("b");
     send("a");
     person.browser.wait_for(&format!("{rows} === 2"));
+    // A settled row is not drawn again while it is clicked.
+    person.browser.wait_for("!document.querySelector('[data-status=PENDING]')");
     person.browser.click("document.querySelector('[data-testid=ledger-row] .toggle')");
     let details = "document.querySelector('#ledger .details').textContent";
     person.browser.wait_for(&format!("{details}.includes('Sessiona')"));
