@@ -16,7 +16,7 @@ export function createMeter(root) {
     root.dataset.level = state ? (state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low") : "none";
     bar.hidden = !state;
     const share = state ? `${count(state.percent)} %` : "";
-    const used = state ? `${usageOf(budget, state.used)} used` : `${amount(budget, budget.limitUsd ?? budget.limitTokens)} for each run`;
+    const used = state ? `${usageOf(budget, state.used)} used` : `${amount(budget, budget.limitUsd ?? budget.limitTokens)} for each ${budget.per}`;
     if (state) {
       bar.ariaLabel = `Usage of ${name}`;
       bar.ariaValueNow = String(Math.min(100, state.percent));

@@ -102,6 +102,8 @@ impl Config {
             gateway: gateway::Settings {
                 aliases: providers::aliases(&file.aliases, &providers)?,
                 policies,
+                hash_end_users: file.gateway.hash_end_users,
+                loop_limits: file.gateway.loop_limits(),
             },
             providers,
             timeouts: file.timeouts.checked()?,

@@ -17,6 +17,7 @@ mod connection;
 mod corrections;
 mod daily_rollup;
 mod days;
+mod end_users;
 mod epochs;
 mod events;
 mod files;
@@ -56,6 +57,7 @@ pub use checkpoint::Checkpointer;
 #[cfg(test)]
 pub(crate) use connection::alter;
 pub use corrections::{AuditCorrection, ModelNames, UnpricedModel, UnpricedRow};
+pub use end_users::EndUsers;
 pub use epochs::Epochs;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;

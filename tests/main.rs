@@ -34,6 +34,7 @@
 //! - `optimizer_models`: recommended models, and the providers' model lists.
 //! - `optimizer_rules`: suggestions about failures and limits, and measured savings.
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
+//! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
 //! - `page`: the page as a user sees it, and pages of other origins.
 //! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
@@ -87,6 +88,7 @@ mod optimizer_fixture;
 mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;
+mod origins;
 mod overload;
 mod page;
 mod page_savings;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cache::CACHED_HEADER;
+use super::client::is_login;
 use super::client_sink::ClientSink;
 use super::echo::EchoFormat;
 use super::in_flight::InFlightGuard;
@@ -15,12 +16,13 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
 use crate::error::Error;
+use crate::event::Billing;
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
     ForwardError, Kind, ResponseSink,
 };
-use crate::store::Bought;
+use crate::store::{Bought, NewCall};
 
 pub(super) enum Attempt {
     /// The client has its answer or a part of it, or disconnected.
@@ -93,9 +95,11 @@ impl Gateway {
         attempt: u32,
     ) -> CallRequest<'a> {
         let request = &operation.request;
+        let own_key = self.own_key(operation, &call.provider);
+        let billing = own_key.filter(|key| is_login(key)).map(|_| Billing::Subscription);
         CallRequest {
             call,
-            row: operation.row(call, attempt),
+            row: NewCall { billing, ..operation.row(call, attempt) },
             prompt: PromptSize::OfBody {
                 bytes: request.prompt.bytes_estimate(),
                 bytes_max: request.prompt.bytes_max(operation.protocol),
@@ -103,7 +107,7 @@ impl Gateway {
                 options: request.priced_options,
             },
             cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
-            has_own_key: self.own_key(operation, &call.provider).is_some(),
+            has_own_key: own_key.is_some(),
         }
     }
 
@@ -226,7 +230,12 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        operation.client.own.as_ref().filter(|_| self.policy(provider).pass_through_key)
+        let is_for_provider = || {
+            operation.client.brings_login()
+                && self.providers.kind(provider) == Some(Kind::Anthropic)
+        };
+        let own = operation.client.own.as_ref();
+        own.filter(|_| self.policy(provider).pass_through_key || is_for_provider())
     }
 
     fn forward(

@@ -229,6 +229,10 @@ impl<'a> ChatRequest<'a> {
         models.iter().map(text_or_json).collect()
     }
 
+    pub fn body(&self) -> &'a str {
+        self.body
+    }
+
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();

@@ -15,6 +15,8 @@ use crate::secret::Secret;
 
 /// Takes precedence over the other headers, which may contain the client's own login.
 const KEY_HEADER: &str = "x-flowledger-key";
+/// Begins the OAuth tokens of Claude Code.
+const LOGIN_PREFIX: &str = "sk-ant-oat";
 /// The headers of plain keys: Anthropic's, Azure's and Google's.
 const PLAIN_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 
@@ -31,6 +33,22 @@ pub(super) struct Client {
     pub(super) limiter: Option<Arc<KeyLimiter>>,
     /// The client's own key, if it is neither a virtual key nor the server's token.
     pub(super) own: Option<ClientKey>,
+    /// True if the client sent a virtual key or the server's token.
+    has_key: bool,
+}
+
+impl Client {
+    /// Returns whether the client's own key is the login of a subscription, which it sends beside a
+    /// key of flowledger.
+    pub(super) fn brings_login(&self) -> bool {
+        self.has_key && self.own.as_ref().is_some_and(is_login)
+    }
+}
+
+/// Returns whether a key is the OAuth token of Claude Code, which a Claude plan covers:
+/// earendil-works/pi#2085, spacedriveapp/spacebot#51.
+pub(super) fn is_login(key: &ClientKey) -> bool {
+    key.is_bearer && key.key.expose().starts_with(LOGIN_PREFIX)
 }
 
 impl Client {
@@ -62,7 +80,7 @@ impl Gateway {
                         flows: Some(key.flows),
                         models: key.models,
                         limiter: Some(key.limiter),
-                        own: None,
+                        ..Client::default()
                     });
                 }
                 _ if client.is_some() && offered.expose().starts_with(PREFIX) => {}
@@ -81,7 +99,7 @@ impl Gateway {
             }
         }
         match client {
-            Some(client) => Ok(Client { own, ..client }),
+            Some(client) => Ok(Client { own, has_key: true, ..client }),
             None if self.token.is_some() => Err(invalid_key(
                 "missing or wrong key; send the server's token or a virtual key as \
                  `Authorization: Bearer KEY`, `x-api-key: KEY` or `x-flowledger-key: KEY`",

@@ -7,10 +7,11 @@ use super::chat_request::ChatRequest;
 use super::client::Client;
 use super::key_rate::KeyUse;
 use super::labels::Labels;
+use super::loops::SessionKey;
 use super::protocol::Protocol;
 use crate::budget::Reserve;
 use crate::calls::CallOutcome;
-use crate::event::{Usage, UsageSource};
+use crate::event::{Attribution, Usage, UsageSource};
 use crate::listener::ApiError;
 use crate::providers::{ApiFormat, CacheMarks, Call, tokens_estimate};
 use crate::store::NewCall;
@@ -30,6 +31,9 @@ pub(super) struct Operation<'a> {
     pub(super) query: String,
     pub(super) request: ChatRequest<'a>,
     pub(super) labels: Labels,
+    pub(super) attribution: Attribution,
+    /// The sign that the session repeats itself, if it does.
+    pub(super) looping: Option<String>,
     /// The maximum age of a stored response; none to always make the call.
     pub(super) cache_age: Option<Duration>,
     pub(super) client: Client,
@@ -109,6 +113,11 @@ impl Operation<'_> {
         key_use.end(tokens, Instant::now());
     }
 
+    /// Returns the client's key and its session, if it states one.
+    pub(super) fn session(&self) -> Option<SessionKey> {
+        Some((self.client.key_id, self.attribution.session.clone()?))
+    }
+
     /// Returns the call at one target. The texts stay in the request's body.
     pub(super) fn call(&self, target: &Target) -> Call {
         Call {
@@ -140,6 +149,9 @@ impl Operation<'_> {
             prompt_hash: self.prompt_hash.clone(),
             key_name: self.client.key_name.clone(),
             tags: self.labels.tags.clone(),
+            attribution: self.attribution.clone(),
+            billing: None,
+            looping: self.looping.clone(),
             reserve: Reserve::default(),
         }
     }

@@ -81,7 +81,7 @@ pub fn list(context: &Context) -> Answer {
 
 /// `POST /api/keys`: creates a key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
-    let new: CreateRequest = read_json(body)?;
+    let mut new: CreateRequest = read_json(body)?;
     let limits = KeyLimits {
         flows: distinct(new.flows.unwrap_or_default()),
         models: new.models.map(distinct),
@@ -101,6 +101,9 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     if !faults.is_empty() {
         let message = "cannot create the key".to_owned();
         return Err(Error::Invalid { message, faults }.into());
+    }
+    if let Some(Value::String(name)) = new.budget.as_mut().and_then(|it| it.get_mut("endUser")) {
+        *name = context.end_users.stored(std::mem::take(name));
     }
     let (record, key) = context.keys.create(&new.name, new.expires_at, limits, new.budget)?;
     let mut view = complete_view(context, &record);

@@ -15,32 +15,41 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
-use super::sql::{all, execute, one, single};
-use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
+use super::sql::{FromRow, all, execute, one, single};
+use crate::budget::{self, BUDGETS_MAX, Budget, Limit, OnLoop, Per, Reserve, Scope};
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
+use crate::event::{
+    Attribution, Billing, BudgetWarning, Event, EventContext, LedgerEntry, UsageSource, WarningKind,
+};
 use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// Limits the remembered warnings, one for each budget and period or run; the oldest are removed.
 const WARNED_MAX: i64 = 10_000;
+/// Stands for a budget in the remembered warnings about loops. No budget has this name.
+const LOOPS: &str = "";
+/// Limits the counted sessions of all budgets together. They are copied for each transaction.
+const SESSIONS_MAX: usize = 128;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
 /// tokens. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
+        tags, client, end_user, project, billing,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
              WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
      FROM ledger";
 /// The same columns for days that are summed up.
-const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
-const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
+const DAYS: &str = "SELECT flow_id, provider, model, key_name, tags, client, end_user, project,
+        billing, nanousd, tokens FROM budget_days";
+const NAMES: &str = "flow_id, provider, model, key_name, tags, client, end_user, project, billing";
+const SUMS: &str = "sum(nanousd), sum(tokens)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
@@ -59,14 +68,16 @@ impl Count {
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
     /// One count for each budget. Per-run budgets have none: the run's few rows are read each time.
+    /// Those per session have none either.
     counts: Vec<Option<Count>>,
+    sessions: SessionCounts,
 }
 
 impl Budgets {
     pub(super) fn load(db: &Connection) -> Result<Self> {
         let all: Arc<[Budget]> = read(db)?.into();
         let counts = vec![None; all.len()];
-        Ok(Self { all, counts })
+        Ok(Self { all, counts, sessions: SessionCounts::default() })
     }
 
     /// Replaces all budgets. Unchanged ones keep their counts.
@@ -81,6 +92,7 @@ impl Budgets {
             self.counts[before]
         };
         self.counts = all.iter().map(count_of).collect();
+        self.sessions = SessionCounts::default();
         self.all = all.into();
         Ok(())
     }
@@ -120,6 +132,12 @@ impl Budgets {
         self.set(db, &all)
     }
 
+    /// Reads the use of all budgets again when it is needed.
+    pub(super) fn forget_counts(&mut self) {
+        self.counts.fill(None);
+        self.sessions = SessionCounts::default();
+    }
+
     pub(super) fn remove_of_key(&mut self, db: &Connection, key: &str) -> Result<()> {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));
@@ -132,9 +150,15 @@ impl Budgets {
     /// [`Error::Budget`] for a call that a hard budget does not allow; it is not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
+        let session = call.attribution.session.as_deref();
         let covers = |budget: &Budget| {
-            // A budget per run covers only calls that belong to a run.
-            budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
+            // A budget per run or session covers only calls that belong to one.
+            let belongs = match budget.per {
+                Per::Day | Per::Month => true,
+                Per::Run => call.run_id.is_some(),
+                Per::Session => session.is_some(),
+            };
+            belongs && budget.covers(&scope)
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| covers(&self.all[at])).collect();
@@ -144,9 +168,17 @@ impl Budgets {
         let of_run = self.rows_of_run(db, &covering, call.run_id.as_deref())?;
         for &at in &covering {
             let budget = &self.all[at];
-            let used = match self.counts[at] {
-                Some(count) => count.used,
-                None => used_of(budget, &of_run),
+            if budget.on_loop == OnLoop::Stop
+                && let Some(sign) = &call.looping
+            {
+                return Err(budget.loop_refusal(sign));
+            }
+            let used = match (self.counts[at], session) {
+                (Some(count), _) => count.used,
+                (None, Some(session)) if budget.per == Per::Session => {
+                    self.sessions.used(db, at, budget, session)?
+                }
+                (None, _) => used_of(budget, &of_run),
             };
             match budget.reserved(&call.reserve) {
                 None if budget.hard && !budget.allow_unpriced => {
@@ -168,6 +200,7 @@ impl Budgets {
             if let Some(count) = &mut self.counts[at] {
                 count.used = count.used.saturating_add(needed);
             }
+            self.sessions.add(at, session, needed);
         }
         Ok(())
     }
@@ -187,6 +220,9 @@ impl Budgets {
             provider: &row.provider,
             model: &requested_model,
             key: row.more.key_name.as_deref(),
+            tags: row.more.tags.as_deref(),
+            attribution: &row.more.attribution,
+            billing: row.more.billing,
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
@@ -201,27 +237,65 @@ impl Budgets {
                 self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
+            let reserved = budget.reserved(&reserve).unwrap_or(0);
+            let settled = used_by(row, budget.limit, reserved);
+            let session = row.more.attribution.session.as_deref();
+            let session = session.filter(|_| budget.per == Per::Session);
             let (used, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.contains(row.timestamp) => {
                     if was_counted[at] {
-                        let reserved = budget.reserved(&reserve).unwrap_or(0);
                         let used = count.used.saturating_sub(reserved);
-                        count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                        count.used = used.saturating_add(settled);
                     }
                     (count.used, count.start.0.to_string())
                 }
-                (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
+                (None, _) if let Some(session) = session => {
+                    // A session that is read now includes the settled row.
+                    self.sessions.add(at, Some(session), settled.saturating_sub(reserved));
+                    (self.sessions.used(db, at, budget, session)?, session.to_owned())
+                }
+                (None, Some(run_id)) if budget.per == Per::Run => {
+                    (used_of(budget, &of_run), run_id.clone())
+                }
                 // The row is outside the counted period, so the ledger has it, or it belongs to
                 // no run.
                 _ => continue,
             };
             let level = budget.level(used);
-            if level > 0 && level > warned_percent(db, budget, &period)? {
-                set_warned_percent(db, budget, &period, level)?;
-                warnings.push(budget.warning(used, level));
+            if level > 0 && level > warned_percent(db, &budget.name, &period)? {
+                set_warned_percent(db, &budget.name, &period, level)?;
+                let session = session.map(str::to_owned);
+                warnings.push(BudgetWarning { session, ..budget.warning(used, level) });
             }
         }
         Ok(warnings)
+    }
+
+    /// Returns the warning about a session that repeats itself, unless viewers have it.
+    pub(super) fn loop_warning(&self, db: &Connection, call: &NewCall) -> Result<Option<Event>> {
+        let (Some(sign), Some(session)) = (&call.looping, &call.attribution.session) else {
+            return Ok(None);
+        };
+        let scope = scope(call);
+        let is_stop = |it: &&Budget| it.on_loop == OnLoop::Stop && it.covers(&scope);
+        let stop = self.all.iter().find(is_stop);
+        if warned_percent(db, LOOPS, session)? > 0 {
+            return Ok(None);
+        }
+        set_warned_percent(db, LOOPS, session, 100)?;
+        let warning = BudgetWarning {
+            budget: stop.map(|budget| budget.name.clone()).unwrap_or_default(),
+            per: Per::Session.to_string(),
+            percent: 100,
+            used: sign.clone(),
+            limit: stop.map(|it| it.limit.show(it.limit.amount())).unwrap_or_default(),
+            hard: stop.is_some(),
+            kind: WarningKind::Loop,
+            session: Some(session.clone()),
+        };
+        let context =
+            EventContext { flow_id: call.flow_id, run_id: None, node_id: None, timestamp: call.at };
+        Ok(Some(Event::BudgetWarning { context, warning }))
     }
 
     /// Returns the rows of the run if one of the budgets is per run.
@@ -243,14 +317,14 @@ impl Budgets {
     /// Also counts all others that are not counted for this period or a later one.
     fn count(&mut self, db: &Connection, at: usize, moment: Timestamp) -> Result<()> {
         let budget = &self.all[at];
-        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.contains(moment)) {
+        if !budget.has_period() || self.counts[at].is_some_and(|count| count.contains(moment)) {
             return Ok(());
         }
         let (start, end) = budget.period(moment);
         let rows = used_between(db, start, end)?;
         for (other, (budget, count)) in self.all.iter().zip(&mut self.counts).enumerate() {
             let is_old = count.is_none_or(|count| count.end <= start);
-            let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
+            let is_same = || budget.has_period() && budget.period(moment) == (start, end);
             if other == at || (is_old && is_same()) {
                 let used = used_of(budget, &rows);
                 *count = Some(Count { start, end, used });
@@ -261,17 +335,17 @@ impl Budgets {
 }
 
 /// Returns the threshold in percent that viewers were last warned of, or 0.
-fn warned_percent(db: &Connection, budget: &Budget, period: &str) -> Result<u8> {
+fn warned_percent(db: &Connection, budget: &str, period: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(db, sql, [budget.name.as_str(), period])?;
+    let percent = one(db, sql, [budget, period])?;
     Ok(percent.unwrap_or(0))
 }
 
 /// Stores that viewers are warned of a threshold, and removes the oldest entries
 /// beyond [`WARNED_MAX`].
-fn set_warned_percent(db: &Connection, budget: &Budget, period: &str, percent: u8) -> Result<()> {
+fn set_warned_percent(db: &Connection, budget: &str, period: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
-    execute(db, sql, params![budget.name, period, percent])?;
+    execute(db, sql, params![budget, period, percent])?;
     let sql = "DELETE FROM budget_told WHERE id <= ?1";
     execute(db, sql, params![db.last_insert_rowid() - WARNED_MAX]).map(drop)
 }
@@ -300,6 +374,9 @@ fn scope(call: &NewCall) -> Scope<'_> {
         provider: &call.provider,
         model: &call.model,
         key: call.key_name.as_deref(),
+        tags: call.tags.as_deref(),
+        attribution: &call.attribution,
+        billing: call.billing,
     }
 }
 
@@ -323,12 +400,36 @@ struct Used {
     provider: String,
     model: String,
     key: Option<String>,
+    tags: Option<String>,
+    /// Without a session.
+    attribution: Attribution,
+    billing: Option<Billing>,
     nanousd: i64,
     tokens: i64,
 }
 
-from_row!(Used; flow_id, provider, model, key, nanousd, tokens);
 from_row!(Reserve; cost, tokens);
+
+impl FromRow for Used {
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            flow_id: FromRow::read(row, at)?,
+            provider: FromRow::read(row, at)?,
+            model: FromRow::read(row, at)?,
+            key: FromRow::read(row, at)?,
+            tags: FromRow::read(row, at)?,
+            attribution: Attribution {
+                client: FromRow::read(row, at)?,
+                end_user: FromRow::read(row, at)?,
+                project: FromRow::read(row, at)?,
+                session: None,
+            },
+            billing: FromRow::read(row, at)?,
+            nanousd: FromRow::read(row, at)?,
+            tokens: FromRow::read(row, at)?,
+        })
+    }
+}
 
 impl Used {
     fn scope(&self) -> Scope<'_> {
@@ -337,6 +438,9 @@ impl Used {
             provider: &self.provider,
             model: &self.model,
             key: self.key.as_deref(),
+            tags: self.tags.as_deref(),
+            attribution: &self.attribution,
+            billing: self.billing,
         }
     }
 }
@@ -359,20 +463,72 @@ fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec
 fn between_sql() -> String {
     let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
     format!(
-        "SELECT {SUMS} FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
-         GROUP BY 1, 2, 3, 4"
+        "SELECT {NAMES}, {SUMS}
+         FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+         GROUP BY {NAMES}"
     )
 }
 
 fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
-    let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
+    let sql = format!("SELECT {NAMES}, {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY {NAMES}");
     all(db, &sql, [run_id])
+}
+
+fn used_by_session(db: &Connection, session: &str) -> Result<Vec<Used>> {
+    let sql = format!("SELECT {NAMES}, {SUMS} FROM ({ROWS} WHERE session = ?1) GROUP BY {NAMES}");
+    all(db, &sql, [session])
+}
+
+/// The use of recent sessions by budgets per session. A session may have thousands of rows, so they
+/// are not read for each call.
+#[derive(Clone, Default)]
+struct SessionCounts {
+    /// By the position of the budget and the session.
+    counts: HashMap<(usize, Arc<str>), SessionCount>,
+    /// Numbers the accesses.
+    clock: u64,
+}
+
+#[derive(Clone, Copy)]
+struct SessionCount {
+    used: i64,
+    accessed: u64,
+}
+
+impl SessionCounts {
+    /// Returns the use of a session, which is read from its rows if it is not counted.
+    fn used(&mut self, db: &Connection, at: usize, budget: &Budget, session: &str) -> Result<i64> {
+        self.clock += 1;
+        let accessed = self.clock;
+        let key = (at, Arc::from(session));
+        if let Some(count) = self.counts.get_mut(&key) {
+            count.accessed = accessed;
+            return Ok(count.used);
+        }
+        if self.counts.len() >= SESSIONS_MAX
+            && let Some(oldest) = self.counts.iter().min_by_key(|(_, count)| count.accessed)
+        {
+            let oldest = oldest.0.clone();
+            self.counts.remove(&oldest);
+        }
+        let used = used_of(budget, &used_by_session(db, session)?);
+        self.counts.insert(key, SessionCount { used, accessed });
+        Ok(used)
+    }
+
+    /// Adds to the use of a session, if it is counted.
+    fn add(&mut self, at: usize, session: Option<&str>, amount: i64) {
+        let count = session.and_then(|session| self.counts.get_mut(&(at, Arc::from(session))));
+        if let Some(count) = count {
+            count.used = count.used.saturating_add(amount);
+        }
+    }
 }
 
 pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO budget_days SELECT ?1, {SUMS}
-         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
+        "INSERT INTO budget_days (day, {NAMES}, nanousd, tokens) SELECT ?1, {NAMES}, {SUMS}
+         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY {NAMES}"
     );
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
@@ -382,10 +538,10 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
     let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
     let rows = ROWS.replacen("SELECT", &day, 1);
     let of_rows = format!(
-        "SELECT day, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
-         GROUP BY 1, 2, 3, 4, 5"
+        "SELECT day, {NAMES}, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
+         GROUP BY day, {NAMES}"
     );
-    let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
+    let of_days = format!("SELECT day, {NAMES}, {SUMS} FROM budget_days GROUP BY day, {NAMES}");
     let mut statement = db.prepare(&format!(
         "WITH stored AS ({of_days}), computed AS ({of_rows}), wrong AS (
             SELECT day FROM (SELECT * FROM stored EXCEPT SELECT * FROM computed)
@@ -425,9 +581,9 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run.
+    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run or session.
     pub used: Option<i64>,
-    /// Start and end of the current period; none if the budget is per run.
+    /// Start and end of the current period; none if the budget is per run or session.
     pub period: Option<(Timestamp, Timestamp)>,
 }
 
@@ -443,7 +599,7 @@ impl Store {
             let mut rows_of = HashMap::new();
             let mut states = Vec::new();
             for budget in read(&snapshot)? {
-                let period = (budget.per != Per::Run).then(|| budget.period(now));
+                let period = budget.has_period().then(|| budget.period(now));
                 if let Some((start, end)) = period
                     && let Entry::Vacant(vacant) = rows_of.entry((start, end))
                 {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::budget::{Budget, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
-    CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage,
+    Attribution, Billing, CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy,
+    RunStatus, Usage,
 };
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
@@ -143,6 +144,10 @@ pub struct NewCall {
     pub prompt_hash: String,
     pub key_name: Option<String>,
     pub tags: Option<String>,
+    pub attribution: Attribution,
+    pub billing: Option<Billing>,
+    /// The sign that the call's session repeats itself, if it does.
+    pub looping: Option<String>,
     pub reserve: Reserve,
 }
 
@@ -293,6 +298,10 @@ pub enum Change {
         at: Timestamp,
     },
     SettleCall(Settlement),
+    /// Removes the names of an end user from all rows; the rows stay.
+    EraseEndUser {
+        names: Vec<String>,
+    },
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
     CorrectCall(Correction),
@@ -352,6 +361,8 @@ pub enum Receipt {
     Key(i64),
     /// A key after an edit or a rotation, and its hash before.
     EditedKey(Box<KeyRecord>, String),
+    /// The number of rows whose end user was removed.
+    Erased(usize),
     Call(Box<LedgerEntry>),
     Done,
 }

@@ -381,6 +381,33 @@ CREATE TABLE former_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX former_keys_by_key ON former_keys (key_id);
 ",
+    "
+-- The origin of a call of the gateway.
+ALTER TABLE ledger ADD COLUMN client TEXT;
+ALTER TABLE ledger ADD COLUMN session TEXT;
+ALTER TABLE ledger ADD COLUMN end_user TEXT;
+ALTER TABLE ledger ADD COLUMN project TEXT;
+ALTER TABLE ledger ADD COLUMN billing TEXT;                 -- `subscription`; null for others
+CREATE INDEX ledger_by_session ON ledger (session, id) WHERE session IS NOT NULL;
+CREATE INDEX ledger_by_end_user ON ledger (end_user, id) WHERE end_user IS NOT NULL;
+
+-- Budgets filter by more names, so daily sums are computed again.
+DELETE FROM ledger_days;
+DELETE FROM budget_days;
+DELETE FROM ledger_summed;
+ALTER TABLE ledger_days ADD COLUMN subscription_cost INTEGER NOT NULL DEFAULT 0; -- nano-dollars
+ALTER TABLE budget_days ADD COLUMN tags TEXT;
+ALTER TABLE budget_days ADD COLUMN client TEXT;
+ALTER TABLE budget_days ADD COLUMN end_user TEXT;
+ALTER TABLE budget_days ADD COLUMN project TEXT;
+ALTER TABLE budget_days ADD COLUMN billing TEXT;
+
+-- Random values of this database: the key of hashed end users.
+CREATE TABLE secrets (
+    name        TEXT PRIMARY KEY,
+    value       TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.

@@ -13,8 +13,8 @@ use super::epochs::{self, Epochs};
 use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, corrections, daily_rollup, days, flows, keys, node_changes, response_cache,
-    run_changes, suggestions, triggers,
+    block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
+    response_cache, run_changes, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -34,6 +34,7 @@ impl Writer {
     pub(super) fn new(path: PathBuf, db: Connection, files: Arc<DatabaseFiles>) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
+        end_users::create_key(&db)?;
         let epochs = epochs::begin(&db, newest)?;
         let calls = CallWriter::load(&db)?;
         Ok(Self { path, db, files, newest, epochs, calls })
@@ -51,6 +52,11 @@ impl Writer {
     /// Returns the file of the database that was deleted or replaced since it was opened, if any.
     pub fn lost_file(&self) -> Option<&Path> {
         self.files.lost()
+    }
+
+    #[cfg(test)]
+    pub(super) fn budgets(&self) -> &super::budgets::Budgets {
+        &self.calls.budgets
     }
 
     pub fn epochs(&self) -> &Epochs {
@@ -258,6 +264,7 @@ impl Batch<'_> {
                 calls.insert(db, call, None, Some((model, *saved)))
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::EraseEndUser { names } => calls.erase_end_user(db, names),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {
