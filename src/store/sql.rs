@@ -10,7 +10,7 @@ use crate::event::{CallStatus, CostSource, RefusedBy, RunStatus, UsageSource};
 use crate::flow::Concern;
 use crate::money::Usd;
 use crate::schedule::Missed;
-use crate::store::NodeStatus;
+use crate::store::{NodeStatus, ObjectKind};
 use crate::time::Timestamp;
 
 /// A value that is read from one or more columns of a row.
@@ -118,6 +118,7 @@ stored_as_text!(
     CostSource,
     Missed,
     NodeStatus,
+    ObjectKind,
     RefusedBy,
     RunStatus,
     Status,

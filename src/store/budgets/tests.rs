@@ -272,7 +272,8 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE run_restarts;
+            "DROP TABLE stored_objects;
+             DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
              DROP TABLE budget_days;
@@ -286,7 +287,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 6
+            schema::version() - 7
         ))
         .unwrap();
     drop(connection);
