@@ -5,7 +5,7 @@
 //! thread. This module does not retry or store anything: callers do, and every [`Failure`] has the
 //! known facts about its cost.
 //!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal`, `excerpt` and
+//! `openai`, `responses`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal`, `excerpt` and
 //! `content_encoding` are pure; `client` makes the HTTP exchange, for calls and for requests that `forward` passes on;
 //! `estimate` counts tokens that the provider did not; `model_list` lists the models of a provider;
 //! `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
@@ -39,6 +39,7 @@ mod ollama;
 mod openai;
 mod rate_limit;
 mod refusal;
+mod responses;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -60,12 +61,13 @@ pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{
-    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink,
+    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, Method, ResponseSink,
 };
 use framer::Frame;
 pub use model_list::Listed;
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
+pub use responses::{ProviderObject, is_object_id};
 use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 
@@ -252,7 +254,8 @@ impl Providers {
         let http_request = HttpRequest {
             url: &request.url,
             headers: &request.headers,
-            body: Some(body.as_bytes()),
+            method: Method::Post,
+            body: body.as_bytes(),
         };
         let exchange = Exchange {
             provider: &call.provider,

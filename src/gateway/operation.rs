@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::chat_request::ChatRequest;
 use super::client::Client;
 use super::labels::Labels;
-use super::protocol::Protocol;
+use super::protocol::{ErrorForm, Protocol};
 use crate::budget::Reserve;
 use crate::providers::{ApiFormat, CacheMarks, Call};
 use crate::store::NewCall;
@@ -28,9 +28,18 @@ pub(super) struct Operation<'a> {
     /// The maximum age of a stored response; none to always make the call.
     pub(super) cache_age: Option<Duration>,
     pub(super) client: Client,
+    /// The provider that stores the earlier turns, if the request continues any.
+    pub(super) origin: Option<String>,
 }
 
 impl Operation<'_> {
+    pub(super) fn error_form(&self) -> ErrorForm {
+        match self.format {
+            ApiFormat::Responses => ErrorForm::Response,
+            _ => ErrorForm::Of(self.protocol),
+        }
+    }
+
     /// Returns the call at one target. The texts stay in the request's body.
     pub(super) fn call(&self, target: &Target) -> Call {
         Call {
