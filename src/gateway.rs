@@ -16,6 +16,7 @@ mod in_flight;
 mod json;
 mod keys;
 mod labels;
+mod objects;
 mod operation;
 mod prompt;
 mod protocol;

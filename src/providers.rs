@@ -35,6 +35,7 @@ mod framer;
 mod gemini;
 mod json;
 mod model_list;
+mod object;
 mod ollama;
 mod openai;
 mod rate_limit;
@@ -52,6 +53,7 @@ pub use billing::{Billing, PricedOptions};
 use call::TIMEOUT_MAX;
 pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
+pub use client::Method;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
 pub use content_encoding::{Coding, Decoder, ZSTD_WINDOW_BYTES_MAX};
@@ -61,13 +63,13 @@ pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{
-    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, Method, ResponseSink,
+    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink,
 };
 use framer::Frame;
 pub use model_list::Listed;
+pub use object::{ProviderObject, is_object_id};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
-pub use responses::{ProviderObject, is_object_id};
 use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 

@@ -9,6 +9,7 @@ use flowledger::providers::Kind;
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
+use crate::binary::Home;
 use crate::clients::{rows, server, server_with};
 use crate::harness::{DEADLINE, Response, TestServer, add_provider, eventually};
 use crate::upstream::{STREAM_HEAD, Upstream, json_answer};
@@ -431,6 +432,20 @@ fn a_background_response_is_booked_once_when_it_is_read() {
     assert_eq!(row["total_cost_usd"], json!(0.00021));
     assert_eq!(row["model_used"], "gpt-4o-mini-2024-07-18");
     assert_eq!(used(&server), 1100);
+}
+
+#[test]
+fn verify_accepts_a_background_response_that_is_not_over() {
+    let queued = response("resp_1", "queued", Value::Null);
+    let upstream = answering(vec![ok(&queued)]);
+    let mut server = server(&upstream);
+    assert_eq!(server.post(RESPONSES, &request(json!({"background": true}))).json(), queued);
+    server.stop();
+    let ended = Home::new().run(&["verify", "--data", server.data().to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let note = "note: 1 background calls whose end was not read yet";
+    assert!(ended.stdout.contains(note), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("PENDING"), "{}", ended.stdout);
 }
 
 #[test]

@@ -13,7 +13,6 @@ use super::call::Timeouts;
 use super::content_encoding::{self, Decoder};
 use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
-use super::forward::Method;
 use super::framer::{Frame, Framer};
 use super::json;
 use super::refusal::Refusal;
@@ -52,6 +51,13 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Delete,
 }
 
 pub(super) struct HttpRequest<'a> {

@@ -11,15 +11,15 @@ use ureq::http::HeaderMap;
 use super::Providers;
 use super::call::{Answer, Call};
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, ReadRules, Receiver, redacted};
+use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, redacted};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
 use super::json;
-use super::responses::{self, ProviderObject};
+use super::object::ProviderObject;
 use super::transport::Scope;
 use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_error};
-use super::{anthropic, gemini, ollama, openai};
+use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 
 const RULES: ReadRules = ReadRules {
@@ -92,13 +92,6 @@ pub enum ApiFormat {
     ResponseTokenCount,
     /// A request about stored objects, at the path of [`Forward::path`].
     Object,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    Get,
-    Post,
-    Delete,
 }
 
 /// The formats of calls that generate text.

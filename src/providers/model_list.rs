@@ -17,10 +17,9 @@ use serde_json::Value;
 
 use super::Providers;
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
+use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver};
 use super::config::{Kind, ProviderConfig, host};
 use super::failure::Fault;
-use super::forward::Method;
 use super::framer::Event;
 use super::transport::Scope;
 use super::wire::{Flow, Header, Reader, ResponseAccumulator};

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::billing::{Billing, TOOL_FEE};
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
+use super::object::ProviderObject;
 use super::openai;
 use super::wire::{
     DONE, Flow, Reader, ResponseAccumulator, check_reported, counts_anything, event_json,
@@ -13,8 +14,6 @@ use super::wire::{
 };
 use crate::event::UsageSource;
 
-/// Limits the id of a stored object, in bytes.
-const OBJECT_ID_BYTES_MAX: usize = 256;
 /// Calls of tools that run at the client, or that cost only tokens. MCP tools have no fee
 /// (<https://platform.openai.com/docs/guides/tools-connectors-mcp>).
 const CALLS_WITHOUT_FEE: [&str; 7] = [
@@ -33,36 +32,6 @@ const COUNTS: [(&str, &str); 4] = [
     ("input_tokens_details", "prompt_tokens_details"),
     ("output_tokens_details", "completion_tokens_details"),
 ];
-
-/// An object that the provider stores, such as a response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProviderObject {
-    pub id: String,
-    /// `completed`, `failed`, `in_progress`, `cancelled`, `queued` or `incomplete`.
-    pub status: Option<String>,
-}
-
-impl ProviderObject {
-    fn read(document: &Value) -> Option<Self> {
-        let id = document["id"].as_str().filter(|id| is_object_id(id))?;
-        let status = document["status"].as_str();
-        Some(Self { id: id.to_owned(), status: status.map(str::to_owned) })
-    }
-
-    /// Returns whether the response has ended, in any way.
-    pub fn is_over(&self) -> bool {
-        let ends = ["completed", "incomplete", "failed", "cancelled"];
-        self.status.as_deref().is_some_and(|status| ends.contains(&status))
-    }
-}
-
-/// Returns whether a text can be an id: it has no characters with a meaning in URLs.
-pub fn is_object_id(id: &str) -> bool {
-    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
-    (1..=OBJECT_ID_BYTES_MAX).contains(&id.len())
-        && id.bytes().all(is_safe)
-        && id.bytes().any(|byte| byte != b'.')
-}
 
 /// Reads the answer to a new response or a compaction.
 #[derive(Debug, Default)]

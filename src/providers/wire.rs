@@ -8,7 +8,7 @@ use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::{Event, Framing};
 use super::json;
-use super::responses::ProviderObject;
+use super::object::ProviderObject;
 use crate::event::{Usage, UsageSource};
 
 /// Limits the text of an answer, in bytes: the longest of current models (128,000 tokens) is about
