@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use self::response_cache::{CacheLookup, ResponseCache, key_of};
 pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
-pub use self::settlement::{interrupted, lost_call, prompt_hash};
+pub use self::settlement::{interrupted, later_settlement, lost_call, prompt_hash, unknown_end};
 use self::settlement_queue::SettlementQueue;
 use crate::error::{Error, Result};
 use crate::event::RefusedBy;
@@ -344,15 +344,26 @@ impl Calls {
         Err(Box::new(Ended::without_row(CallOutcome::Cancelled)))
     }
 
-    /// Commits the intent, after `before` and in the same transaction, makes the call through
-    /// `exchange`, and computes its settlement. If the intent cannot be committed, [`Ended`]
-    /// contains the changes of `before`.
+    /// Like [`Calls::make_row`], for an exchange that does not need its row.
     pub fn make(
         &self,
         request: &CallRequest<'_>,
         resources: CallResources,
         before: Vec<Change>,
         exchange: impl FnOnce(Option<FillGuard>) -> Exchanged,
+    ) -> Ended {
+        self.make_row(request, resources, before, |_, fill| exchange(fill))
+    }
+
+    /// Commits the intent, after `before` and in the same transaction, makes the call through
+    /// `exchange`, and computes its settlement. If the intent cannot be committed, [`Ended`]
+    /// contains the changes of `before`. `exchange` receives the id of the row.
+    pub fn make_row(
+        &self,
+        request: &CallRequest<'_>,
+        resources: CallResources,
+        before: Vec<Change>,
+        exchange: impl FnOnce(i64, Option<FillGuard>) -> Exchanged,
     ) -> Ended {
         let row = self.intent(request);
         let mut changes = before.clone();
@@ -370,7 +381,7 @@ impl Calls {
         };
         resources.permit.consume();
         let began = Timestamp::now();
-        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(resources.fill)));
+        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(id, resources.fill)));
         let (providers, call) = (&self.providers, request.call);
         match exchanged {
             Ok((Ok(answer), filled)) => {
@@ -415,7 +426,9 @@ impl Calls {
     /// Queues the settlement of a call without waiting. It is committed with the next intent, or
     /// after a few milliseconds.
     pub fn settle(&self, changes: Vec<Change>) {
-        self.settlements.settle(changes);
+        if !changes.is_empty() {
+            self.settlements.settle(changes);
+        }
     }
 
     /// Commits the settlement of a call and waits for it, even while the disk is full.

@@ -1,26 +1,27 @@
 //! The client as the sink of an answer, which is also recorded if it is to be cached.
 
 use super::cache::{CACHED_HEADER, Recording};
-use super::operation::Operation;
+use super::stored::ObjectRecorder;
 use crate::calls::{FillGuard, Filled};
 use crate::listener::ResponseWriter;
-use crate::providers::{AnswerHead, ResponseSink};
+use crate::providers::{AnswerHead, ProviderObject, ResponseSink};
 
-pub(super) struct ClientSink<'a, 'b> {
+pub(super) struct ClientSink<'a, 'b, 'c> {
     reply: &'a mut ResponseWriter<'b>,
     /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
     recording: Option<Recording>,
+    objects: &'a mut ObjectRecorder<'c>,
 }
 
-impl<'a, 'b> ClientSink<'a, 'b> {
+impl<'a, 'b, 'c> ClientSink<'a, 'b, 'c> {
     pub(super) fn new(
-        operation: &Operation<'_>,
+        shows_miss: bool,
         fill: Option<FillGuard>,
+        objects: &'a mut ObjectRecorder<'c>,
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
-        let shows_miss = operation.cache_age.is_some();
-        Self { reply, shows_miss, recording: fill.map(Recording::new) }
+        Self { reply, shows_miss, recording: fill.map(Recording::new), objects }
     }
 
     /// Returns the answer if it is complete and to be cached.
@@ -28,7 +29,7 @@ impl<'a, 'b> ClientSink<'a, 'b> {
         self.recording.and_then(Recording::into_filled)
     }
 
-    fn fields<'c>(&self, head: &'c AnswerHead) -> Vec<(&'c str, &'c str)> {
+    fn fields<'h>(&self, head: &'h AnswerHead) -> Vec<(&'h str, &'h str)> {
         let all = head.headers.iter();
         all.map(|(name, value)| (name.as_str(), value.as_str()))
             .chain(self.shows_miss.then_some((CACHED_HEADER, "false")))
@@ -43,7 +44,11 @@ impl<'a, 'b> ClientSink<'a, 'b> {
     }
 }
 
-impl ResponseSink for ClientSink<'_, '_> {
+impl ResponseSink for ClientSink<'_, '_, '_> {
+    fn object(&mut self, object: &ProviderObject) {
+        self.objects.record(object);
+    }
+
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
         self.record(|recording| {
             recording.begin(head) && recording.push(body) && recording.end(true)

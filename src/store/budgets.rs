@@ -64,6 +64,13 @@ impl Count {
     }
 }
 
+/// The reservation of a settled call whose cost is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reservation {
+    Counts,
+    Freed,
+}
+
 #[derive(Clone)]
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
@@ -210,11 +217,16 @@ impl Budgets {
         &mut self,
         db: &Connection,
         row: &LedgerEntry,
+        reservation: Reservation,
     ) -> Result<Vec<BudgetWarning>> {
-        if self.all.is_empty() {
+        if self.all.is_empty() && reservation == Reservation::Counts {
             return Ok(Vec::new());
         }
         let (requested_model, reserve) = opened(db, row.id)?;
+        if reservation == Reservation::Freed {
+            let sql = "UPDATE ledger SET reserved_nanousd = 0, reserved_tokens = 0 WHERE id = ?1";
+            execute(db, sql, params![row.id])?;
+        }
         let scope = Scope {
             flow_id: row.flow_id,
             provider: &row.provider,
@@ -238,7 +250,11 @@ impl Budgets {
             }
             let budget = &self.all[at];
             let reserved = budget.reserved(&reserve).unwrap_or(0);
-            let settled = used_by(row, budget.limit, reserved);
+            let left = match reservation {
+                Reservation::Counts => reserved,
+                Reservation::Freed => 0,
+            };
+            let settled = used_by(row, budget.limit, left);
             let session = row.more.attribution.session.as_deref();
             let session = session.filter(|_| budget.per == Per::Session);
             let (used, period) = match (&mut self.counts[at], &row.run_id) {
