@@ -156,6 +156,7 @@ impl Books {
             key_name: None,
             tags: None,
             reserve: Reserve::default(),
+            bounds: None,
         })
     }
 }

@@ -277,6 +277,7 @@ impl Job {
                 key_name: None,
                 tags: None,
                 reserve: Reserve::default(),
+                bounds: None,
             },
             prompt: PromptSize::OfCall,
             cache: agent.cache_age.map(|age| (calls.cache_key(call), age)),

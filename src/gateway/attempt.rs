@@ -60,20 +60,22 @@ impl Gateway {
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
             Err(ended) => *ended,
-            Ok(resources) => self.calls.make(&request, resources, Vec::new(), |fill| match kind {
-                Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                _ => {
-                    let mut sink = ClientSink::new(operation, fill, reply);
-                    let result = self.forward(operation, &call, &guard, &mut sink);
-                    let filled = sink.into_filled();
-                    let result = result.map_err(|error| {
-                        let failure = Box::new(error.failure.clone());
-                        forward_error = Some(error);
-                        failure
-                    });
-                    (result, filled)
-                }
-            }),
+            Ok(resources) => {
+                self.calls.make_limited(&request, resources, Vec::new(), |fill, limit| match kind {
+                    Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
+                    _ => {
+                        let mut sink = ClientSink::new(operation, fill, reply).with_limit(limit);
+                        let result = self.forward(operation, &call, limit, &guard, &mut sink);
+                        let filled = sink.into_filled();
+                        let result = result.map_err(|error| {
+                            let failure = Box::new(error.failure.clone());
+                            forward_error = Some(error);
+                            failure
+                        });
+                        (result, filled)
+                    }
+                })
+            }
         };
         if ended.has_row() {
             *number += 1;
@@ -83,7 +85,7 @@ impl Gateway {
 
     fn call_request<'a>(
         &self,
-        operation: &Operation<'_>,
+        operation: &'a Operation<'_>,
         call: &'a Call,
         attempt: u32,
     ) -> CallRequest<'a> {
@@ -93,7 +95,12 @@ impl Gateway {
             row: operation.row(call, attempt),
             prompt: PromptSize::OfBody {
                 bytes: request.prompt.bytes_estimate(),
-                bytes_max: request.prompt.bytes_max(operation.protocol),
+                prompt: request,
+                // Calls of `echo` are free.
+                output: request
+                    .limit
+                    .output()
+                    .filter(|_| self.providers.kind(&call.provider) != Some(Kind::Echo)),
                 cache_writes: request.cache_writes,
                 options: request.priced_options,
             },
@@ -227,17 +234,20 @@ impl Gateway {
         &self,
         operation: &Operation<'_>,
         call: &Call,
+        limit: Option<u32>,
         guard: &InFlightGuard<'_>,
         sink: &mut ClientSink<'_, '_>,
     ) -> Result<Answer, Box<ForwardError>> {
         let request = &operation.request;
+        let name = self.providers.output_limit_name(&call.provider);
+        let limit = limit.map(|limit| request.limit.edits(limit, name)).unwrap_or_default();
         let adds_usage = self.adds_usage(operation, &call.provider);
         let forward = Forward {
             call,
             api_format: operation.format,
             query: &operation.query,
             texts: &|| request.all_texts(),
-            body: &request.for_model(&call.model, adds_usage),
+            body: &request.edited(&call.model, adds_usage, &limit),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,

@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::json::each_field;
+use super::output_limit::RequestLimit;
 use super::prompt::Prompt;
+use crate::calls::TextSize;
 use crate::ids::hex;
 use crate::listener::ApiError;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, ApiFormat, CacheWrites, PricedOptions};
@@ -19,6 +21,10 @@ use crate::providers::{ANSWER_TOKENS_ASSUMED, ApiFormat, CacheWrites, PricedOpti
 const MODEL_BYTES_MAX: usize = 256;
 /// The assumed limit of web searches of a request that sets none (`max_uses`).
 const SEARCHES_ASSUMED: u64 = 10;
+/// More than the system prompt that Anthropic adds to a request with tools, of up to 530 tokens
+/// (<https://docs.anthropic.com/en/docs/tool-use-pricing-and-tokens>). Tools of its own have built-in
+/// descriptions of unpublished length; as much is assumed for each.
+const TOOL_PROMPT_TOKENS_MAX: u64 = 1_000;
 /// The names of an API format for the parts of a request.
 struct Shape {
     /// The known fields; each may occur once.
@@ -29,6 +35,8 @@ struct Shape {
     choices: &'static str,
     system: &'static str,
     messages: &'static str,
+    /// The fields that may reserve a part of the output for thinking.
+    thinking: &'static [&'static str],
 }
 
 const CHAT: Shape = Shape {
@@ -42,12 +50,15 @@ const CHAT: Shape = Shape {
         "system",
         "messages",
         "tools",
+        "thinking",
+        "reasoning",
     ],
     // The client may set both; which one counts depends on the provider.
     limits: &["max_tokens", "max_completion_tokens"],
     choices: "n",
     system: "system",
     messages: "messages",
+    thinking: &["thinking", "reasoning"],
 };
 
 impl Shape {
@@ -82,11 +93,14 @@ pub struct ChatRequest<'a> {
     usage_edit: (Range<usize>, &'static str),
     /// The limit of all choices of the answer together, in tokens.
     pub max_tokens: Option<u32>,
+    pub limit: RequestLimit,
     pub prompt: Prompt,
     /// The part that may be written to the provider's cache.
     pub cache_writes: CacheWrites,
     /// The options that may add to the price of a call.
     pub priced_options: PricedOptions,
+    /// The maximum tokens that the provider adds for tools.
+    tool_tokens: u64,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
@@ -190,11 +204,9 @@ impl<'a> ChatRequest<'a> {
             }
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        let mut limit_per_choice = None;
-        for name in shape.limits {
-            limit_per_choice = limit_per_choice.max(fields.limit(name)?);
-        }
         let choices = fields.whole(shape.choices)?.map_or(1, saturating).max(1);
+        let limit = output_limit(body, &fields, shape, choices, format)?;
+        let limit_per_choice = limit.highest();
         let max_tokens = match choices {
             1 => limit_per_choice,
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
@@ -209,17 +221,46 @@ impl<'a> ChatRequest<'a> {
             wants_usage,
             usage_edit,
             max_tokens,
+            limit,
             prompt: Prompt::read(body, system.into_iter().chain(messages)),
             cache_writes: cache_writes(body),
             priced_options: priced_options(body, fields.get("tools")),
+            tool_tokens: tool_tokens(format, fields.get("tools")),
             system,
             messages,
             tools: fields.get("tools"),
         })
     }
 
+    pub(super) fn format(&self) -> ApiFormat {
+        self.format
+    }
+
+    pub(super) fn body(&self) -> &str {
+        self.body
+    }
+
+    /// Returns the size of the prompt or of a part of it.
+    pub(super) fn text_size(&self, prompt: &Prompt, has_tools: bool) -> TextSize {
+        TextSize {
+            bytes: prompt.text_bytes(),
+            media_tokens: prompt.media_tokens(self.format),
+            tool_tokens: if has_tools { self.tool_tokens } else { 0 },
+        }
+    }
+
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
+        self.edited(model, asks_usage, &[])
+    }
+
+    /// Like `for_model`, with further edits: ranges of the body and their new texts.
+    pub fn edited(
+        &self,
+        model: &str,
+        asks_usage: bool,
+        others: &[(Range<usize>, String)],
+    ) -> Vec<u8> {
         let model = Value::from(model).to_string();
         let (range, model) = match self.model_at.clone() {
             ModelPlace::Value(range) => (range, model),
@@ -230,6 +271,7 @@ impl<'a> ChatRequest<'a> {
         if asks_usage {
             edits.push(self.usage_edit.clone());
         }
+        edits.extend(others.iter().map(|(range, text)| (range.clone(), text.as_str())));
         edits.sort_by_key(|(range, _)| range.start);
         let mut body = String::with_capacity(self.body.len() + 64);
         let mut done = 0;
@@ -386,13 +428,53 @@ fn range_of(body: &str, value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
+/// Returns the output limit of each choice, and its places. Chat completions may have none; then a
+/// limit can be added.
+fn output_limit(
+    body: &str,
+    fields: &Fields<'_>,
+    shape: &Shape,
+    choices: u32,
+    format: ApiFormat,
+) -> Result<RequestLimit, ApiError> {
+    let added_at = Some(fields.end).filter(|_| format == ApiFormat::ChatCompletions);
+    let mut limit = RequestLimit::new(choices, added_at);
+    for name in shape.limits {
+        if let (Some(value), Some(tokens)) = (fields.get(name), fields.limit(name)?) {
+            limit.add(range_of(body, value), tokens);
+        }
+    }
+    for thinking in shape.thinking.iter().filter_map(|name| fields.get(name)) {
+        limit.reserve_thinking(thinking);
+    }
+    Ok(limit)
+}
+
+/// Returns the maximum tokens that the provider adds to a prompt with tools: Anthropic a system
+/// prompt, and the descriptions of its own tools.
+fn tool_tokens(format: ApiFormat, tools: Option<&RawValue>) -> u64 {
+    let tools = read(tools);
+    let Some(tools) = tools.as_array().filter(|tools| !tools.is_empty()) else {
+        return 0;
+    };
+    match format {
+        ApiFormat::Messages => {
+            let is_own = |tool: &&Value| tool["type"].as_str().is_some_and(|it| it != "custom");
+            TOOL_PROMPT_TOKENS_MAX * (1 + tools.iter().filter(is_own).count() as u64)
+        }
+        _ => 0,
+    }
+}
+
 /// Returns the part that the request may ask the provider to cache: any part if the body may
-/// contain the name `cache_control`, else nothing. JSON can also write its letters as `\u0063`,
-/// which is not usual, so any such escape counts.
+/// contain the name `cache_control`, also for an hour if it may contain `ttl`, because the default is
+/// five minutes (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>). JSON can
+/// also write its letters as `\u0063`, which is not usual, so any such escape counts.
 fn cache_writes(text: &str) -> CacheWrites {
-    match may_contain(text, "cache_control") {
-        true => CacheWrites::Long,
-        false => CacheWrites::None,
+    match (may_contain(text, "cache_control"), may_contain(text, "ttl")) {
+        (true, true) => CacheWrites::Long,
+        (true, false) => CacheWrites::Short,
+        (false, _) => CacheWrites::None,
     }
 }
 
@@ -463,6 +545,10 @@ mod tests {
             (r#""\u00e9 \u001b""#, CacheWrites::None),
             (
                 r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Short,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]"#,
                 CacheWrites::Long,
             ),
             (

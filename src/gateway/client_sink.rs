@@ -2,6 +2,7 @@
 
 use super::cache::{CACHED_HEADER, Recording};
 use super::operation::Operation;
+use super::output_limit::MAX_TOKENS_HEADER;
 use crate::calls::{FillGuard, Filled};
 use crate::listener::ResponseWriter;
 use crate::providers::{AnswerHead, ResponseSink};
@@ -10,6 +11,8 @@ pub(super) struct ClientSink<'a, 'b> {
     reply: &'a mut ResponseWriter<'b>,
     /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
+    /// The output limit of each choice, if budgets lowered it.
+    limit: Option<String>,
     recording: Option<Recording>,
 }
 
@@ -20,19 +23,17 @@ impl<'a, 'b> ClientSink<'a, 'b> {
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
         let shows_miss = operation.cache_age.is_some();
-        Self { reply, shows_miss, recording: fill.map(Recording::new) }
+        Self { reply, shows_miss, limit: None, recording: fill.map(Recording::new) }
+    }
+
+    /// Reports a lowered output limit to the client.
+    pub(super) fn with_limit(self, limit: Option<u32>) -> Self {
+        Self { limit: limit.map(|limit| limit.to_string()), ..self }
     }
 
     /// Returns the answer if it is complete and to be cached.
     pub(super) fn into_filled(self) -> Option<Filled> {
         self.recording.and_then(Recording::into_filled)
-    }
-
-    fn fields<'c>(&self, head: &'c AnswerHead) -> Vec<(&'c str, &'c str)> {
-        let all = head.headers.iter();
-        all.map(|(name, value)| (name.as_str(), value.as_str()))
-            .chain(self.shows_miss.then_some((CACHED_HEADER, "false")))
-            .collect()
     }
 
     /// If the recording stops, callers that wait for it make the call themselves.
@@ -48,13 +49,13 @@ impl ResponseSink for ClientSink<'_, '_> {
         self.record(|recording| {
             recording.begin(head) && recording.push(body) && recording.end(true)
         });
-        let fields = self.fields(head);
+        let fields = fields(head, self.shows_miss, self.limit.as_deref());
         self.reply.whole(head.status, &fields, body)
     }
 
     fn begin(&mut self, head: &AnswerHead) -> bool {
         self.record(|recording| recording.begin(head));
-        let fields = self.fields(head);
+        let fields = fields(head, self.shows_miss, self.limit.as_deref());
         self.reply.begin(head.status, &fields)
     }
 
@@ -69,4 +70,17 @@ impl ResponseSink for ClientSink<'_, '_> {
         self.record(|recording| recording.end(is_whole));
         self.reply.end();
     }
+}
+
+/// Returns the headers of the response.
+fn fields<'a>(
+    head: &'a AnswerHead,
+    shows_miss: bool,
+    limit: Option<&'a str>,
+) -> Vec<(&'a str, &'a str)> {
+    let all = head.headers.iter();
+    all.map(|(name, value)| (name.as_str(), value.as_str()))
+        .chain(shows_miss.then_some((CACHED_HEADER, "false")))
+        .chain(limit.map(|limit| (MAX_TOKENS_HEADER, limit)))
+        .collect()
 }

@@ -63,6 +63,7 @@ impl Operation<'_> {
             key_name: self.client.key_name.clone(),
             tags: self.labels.tags.clone(),
             reserve: Reserve::default(),
+            bounds: None,
         }
     }
 }

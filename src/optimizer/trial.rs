@@ -255,6 +255,7 @@ impl Trials {
                 key_name: None,
                 tags: None,
                 reserve: Reserve::default(),
+                bounds: None,
             },
             prompt: PromptSize::OfCall,
             cache: None,

@@ -21,7 +21,10 @@ use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
 use super::sql::{all, execute, one, single};
-use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
+use crate::budget::{
+    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, Maximum, OutputLimit, Per, Reserve,
+    Scope,
+};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
 use crate::ids::FlowId;
@@ -32,21 +35,26 @@ use crate::time::Timestamp;
 const WARNED_MAX: i64 = 10_000;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
-/// tokens. Rows without use were refused or never sent.
+/// tokens, with the part of it that is only reserved. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
+             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens,
+        CASE WHEN cost_nanousd IS NULL THEN coalesce(reserved_nanousd, 0) ELSE 0 END AS held_nanousd,
+        CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
+             ELSE coalesce(reserved_tokens, 0) END AS held_tokens
      FROM ledger";
-/// The same columns for days that are summed up.
-const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
-const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
+/// The names of these columns, which `budget_days` has too.
+const COLUMNS: &str =
+    "flow_id, provider, model, key_name, nanousd, tokens, held_nanousd, held_tokens";
+const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens),
+     sum(held_nanousd), sum(held_tokens)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     start: Timestamp,
     end: Timestamp,
-    used: i64,
+    amounts: Amounts,
 }
 
 impl Count {
@@ -126,11 +134,11 @@ impl Budgets {
         self.set(db, &all)
     }
 
-    /// Counts a call that is about to be made.
+    /// Counts a call that is about to be made, with the reservation that its budgets choose.
     ///
     /// # Errors
     /// [`Error::Budget`] for a call that a hard budget does not allow; it is not counted.
-    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
+    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Reservation> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
             // A budget per run covers only calls that belong to a run.
@@ -142,34 +150,18 @@ impl Budgets {
             self.count(db, at, call.at)?;
         }
         let of_run = self.rows_of_run(db, &covering, call.run_id.as_deref())?;
-        for &at in &covering {
-            let budget = &self.all[at];
-            let used = match self.counts[at] {
-                Some(count) => count.used,
-                None => used_of(budget, &of_run),
-            };
-            match budget.reserved(&call.reserve) {
-                None if budget.hard && !budget.allow_unpriced => {
-                    return Err(budget.unpriced_refusal(&scope));
-                }
-                // A free call is allowed even if nothing is left.
-                Some(needed)
-                    if budget.hard
-                        && needed > 0
-                        && used.saturating_add(needed) > budget.limit.amount() =>
-                {
-                    return Err(budget.refusal(used, needed));
-                }
-                _ => {}
-            }
-        }
+        let hard = covering.iter().map(|&at| (&self.all[at], self.counts[at]));
+        let hard = hard.filter(|(budget, _)| budget.hard).map(|(budget, count)| {
+            (budget, count.map_or_else(|| amounts_of(budget, &of_run), |count| count.amounts))
+        });
+        let reservation = reservation(call, &hard.collect::<Vec<_>>())?;
         for at in covering {
-            let needed = self.all[at].reserved(&call.reserve).unwrap_or(0);
+            let needed = self.all[at].reserved(&reservation.reserve).unwrap_or(0);
             if let Some(count) = &mut self.counts[at] {
-                count.used = count.used.saturating_add(needed);
+                count.amounts.held = count.amounts.held.saturating_add(needed);
             }
         }
-        Ok(())
+        Ok(reservation)
     }
 
     /// Replaces a call's reserve by its result. Returns the warnings for viewers.
@@ -201,24 +193,27 @@ impl Budgets {
                 self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
-            let (used, period) = match (&mut self.counts[at], &row.run_id) {
+            let (amounts, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.contains(row.timestamp) => {
-                    if was_counted[at] {
+                    // If the result is unknown, the reservation is still held.
+                    if was_counted[at]
+                        && let Some(spent) = spent_by(row, budget.limit)
+                    {
                         let reserved = budget.reserved(&reserve).unwrap_or(0);
-                        let used = count.used.saturating_sub(reserved);
-                        count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                        count.amounts.held = count.amounts.held.saturating_sub(reserved);
+                        count.amounts.spent = count.amounts.spent.saturating_add(spent);
                     }
-                    (count.used, count.start.0.to_string())
+                    (count.amounts, count.start.0.to_string())
                 }
-                (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
+                (None, Some(run_id)) => (amounts_of(budget, &of_run), run_id.clone()),
                 // The row is outside the counted period, so the ledger has it, or it belongs to
                 // no run.
                 _ => continue,
             };
-            let level = budget.level(used);
+            let level = budget.level(amounts.used());
             if level > 0 && level > warned_percent(db, budget, &period)? {
                 set_warned_percent(db, budget, &period, level)?;
-                warnings.push(budget.warning(used, level));
+                warnings.push(budget.warning(amounts, level));
             }
         }
         Ok(warnings)
@@ -252,8 +247,8 @@ impl Budgets {
             let is_old = count.is_none_or(|count| count.end <= start);
             let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
             if other == at || (is_old && is_same()) {
-                let used = used_of(budget, &rows);
-                *count = Some(Count { start, end, used });
+                let amounts = amounts_of(budget, &rows);
+                *count = Some(Count { start, end, amounts });
             }
         }
         Ok(())
@@ -283,7 +278,7 @@ impl Store {
     /// # Errors
     /// [`Error::Budget`] for a call that one of them would refuse.
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
-        self.read(|db| Budgets::load(db)?.open(db, call))
+        self.read(|db| Budgets::load(db)?.open(db, call)).map(drop)
     }
 }
 
@@ -303,17 +298,64 @@ fn scope(call: &NewCall) -> Scope<'_> {
     }
 }
 
-/// Returns the use of a settled row, as [`ROWS`] computes it.
-fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
+/// The amount that a call reserves.
+pub(super) struct Reservation {
+    pub(super) reserve: Reserve,
+    /// The output limit of each choice, if the budgets lowered it.
+    pub(super) output_limit: Option<u32>,
+}
+
+/// Returns the reservation of a call that fits into all of these hard budgets. If one of them has a
+/// strict bound, it applies to the reservation, which is one amount for all budgets.
+///
+/// # Errors
+/// [`Error::Budget`] names the first budget that the call does not fit into.
+fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservation> {
+    let is_strict = hard.iter().any(|(budget, _)| budget.bound == InputBound::Strict);
+    let maximum = call.bounds.map(|bounds| match is_strict {
+        true => bounds.strict,
+        false => bounds.estimated,
+    });
+    let output = call.bounds.and_then(|bounds| bounds.output);
+    let reserve = maximum.map_or(call.reserve, |maximum| maximum.whole);
+    let mut output_limit = None;
+    for (budget, amounts) in hard {
+        let Some(needed) = budget.reserved(&reserve) else {
+            if budget.allow_unpriced {
+                continue;
+            }
+            return Err(budget.unpriced_refusal(&scope(call)));
+        };
+        let left = budget.limit.amount().saturating_sub(amounts.used());
+        // A free call is allowed even if nothing is left.
+        if needed == 0 || needed <= left {
+            continue;
+        }
+        let fits = maximum.zip(output).and_then(|(maximum, output): (Maximum, OutputLimit)| {
+            budget.output_that_fits(&maximum, output, left)
+        });
+        let Some(fits) = fits else {
+            return Err(budget.refusal(*amounts, needed));
+        };
+        output_limit = Some(output_limit.map_or(fits, |other: u32| other.min(fits)));
+    }
+    let lowered = output_limit.zip(maximum).zip(output);
+    let reserve =
+        lowered.map_or(reserve, |((limit, maximum), output)| maximum.lowered(output, limit));
+    Ok(Reservation { reserve, output_limit })
+}
+
+/// Returns the use of a settled row, as [`ROWS`] computes it; none if it is unknown.
+fn spent_by(row: &LedgerEntry, limit: Limit) -> Option<i64> {
     let usage = &row.usage;
     match (limit, row.total_cost_usd) {
-        (Limit::Usd(_), Some(cost)) => cost.nanousd,
+        (Limit::Usd(_), cost) => cost.map(|cost| cost.nanousd),
         (Limit::Tokens(_), _) if usage.source != UsageSource::None => {
-            i64::try_from(usage.input_tokens.saturating_add(usage.output_tokens))
-                .unwrap_or(i64::MAX)
+            let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
+            Some(i64::try_from(tokens).unwrap_or(i64::MAX))
         }
-        (Limit::Tokens(_), Some(Usd::ZERO)) => 0,
-        _ => reserved,
+        (Limit::Tokens(_), Some(Usd::ZERO)) => Some(0),
+        _ => None,
     }
 }
 
@@ -325,9 +367,11 @@ struct Used {
     key: Option<String>,
     nanousd: i64,
     tokens: i64,
+    held_nanousd: i64,
+    held_tokens: i64,
 }
 
-from_row!(Used; flow_id, provider, model, key, nanousd, tokens);
+from_row!(Used; flow_id, provider, model, key, nanousd, tokens, held_nanousd, held_tokens);
 from_row!(Reserve; cost, tokens);
 
 impl Used {
@@ -341,13 +385,16 @@ impl Used {
     }
 }
 
-fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
+fn amounts_of(budget: &Budget, rows: &[Used]) -> Amounts {
     let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
     let amounts = covered.map(|row| match budget.limit {
-        Limit::Usd(_) => row.nanousd,
-        Limit::Tokens(_) => row.tokens,
+        Limit::Usd(_) => (row.nanousd, row.held_nanousd),
+        Limit::Tokens(_) => (row.tokens, row.held_tokens),
     });
-    amounts.fold(0, i64::saturating_add)
+    amounts.fold(Amounts::default(), |sum, (used, held)| Amounts {
+        spent: sum.spent.saturating_add(used.saturating_sub(held)),
+        held: sum.held.saturating_add(held),
+    })
 }
 
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
@@ -359,7 +406,8 @@ fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec
 fn between_sql() -> String {
     let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
     format!(
-        "SELECT {SUMS} FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+        "SELECT {SUMS} FROM (SELECT {COLUMNS} FROM budget_days WHERE day >= ? AND day < ?
+            UNION ALL {of_rows} UNION ALL {of_rows})
          GROUP BY 1, 2, 3, 4"
     )
 }
@@ -371,7 +419,7 @@ fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
 
 pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO budget_days SELECT ?1, {SUMS}
+        "INSERT INTO budget_days (day, {COLUMNS}) SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
@@ -425,8 +473,8 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run.
-    pub used: Option<i64>,
+    /// The amounts of the current period; none if the budget is per run.
+    pub amounts: Option<Amounts>,
     /// Start and end of the current period; none if the budget is per run.
     pub period: Option<(Timestamp, Timestamp)>,
 }
@@ -449,8 +497,8 @@ impl Store {
                 {
                     vacant.insert(used_between(&snapshot, start, end)?);
                 }
-                let used = period.map(|period| used_of(&budget, &rows_of[&period]));
-                states.push(BudgetState { budget, used, period });
+                let amounts = period.map(|period| amounts_of(&budget, &rows_of[&period]));
+                states.push(BudgetState { budget, amounts, period });
             }
             Ok(states)
         })

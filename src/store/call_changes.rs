@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::budgets::Budgets;
+use super::budgets::{Budgets, Reservation};
 use super::change::{Applied, NewCall, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
@@ -45,8 +45,15 @@ impl CallWriter {
     /// # Errors
     /// [`Error::Budget`](crate::error::Error::Budget) for a call that a hard budget does not allow.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
-        self.budgets.open(db, call)?;
-        self.insert(db, call, None, None)
+        let Reservation { reserve, output_limit } = self.budgets.open(db, call)?;
+        let mut applied = match reserve == call.reserve {
+            true => self.insert(db, call, None, None)?,
+            false => self.insert(db, &NewCall { reserve, ..call.clone() }, None, None)?,
+        };
+        if let (Some(limit), Receipt::Call(row)) = (output_limit, &applied.receipt) {
+            applied.receipt = Receipt::LoweredCall(row.clone(), limit);
+        }
+        Ok(applied)
     }
 
     /// Inserts the row of a call that is about to be made, was `refused`, or was `cached` (by a

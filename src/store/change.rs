@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::budget::{Budget, Reserve};
+use crate::budget::{Budget, CallBounds, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
     CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage,
@@ -141,7 +141,10 @@ pub struct NewCall {
     pub prompt_hash: String,
     pub key_name: Option<String>,
     pub tags: Option<String>,
+    /// The strict maximum.
     pub reserve: Reserve,
+    /// None if exactly `reserve` is to be reserved.
+    pub bounds: Option<CallBounds>,
 }
 
 #[derive(Clone, Debug)]
@@ -242,7 +245,7 @@ pub enum Change {
         prompt: Option<Prompt>,
         at: Timestamp,
     },
-    /// Records the intent of a call. Refused if a hard budget does not allow it.
+    /// Records the intent of a call. Hard budgets may lower its output limit, or refuse it.
     OpenCall(NewCall),
     /// Records a call that was refused before it was made, with the reason. Its row costs nothing.
     RefuseCall(NewCall, RefusedBy, String),
@@ -271,6 +274,12 @@ pub enum Change {
         at: Timestamp,
     },
     SettleCall(Settlement),
+    /// Stores the density of a prompt, in tokens per million bytes, unless a higher one is stored.
+    RaiseDensity {
+        provider: String,
+        model: String,
+        density: u64,
+    },
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
     CorrectCall(Correction),
@@ -329,6 +338,8 @@ pub enum Receipt {
     Hook(String),
     Key(i64),
     Call(Box<LedgerEntry>),
+    /// A call whose output limit the budgets lowered: its row, and the new limit of each choice.
+    LoweredCall(Box<LedgerEntry>, u32),
     Done,
 }
 

@@ -367,6 +367,32 @@ CREATE TABLE run_restarts (
     completed   INTEGER NOT NULL        -- nodes and items, at the last restart
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- The part of a day's use that is only reserved, because the cost of its calls is unknown.
+ALTER TABLE budget_days ADD COLUMN held_nanousd INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budget_days ADD COLUMN held_tokens INTEGER NOT NULL DEFAULT 0;
+DELETE FROM budget_days;
+INSERT INTO budget_days (day, flow_id, provider, model, key_name, nanousd, tokens, held_nanousd,
+        held_tokens)
+    SELECT timestamp_ms / 86400000, flow_id, provider, coalesce(model_asked, model_used), key_name,
+        sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
+        sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
+            WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END),
+        sum(CASE WHEN cost_nanousd IS NULL THEN coalesce(reserved_nanousd, 0) ELSE 0 END),
+        sum(CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
+            ELSE coalesce(reserved_tokens, 0) END)
+    FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
+    GROUP BY 1, 2, 3, 4, 5;
+",
+    "
+-- The most tokens that a prompt of a model had for its bytes, see calls/prompt_size.rs.
+CREATE TABLE prompt_densities (
+    provider    TEXT NOT NULL,
+    model       TEXT NOT NULL,          -- as requested
+    per_million INTEGER NOT NULL,       -- tokens per million bytes
+    PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.

@@ -23,6 +23,7 @@ pub fn new_call(at: i64) -> NewCall {
         key_name: None,
         tags: None,
         reserve: Reserve::default(),
+        bounds: None,
     }
 }
 

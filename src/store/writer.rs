@@ -13,8 +13,8 @@ use super::epochs::{self, Epochs};
 use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, corrections, daily_rollup, days, flows, keys, node_changes, response_cache,
-    run_changes, suggestions, triggers,
+    block_index, corrections, daily_rollup, days, flows, keys, node_changes, prompt_densities,
+    response_cache, run_changes, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -258,6 +258,9 @@ impl Batch<'_> {
                 calls.insert(db, call, None, Some((model, *saved)))
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::RaiseDensity { provider, model, density } => {
+                prompt_densities::raise(db, provider, model, *density).map(done)
+            }
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {

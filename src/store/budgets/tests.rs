@@ -72,7 +72,7 @@ proptest! {
         }
         for (day, used) in used {
             let state = store.budgets(Timestamp(day * MS_PER_DAY)).unwrap();
-            prop_assert_eq!(state[0].used, Some(used));
+            prop_assert_eq!(state[0].amounts.map(Amounts::used), Some(used));
         }
     }
 }
@@ -261,7 +261,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
     let used = |store: &Store| -> Vec<i64> {
         let states = store.budgets(Timestamp(100 * MS_PER_DAY)).unwrap();
-        states.iter().filter_map(|state| state.used).collect()
+        states.iter().filter_map(|state| state.amounts).map(Amounts::used).collect()
     };
     assert_eq!(used(&store), expected);
     // The last days of the month are too recent for the rollup.
@@ -272,7 +272,8 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE run_restarts;
+            "DROP TABLE prompt_densities;
+             DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
              DROP TABLE budget_days;
@@ -286,7 +287,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 6
+            schema::version() - 8
         ))
         .unwrap();
     drop(connection);
