@@ -337,10 +337,11 @@ impl Budget {
         }
     }
 
-    /// Returns the error for a call that needs `reserve` in addition to the present amounts.
-    pub fn refusal(&self, amounts: Amounts, reserve: i64) -> Error {
+    /// Returns the reason for refusing a call that needs `reserve` in addition to the present
+    /// amounts.
+    pub fn refusal(&self, amounts: Amounts, reserve: i64) -> String {
         let limit = self.limit;
-        Error::Budget(format!(
+        format!(
             "budget `{}` refused the call: limit {} per {}, spent {}, held {}, this call up to {}",
             self.name,
             limit.show(limit.amount()),
@@ -348,7 +349,7 @@ impl Budget {
             limit.show(amounts.spent),
             limit.show(amounts.held),
             limit.show(reserve),
-        ))
+        )
     }
 
     /// Returns the error for a call without a known price.

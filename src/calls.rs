@@ -19,7 +19,7 @@ mod settlement_queue;
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::prompt_size::PromptMeasures;
@@ -46,6 +46,8 @@ use crate::time::Timestamp;
 pub const PERMIT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Interval at which a blocked caller checks that its client is still connected.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The time from the end of a call until its settlement is queued, with ample reserve.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// Stack size of the thread that commits settlements.
 const STACK_BYTES: usize = 64 << 10;
 
@@ -112,6 +114,8 @@ pub enum CallOutcome {
     Cached(Arc<Bought>),
     /// A hard budget has too little left; no call was made.
     OverBudget(String),
+    /// A hard budget has too little left until calls in flight have ended; no call was made.
+    HeldBudget(String),
     /// No permit was available within [`PERMIT_WAIT_MAX`]; no call was made. Contains the remaining
     /// wait.
     RateLimited(Duration),
@@ -179,7 +183,42 @@ pub struct Calls {
     cache: ResponseCache,
     measures: Arc<PromptMeasures>,
     settlements: Arc<SettlementQueue>,
+    in_flight: Arc<InFlight>,
     threads: Arc<Threads>,
+}
+
+/// Counts the calls in flight, so that a caller can wait for the settlement of one.
+#[derive(Default)]
+struct InFlight {
+    state: Mutex<InFlightState>,
+    is_settled: Condvar,
+}
+
+#[derive(Default)]
+struct InFlightState {
+    count: usize,
+    last_end: Option<Instant>,
+}
+
+struct InFlightGuard<'a>(&'a InFlight);
+
+impl InFlight {
+    fn state(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> InFlightGuard<'_> {
+        self.state().count += 1;
+        InFlightGuard(self)
+    }
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.count -= 1;
+        state.last_end = Some(Instant::now());
+    }
 }
 
 impl Calls {
@@ -192,6 +231,7 @@ impl Calls {
             cache: ResponseCache::new(Arc::clone(&store)),
             measures: Arc::new(PromptMeasures::load(&store)?),
             settlements: Arc::new(SettlementQueue::new(journal)),
+            in_flight: Arc::default(),
             threads: Arc::default(),
             store,
             providers,
@@ -249,8 +289,9 @@ impl Calls {
         if is_new {
             let prefixes = self.prefixes(request);
             let check = |row: &NewCall| self.store.check_budgets(row);
-            if let (row, Err(Error::Budget(why))) = self.open(request, &prefixes, check) {
-                return Prepared::Over(over_budget(row, why, Vec::new()));
+            let (row, checked) = self.open(request, &prefixes, check);
+            if let Err(error @ (Error::Budget(_) | Error::BudgetHeld(_))) = checked {
+                return Prepared::Over(over_budget(row, error, Vec::new()));
             }
         }
         Prepared::Deferred { wait, resources: Some(resources), reason: WaitReason::RateLimit }
@@ -390,13 +431,16 @@ impl Calls {
                 let error = Error::internal("the journal returned no ledger row");
                 return Ended::without_row(CallOutcome::NotCommitted(error));
             }
-            Err(Error::Budget(why)) => return over_budget(row, why, before),
+            Err(error @ (Error::Budget(_) | Error::BudgetHeld(_))) => {
+                return over_budget(row, error, before);
+            }
             Err(error) => {
                 return Ended { outcome: CallOutcome::NotCommitted(error), changes: before };
             }
         };
         resources.permit.consume();
         let began = Timestamp::now();
+        let _in_flight = self.in_flight.enter();
         let fill = resources.fill.filter(|_| limit.is_none());
         let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(fill, limit)));
         let (providers, call) = (&self.providers, request.call);
@@ -466,7 +510,7 @@ impl Calls {
             let unlowered = row.bounds.map(|bounds| CallBounds { output: None, ..bounds });
             let row = NewCall { bounds: unlowered, ..row.clone() };
             match commit(&row) {
-                Err(Error::Budget(_)) => {}
+                Err(Error::Budget(_) | Error::BudgetHeld(_)) => {}
                 result => return (row, result),
             }
         }
@@ -500,10 +544,22 @@ impl Calls {
         NewCall { at, reserve, bounds, ..request.row.clone() }
     }
 
+    /// Returns whether a call is in flight or being settled, which may free a held amount.
+    pub fn is_any_in_flight(&self) -> bool {
+        let state = self.in_flight.state();
+        state.count > 0 || state.last_end.is_some_and(|end| end.elapsed() < SETTLED_WITHIN)
+    }
+
+    /// Waits until a client's call is settled, at most [`WATCH_INTERVAL`].
+    pub fn wait_for_settlement(&self) {
+        drop(self.in_flight.is_settled.wait_timeout(self.in_flight.state(), WATCH_INTERVAL));
+    }
+
     /// Queues the settlement of a call without waiting. It is committed with the next intent, or
     /// after a few milliseconds.
     pub fn settle(&self, changes: Vec<Change>) {
         self.settlements.settle(changes);
+        self.in_flight.is_settled.notify_all();
     }
 
     /// Commits the settlement of a call and waits for it, even while the disk is full.
@@ -547,8 +603,12 @@ impl Filled {
 }
 
 /// Returns the end of a call over its budget. The refusal gets its own row.
-fn over_budget(row: NewCall, why: String, before: Vec<Change>) -> Ended {
-    let mut changes = before;
+fn over_budget(row: NewCall, error: Error, before: Vec<Change>) -> Ended {
+    let (mut changes, why) = (before, error.to_string());
     changes.push(Change::RefuseCall(row, RefusedBy::Budget, why.clone()));
-    Ended { outcome: CallOutcome::OverBudget(why), changes }
+    let outcome = match error {
+        Error::BudgetHeld(_) => CallOutcome::HeldBudget(why),
+        _ => CallOutcome::OverBudget(why),
+    };
+    Ended { outcome, changes }
 }

@@ -1,6 +1,6 @@
 //! One attempt at a client's call: one target, one ledger row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cache::CACHED_HEADER;
 use super::client_sink::ClientSink;
@@ -22,6 +22,10 @@ use crate::providers::{
 };
 use crate::store::Bought;
 
+/// Limits the wait for amounts that calls in flight hold in a budget. Clients wait longer for the
+/// start of an answer.
+const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
+
 pub(super) enum Attempt {
     /// The client has its answer or a part of it, or disconnected.
     Over,
@@ -34,11 +38,13 @@ pub(super) enum Attempt {
 }
 
 impl Gateway {
-    /// Tries one target. Increments `number` for an attempt with a ledger row.
+    /// Tries one target. Increments `number` for an attempt with a ledger row. If it is the last one
+    /// and a budget has enough left without the amounts that calls in flight hold, waits for these.
     pub(super) fn attempt(
         &self,
         operation: &Operation<'_>,
         target: &Target,
+        is_last: bool,
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
@@ -58,24 +64,35 @@ impl Gateway {
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
-        let ended = match self.calls.wait(&request, &waiter) {
-            Err(ended) => *ended,
-            Ok(resources) => {
-                self.calls.make_limited(&request, resources, Vec::new(), |fill, limit| match kind {
-                    Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                    _ => {
-                        let mut sink = ClientSink::new(operation, fill, reply).with_limit(limit);
-                        let result = self.forward(operation, &call, limit, &guard, &mut sink);
-                        let filled = sink.into_filled();
-                        let result = result.map_err(|error| {
-                            let failure = Box::new(error.failure.clone());
-                            forward_error = Some(error);
-                            failure
-                        });
-                        (result, filled)
-                    }
-                })
+        let give_up_at = Instant::now() + HELD_WAIT_MAX;
+        let ended = loop {
+            let is_any_in_flight = self.calls.is_any_in_flight();
+            let ended = match self.calls.wait(&request, &waiter) {
+                Err(ended) => *ended,
+                Ok(resources) => {
+                    let exchange = |fill, limit| match kind {
+                        Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
+                        _ => {
+                            let mut sink =
+                                ClientSink::new(operation, fill, reply).with_limit(limit);
+                            let result = self.forward(operation, &call, limit, &guard, &mut sink);
+                            let filled = sink.into_filled();
+                            let result = result.map_err(|error| {
+                                let failure = Box::new(error.failure.clone());
+                                forward_error = Some(error);
+                                failure
+                            });
+                            (result, filled)
+                        }
+                    };
+                    self.calls.make_limited(&request, resources, Vec::new(), exchange)
+                }
+            };
+            let may_wait = is_last && is_any_in_flight && Instant::now() < give_up_at;
+            if !may_wait || !matches!(ended.outcome, CallOutcome::HeldBudget(_)) {
+                break ended;
             }
+            self.calls.wait_for_settlement();
         };
         if ended.has_row() {
             *number += 1;
@@ -151,7 +168,7 @@ impl Gateway {
                 let message = "internal error; see the server's log";
                 self.fail(operation, ApiError::new(500, "internal", message), reply)
             }
-            CallOutcome::OverBudget(why) => {
+            CallOutcome::OverBudget(why) | CallOutcome::HeldBudget(why) => {
                 self.calls.commit_refusal(changes);
                 // A retry would not help.
                 failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))

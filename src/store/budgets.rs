@@ -22,8 +22,7 @@ use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
 use super::sql::{all, execute, one, single};
 use crate::budget::{
-    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, Maximum, OutputLimit, Per, Reserve,
-    Scope,
+    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, OnShort, Per, Reserve, Scope,
 };
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
@@ -137,7 +136,8 @@ impl Budgets {
     /// Counts a call that is about to be made, with the reservation that its budgets choose.
     ///
     /// # Errors
-    /// [`Error::Budget`] for a call that a hard budget does not allow; it is not counted.
+    /// [`Error::Budget`] or [`Error::BudgetHeld`] for a call that a hard budget does not allow; it is
+    /// not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Reservation> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
@@ -276,7 +276,7 @@ impl Store {
     /// is made when the intent of the call is committed.
     ///
     /// # Errors
-    /// [`Error::Budget`] for a call that one of them would refuse.
+    /// [`Error::Budget`] or [`Error::BudgetHeld`] for a call that one of them would refuse.
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
         self.read(|db| Budgets::load(db)?.open(db, call)).map(drop)
     }
@@ -309,7 +309,8 @@ pub(super) struct Reservation {
 /// strict bound, it applies to the reservation, which is one amount for all budgets.
 ///
 /// # Errors
-/// [`Error::Budget`] names the first budget that the call does not fit into.
+/// [`Error::Budget`] names the first budget that the call does not fit into, or
+/// [`Error::BudgetHeld`] if it would fit without the held amounts.
 fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservation> {
     let is_strict = hard.iter().any(|(budget, _)| budget.bound == InputBound::Strict);
     let maximum = call.bounds.map(|bounds| match is_strict {
@@ -319,6 +320,7 @@ fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservatio
     let output = call.bounds.and_then(|bounds| bounds.output);
     let reserve = maximum.map_or(call.reserve, |maximum| maximum.whole);
     let mut output_limit = None;
+    let mut held = None;
     for (budget, amounts) in hard {
         let Some(needed) = budget.reserved(&reserve) else {
             if budget.allow_unpriced {
@@ -326,18 +328,29 @@ fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservatio
             }
             return Err(budget.unpriced_refusal(&scope(call)));
         };
-        let left = budget.limit.amount().saturating_sub(amounts.used());
-        // A free call is allowed even if nothing is left.
-        if needed == 0 || needed <= left {
-            continue;
-        }
-        let fits = maximum.zip(output).and_then(|(maximum, output): (Maximum, OutputLimit)| {
-            budget.output_that_fits(&maximum, output, left)
-        });
-        let Some(fits) = fits else {
-            return Err(budget.refusal(*amounts, needed));
+        // Returns the limit that fits into an amount; the inner option is none for the whole one.
+        let fits_into = |left: i64| {
+            // A free call is allowed even if nothing is left.
+            if needed == 0 || needed <= left {
+                return Some(None);
+            }
+            let (maximum, output) = maximum.zip(output)?;
+            budget.output_that_fits(&maximum, output, left).map(Some)
         };
-        output_limit = Some(output_limit.map_or(fits, |other: u32| other.min(fits)));
+        let unspent = budget.limit.amount().saturating_sub(amounts.spent);
+        match fits_into(unspent.saturating_sub(amounts.held)) {
+            Some(None) => {}
+            Some(Some(fits)) => {
+                output_limit = Some(output_limit.map_or(fits, |other: u32| other.min(fits)));
+            }
+            None if budget.on_short == OnShort::Lower && fits_into(unspent).is_some() => {
+                held.get_or_insert_with(|| budget.refusal(*amounts, needed));
+            }
+            None => return Err(Error::Budget(budget.refusal(*amounts, needed))),
+        }
+    }
+    if let Some(why) = held {
+        return Err(Error::BudgetHeld(why));
     }
     let lowered = output_limit.zip(maximum).zip(output);
     let reserve =
