@@ -200,7 +200,11 @@ struct InFlightState {
     last_end: Option<Instant>,
 }
 
-struct InFlightGuard<'a>(&'a InFlight);
+struct InFlightGuard<'a> {
+    of: &'a InFlight,
+    /// True if the intent is committed.
+    is_made: bool,
+}
 
 impl InFlight {
     fn state(&self) -> MutexGuard<'_, InFlightState> {
@@ -209,15 +213,17 @@ impl InFlight {
 
     fn enter(&self) -> InFlightGuard<'_> {
         self.state().count += 1;
-        InFlightGuard(self)
+        InFlightGuard { of: self, is_made: false }
     }
 }
 
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.of.state();
         state.count -= 1;
-        state.last_end = Some(Instant::now());
+        if self.is_made {
+            state.last_end = Some(Instant::now());
+        }
     }
 }
 
@@ -423,6 +429,8 @@ impl Calls {
             changes.push(Change::OpenCall(row.clone()));
             self.settlements.commit_with(changes)
         };
+        // From before the commit, so that the held amount of a call is never without it.
+        let mut in_flight = self.in_flight.enter();
         let (row, receipt) = self.open(request, &prefixes, commit);
         let (id, limit) = match receipt {
             Ok(Receipt::Call(entry)) => (entry.id, None),
@@ -440,7 +448,7 @@ impl Calls {
         };
         resources.permit.consume();
         let began = Timestamp::now();
-        let _in_flight = self.in_flight.enter();
+        in_flight.is_made = true;
         let fill = resources.fill.filter(|_| limit.is_none());
         let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(fill, limit)));
         let (providers, call) = (&self.providers, request.call);
@@ -544,7 +552,7 @@ impl Calls {
         NewCall { at, reserve, bounds, ..request.row.clone() }
     }
 
-    /// Returns whether a call is in flight or being settled, which may free a held amount.
+    /// Returns whether a call is being made or settled, which may free a held amount.
     pub fn is_any_in_flight(&self) -> bool {
         let state = self.in_flight.state();
         state.count > 0 || state.last_end.is_some_and(|end| end.elapsed() < SETTLED_WITHIN)

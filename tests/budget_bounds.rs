@@ -212,8 +212,8 @@ fn no_limit_goes_below_the_minimum_or_the_thinking_budget() {
     for (amount, more, budget, expected) in [
         (0.03, thinking(1_024), json!({}), 200),
         (0.03, thinking(2_000), json!({}), 402),
-        (0.017, json!({}), json!({}), 402),
-        (0.017, json!({"max_tokens": 1_000}), json!({}), 200),
+        (0.0155, json!({}), json!({}), 402),
+        (0.0155, json!({"max_tokens": 1_000}), json!({}), 200),
         (0.05, json!({}), json!({"minOutputTokens": 5_000}), 402),
         (0.01, json!({}), json!({"minOutputTokens": 1}), 200),
         (0.05, json!({}), json!({"onShort": "refuse"}), 402),

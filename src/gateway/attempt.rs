@@ -66,7 +66,6 @@ impl Gateway {
         let mut forward_error = None;
         let give_up_at = Instant::now() + HELD_WAIT_MAX;
         let ended = loop {
-            let is_any_in_flight = self.calls.is_any_in_flight();
             let ended = match self.calls.wait(&request, &waiter) {
                 Err(ended) => *ended,
                 Ok(resources) => {
@@ -88,8 +87,9 @@ impl Gateway {
                     self.calls.make_limited(&request, resources, Vec::new(), exchange)
                 }
             };
-            let may_wait = is_last && is_any_in_flight && Instant::now() < give_up_at;
-            if !may_wait || !matches!(ended.outcome, CallOutcome::HeldBudget(_)) {
+            let is_held = matches!(ended.outcome, CallOutcome::HeldBudget(_));
+            let may_wait = || self.calls.is_any_in_flight() && Instant::now() < give_up_at;
+            if !is_held || !is_last || !may_wait() {
                 break ended;
             }
             self.calls.wait_for_settlement();

@@ -343,7 +343,11 @@ fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservatio
             Some(Some(fits)) => {
                 output_limit = Some(output_limit.map_or(fits, |other: u32| other.min(fits)));
             }
-            None if budget.on_short == OnShort::Lower && fits_into(unspent).is_some() => {
+            // Only the calls of clients wait for others.
+            None if maximum.is_some()
+                && budget.on_short == OnShort::Lower
+                && fits_into(unspent).is_some() =>
+            {
                 held.get_or_insert_with(|| budget.refusal(*amounts, needed));
             }
             None => return Err(Error::Budget(budget.refusal(*amounts, needed))),
