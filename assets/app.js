@@ -133,10 +133,10 @@ const TOASTS = {
   FLOW_COMPLETED: (payload) => ["completed", [{ name: nameOf(payload) }, " completed"], `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
   FLOW_FAILED: (payload) => ["failed", [{ name: nameOf(payload) }, " failed"], payload.error],
   FLOW_CANCELLED: (payload) => ["cancelled", [{ name: nameOf(payload) }, " cancelled"]],
-  BUDGET_WARNING: ({ budget, percent, used, limit, per, hard }) => [
+  BUDGET_WARNING: ({ budget, percent, used, spent, held, limit, per, hard }) => [
     "warning",
     ["Budget “", { name: budget }, `”: ${percent} % used`],
-    `${used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
+    `${held ? `${spent} spent, ${held} held` : used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
   ],
   OPTIMIZATION_AVAILABLE: ({ suggestion }) => [
     "saving",

@@ -5,6 +5,8 @@ import { h, setText } from "./dom.js";
 import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
+/** Leaves other input as it is, for the server's error. */
+const wholeOrText = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed);
 /** Fields that have another name in the API. */
 const FIELD_OF = { __proto__: null, limitUsd: "limit", limitTokens: "limit" };
 
@@ -29,7 +31,10 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     model: createField("model", "Model", text({ class: "mono" }), "PROVIDER/MODEL; a * at the end matches any rest. Leave empty for all models."),
     key: createField("key", "Gateway key", text({}), "The name of a key. Leave empty for all traffic."),
     timezone: createField("timezone", "Time zone", text({ list: zones.root.id })),
+    minOutputTokens: createField("minOutputTokens", "Lowest output limit", text({ inputmode: "numeric" }), "Tokens. Leave empty for 1024."),
     hard: createField("hard", "Hard limit: refuse calls that might exceed it", h("input", { type: "checkbox" })),
+    onShort: createField("onShort", "Refuse calls instead of lowering their output limit", h("input", { type: "checkbox" })),
+    bound: createField("bound", "Strict: count each byte of a prompt as a token", h("input", { type: "checkbox" })),
     allowUnpriced: createField("allowUnpriced", "Allow calls with an unknown price", h("input", { type: "checkbox" })),
   };
   const controls = Object.fromEntries(Object.entries(fields).map(([name, { control }]) => [name, control]));
@@ -53,8 +58,10 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       },
     },
     title,
-    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -2).map((field) => field.root)),
+    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -4).map((field) => field.root)),
     fields.hard.root,
+    fields.onShort.root,
+    fields.bound.root,
     fields.allowUnpriced.root,
     zones.root,
     note.root,
@@ -85,6 +92,9 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     controls.key.value = budget?.key ?? "";
     controls.timezone.value = budget?.timezone ?? LOCAL_ZONE;
     controls.hard.checked = budget?.hard ?? true;
+    controls.onShort.checked = budget?.onShort === "refuse";
+    controls.bound.checked = budget?.bound === "strict";
+    controls.minOutputTokens.value = String(budget?.minOutputTokens ?? "");
     controls.allowUnpriced.checked = budget?.allowUnpriced ?? false;
     showFaults(fields, [], () => null);
     note.say("");
@@ -102,6 +112,8 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
   /** Disables fields that do not apply; they stay visible, so that the form does not move. */
   function updateDisabled() {
     controls.timezone.disabled = controls.per.value === "run";
+    for (const name of ["onShort", "bound"]) controls[name].disabled = !controls.hard.checked;
+    controls.minOutputTokens.disabled = !controls.hard.checked || controls.onShort.checked;
     controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";
   }
 
@@ -117,6 +129,9 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       ...(typed("key") ? { key: typed("key") } : {}),
       hard: controls.hard.checked,
       allowUnpriced: controls.allowUnpriced.checked,
+      ...(controls.onShort.checked ? { onShort: "refuse" } : {}),
+      ...(controls.bound.checked ? { bound: "strict" } : {}),
+      ...(typed("minOutputTokens") ? { minOutputTokens: wholeOrText(typed("minOutputTokens")) } : {}),
       timezone: typed("timezone"),
     };
   }
