@@ -146,6 +146,7 @@ impl PromptMeasures {
     ) -> u64 {
         let size = prompt.size();
         let strict = size.tokens_max();
+        let counted = counted.map(prompt_tokens_max);
         if size.bytes < MEASURED_BYTES_MIN {
             return counted.map_or(strict, |counted| counted.min(strict));
         }
