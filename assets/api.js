@@ -27,6 +27,7 @@ const parsed = async (response) => parse(await (await response).text());
 export const get = (path) => parsed(request("GET", path));
 export const post = (path, body) => parsed(request("POST", path, body));
 export const put = (path, body) => parsed(request("PUT", path, body));
+export const patch = (path, body) => parsed(request("PATCH", path, body));
 export const remove = async (path) => void (await request("DELETE", path));
 export const getBlob = async (path) => (await request("GET", path)).blob();
 

@@ -29,7 +29,7 @@ const totals = createTotals();
 const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const budgets = createBudgets({ flowNames: () => flows.names() });
-const keys = createKeys();
+const keys = createKeys({ flowNames: () => flows.names() });
 const savings = createSavings({ badge: byId("savings-badge"), labelOf: (flowId, nodeId) => flows.labelOf(flowId, nodeId) });
 const flows = createFlows({
   list: byId("flows"),
@@ -44,6 +44,8 @@ const ledger = createLedger({
   empty: byId("ledger-empty"),
   more: byId("ledger-more"),
   note: byId("ledger-full"),
+  filter: byId("ledger-filters"),
+  csv: byId("csv"),
   names: { flow: flows.nameOf, node: flows.labelOf },
   onRun: (id, runId) => history.open({ id, name: flows.nameOf(id) }, { runId }),
 });
@@ -133,7 +135,11 @@ const TOASTS = {
   FLOW_COMPLETED: (payload) => ["completed", [{ name: nameOf(payload) }, " completed"], `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
   FLOW_FAILED: (payload) => ["failed", [{ name: nameOf(payload) }, " failed"], payload.error],
   FLOW_CANCELLED: (payload) => ["cancelled", [{ name: nameOf(payload) }, " cancelled"]],
-  BUDGET_WARNING: ({ budget, percent, used, spent, held, limit, per, hard }) => [
+  BUDGET_WARNING: ({ budget, percent, used, spent, held, limit, per, hard, kind, session }) => kind === "loop" ? [
+    "warning",
+    ["Session ", { name: session }, " repeats itself"],
+    `${used[0].toUpperCase()}${used.slice(1)}. ${hard ? `Budget “${budget}” refuses its further calls.` : "No budget stops it."}`,
+  ] : [
     "warning",
     ["Budget “", { name: budget }, `”: ${percent} % used`],
     `${held ? `${spent} spent, ${held} held` : used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
@@ -167,7 +173,7 @@ byId("csv").addEventListener("click", async (event) => {
   if (!api.currentToken()) return;
   event.preventDefault();
   try {
-    const url = URL.createObjectURL(await api.getBlob("/api/ledger.csv"));
+    const url = URL.createObjectURL(await api.getBlob(byId("csv").getAttribute("href")));
     Object.assign(document.createElement("a"), { href: url, download: "ledger.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   } catch (error) {

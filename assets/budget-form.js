@@ -7,6 +7,8 @@ import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaul
 const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
 /** Leaves other input as it is, for the server's error. */
 const wholeOrText = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed);
+/** Fields with the same name in the API that restrict a budget. */
+const FILTERS = ["tag", "client", "endUser", "project"];
 /** Fields that have another name in the API. */
 const FIELD_OF = { __proto__: null, limitUsd: "limit", limitTokens: "limit" };
 
@@ -24,18 +26,24 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
   const text = (more) => h("input", { autocomplete: "off", spellcheck: "false", ...more });
   const fields = {
     name: createField("name", "Name", text({})),
-    per: createField("per", "Period", h("select", {}, option("day", "Day"), option("month", "Month"), option("run", "Run"))),
+    per: createField("per", "Period", h("select", {}, option("day", "Day"), option("month", "Month"), option("run", "Run"), option("session", "Session"))),
     limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "For example 12.50. Amounts are exact."),
     unit: createField("unit", "Unit", h("select", {}, option("usd", "US dollars"), option("tokens", "Tokens"))),
     flowId: createField("flowId", "Flow", h("select", {})),
     model: createField("model", "Model", text({ class: "mono" }), "PROVIDER/MODEL; a * at the end matches any rest. Leave empty for all models."),
     key: createField("key", "Gateway key", text({}), "The name of a key. Leave empty for all traffic."),
+    tag: createField("tag", "Tag", text({}), "Leave empty for all traffic."),
+    client: createField("client", "Client", text({}), "The program of a client, such as claude-cli. Leave empty for all traffic."),
+    endUser: createField("endUser", "End user", text({}), "Leave empty for all traffic."),
+    project: createField("project", "Project", text({}), "Leave empty for all traffic."),
     timezone: createField("timezone", "Time zone", text({ list: zones.root.id })),
     minOutputTokens: createField("minOutputTokens", "Lowest output limit", text({ inputmode: "numeric" }), "Tokens. Leave empty for 1024."),
     hard: createField("hard", "Hard limit: refuse calls that might exceed it", h("input", { type: "checkbox" })),
     onShort: createField("onShort", "Refuse calls instead of lowering their output limit", h("input", { type: "checkbox" })),
     bound: createField("bound", "Strict: count each byte of a prompt as a token", h("input", { type: "checkbox" })),
     allowUnpriced: createField("allowUnpriced", "Allow calls with an unknown price", h("input", { type: "checkbox" })),
+    includeSubscriptions: createField("includeSubscriptions", "Include calls that a subscription covers", h("input", { type: "checkbox" })),
+    onLoop: createField("onLoop", "Stop a session that repeats itself", h("input", { type: "checkbox" })),
   };
   const controls = Object.fromEntries(Object.entries(fields).map(([name, { control }]) => [name, control]));
   const titleId = newId("title");
@@ -58,11 +66,13 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       },
     },
     title,
-    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -4).map((field) => field.root)),
+    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -6).map((field) => field.root)),
     fields.hard.root,
     fields.onShort.root,
     fields.bound.root,
     fields.allowUnpriced.root,
+    fields.includeSubscriptions.root,
+    fields.onLoop.root,
     zones.root,
     note.root,
     h("div", { class: "buttons" }, cancel, save),
@@ -90,12 +100,15 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     controls.limit.value = String((inTokens ? budget.limitTokens : budget?.limitUsd) ?? "");
     controls.model.value = budget?.model ?? "";
     controls.key.value = budget?.key ?? "";
+    for (const filter of FILTERS) controls[filter].value = budget?.[filter] ?? "";
     controls.timezone.value = budget?.timezone ?? LOCAL_ZONE;
     controls.hard.checked = budget?.hard ?? true;
     controls.onShort.checked = budget?.onShort === "refuse";
     controls.bound.checked = budget?.bound === "strict";
     controls.minOutputTokens.value = String(budget?.minOutputTokens ?? "");
     controls.allowUnpriced.checked = budget?.allowUnpriced ?? false;
+    controls.includeSubscriptions.checked = budget?.includeSubscriptions ?? false;
+    controls.onLoop.checked = budget?.onLoop === "stop";
     showFaults(fields, [], () => null);
     note.say("");
     updateDisabled();
@@ -111,7 +124,9 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
 
   /** Disables fields that do not apply; they stay visible, so that the form does not move. */
   function updateDisabled() {
-    controls.timezone.disabled = controls.per.value === "run";
+    controls.timezone.disabled = ["run", "session"].includes(controls.per.value);
+    controls.includeSubscriptions.disabled = controls.unit.value === "tokens";
+    controls.onLoop.disabled = controls.per.value !== "session" || !controls.hard.checked;
     for (const name of ["onShort", "bound"]) controls[name].disabled = !controls.hard.checked;
     controls.minOutputTokens.disabled = !controls.hard.checked || controls.onShort.checked;
     controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";
@@ -127,11 +142,14 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       ...(typed("flowId") ? { flowId: Number(typed("flowId")) } : {}),
       ...(typed("model") ? { model: typed("model") } : {}),
       ...(typed("key") ? { key: typed("key") } : {}),
+      ...Object.fromEntries(FILTERS.filter(typed).map((filter) => [filter, typed(filter)])),
       hard: controls.hard.checked,
       allowUnpriced: controls.allowUnpriced.checked,
       ...(controls.onShort.checked ? { onShort: "refuse" } : {}),
       ...(controls.bound.checked ? { bound: "strict" } : {}),
       ...(typed("minOutputTokens") ? { minOutputTokens: wholeOrText(typed("minOutputTokens")) } : {}),
+      ...(controls.includeSubscriptions.checked ? { includeSubscriptions: true } : {}),
+      ...(controls.onLoop.checked && !controls.onLoop.disabled ? { onLoop: "stop" } : {}),
       timezone: typed("timezone"),
     };
   }

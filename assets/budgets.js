@@ -29,7 +29,7 @@ export function createBudgets({ flowNames }) {
   const empty = h("p", { class: "empty" }, "No budgets yet. Spending has no limit.");
   const form = createBudgetForm({ flowNames, onSave: save, onEnd: endEdit });
   const parts = h("div", { class: "sheet-parts", hidden: true }, list, empty, h("div", { class: "buttons" }, add), form.root);
-  sheet.body.append(h("p", { class: "muted" }, "A budget limits the cost or the tokens of a day, a month or a run. A hard budget refuses calls that might exceed it."), note.root, retry, parts);
+  sheet.body.append(h("p", { class: "muted" }, "A budget limits the cost or the tokens of a day, a month, a run or a session. A hard budget refuses calls that might exceed it."), note.root, retry, parts);
 
   /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
   const fetchSoon = perFrame(() => isOpen && refreshNow(), REFRESH_PAUSE_MS);
@@ -95,10 +95,10 @@ export function createBudgets({ flowNames }) {
     empty.hidden = budgets.length > 0;
   }
 
-  function scopeOf({ flowId, model, key }) {
+  function scopeOf({ flowId, model, key, tag, client, endUser, project, includeSubscriptions }) {
     const flow = (flowId ?? null) === null ? null : `flow ${flowNames().find(({ id }) => id === flowId)?.name ?? flowId}`;
-    const scopes = [flow, model && `model ${model}`, key && `key ${key}`].filter(Boolean);
-    return scopes.length ? scopes.join(", ") : "all calls";
+    const scopes = [flow, model && `model ${model}`, key && `key ${key}`, tag && `tag ${tag}`, client && `client ${client}`, endUser && `end user ${endUser}`, project && `project ${project}`].filter(Boolean);
+    return `${scopes.length ? scopes.join(", ") : "all calls"}${includeSubscriptions ? ", subscriptions included" : ""}`;
   }
 
   /** Refuses to switch while another form has unsaved input. */
@@ -190,9 +190,9 @@ function createCard({ onEdit, onDelete }) {
     setText(title, name);
     editButton.ariaLabel = `Edit: ${name}`;
     deleteButton.ariaLabel = `Delete: ${name}`;
-    const until = state?.to && per !== "run" ? `; resets ${moment(state.to)} (local time)` : "";
-    const unpriced = budget.allowUnpriced ? "; allows unknown prices" : "";
-    setText(terms, `${hard ? `Hard: refuses calls over the limit${unpriced}` : "Soft: only warns"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
+    const until = state?.to ? `; resets ${moment(state.to)} (local time)` : "";
+    const unpriced = `${budget.allowUnpriced ? "; allows unknown prices" : ""}${budget.onLoop === "stop" ? "; stops sessions that repeat themselves" : ""}`;
+    setText(terms, `${hard ? `Hard: refuses calls over the limit${unpriced}` : "Soft: only warns"} · ${scope} · per ${per}${["run", "session"].includes(per) ? "" : ` in ${budget.timezone}${until}`}`);
   }
 
   return { root, editButton, update };

@@ -53,8 +53,8 @@ export function isCostUnknown({ calls, unpriced_calls: unpriced = 0, unknown_cos
 export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown cost" : money(usd));
 
 /** Returns a row's cost, or its saving. */
-export function costText({ cached, saved_usd: saved, total_cost_usd: cost }) {
-  if (!cached) return moneyOrUnknown(cost);
+export function costText({ cached, saved_usd: saved, total_cost_usd: cost, billing }) {
+  if (!cached) return `${moneyOrUnknown(cost)}${billing ? `, covered by a ${billing}` : ""}`;
   return Number(saved) ? `cached, saved ${money(saved)}` : "cached";
 }
 

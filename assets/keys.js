@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
-import { moment } from "./format.js";
+import { moment, plural } from "./format.js";
 import { createKeyForm } from "./key-form.js";
 import { createMeter } from "./meter.js";
 import { copyButton, shortText } from "./texts.js";
@@ -11,8 +11,18 @@ import { copyButton, shortText } from "./texts.js";
 /** Limits how often the keys are fetched while calls are made. */
 const REFRESH_PAUSE_MS = 2_000;
 const PATH = "/api/keys";
+const GRACE_DEFAULT_S = 3_600;
+/** The offered times that a replaced key stays valid, in seconds. */
+const GRACES = [
+  [0, "no time"],
+  [GRACE_DEFAULT_S, "1 hour"],
+  [86_400, "1 day"],
+  [604_800, "7 days"],
+  [2_592_000, "30 days"],
+];
 
-export function createKeys() {
+/** `flowNames()` returns `{ id, name }` of all flows. */
+export function createKeys({ flowNames }) {
   let isOpen = false;
   let isLoaded = false;
   /** Increases with each request, so that outdated responses are ignored. */
@@ -28,8 +38,8 @@ export function createKeys() {
   const createdKey = h("div", { class: "secret", "data-testid": "key-created", hidden: true });
   const list = h("ol", { class: "budgets", "aria-label": "Keys" });
   const empty = h("p", { class: "empty" }, "No keys yet.");
-  const add = h("button", { type: "button", "data-testid": "key-add", onclick: edit }, "Create key");
-  const form = createKeyForm({ onSave: createKey, onEnd: endEdit });
+  const add = h("button", { type: "button", "data-testid": "key-add", onclick: () => edit(null) }, "Create key");
+  const form = createKeyForm({ flowNames, onSave: save, onEnd: endEdit });
   const parts = h("div", { class: "sheet-parts", hidden: true }, createdKey, list, empty, h("div", { class: "buttons" }, add), form.root);
   const description =
     "A key grants a program access to the gateway (/v1) only. The ledger shows the name of the key, and a budget can limit it. " +
@@ -89,7 +99,7 @@ export function createKeys() {
     }
     keys.forEach((key, index) => {
       const { id } = key;
-      if (!cards.has(id)) cards.set(id, createCard({ onDelete: () => deleteKey(id) }));
+      if (!cards.has(id)) cards.set(id, newCard(id));
       const card = cards.get(id);
       card.update(key);
       if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] ?? null);
@@ -98,26 +108,36 @@ export function createKeys() {
     empty.hidden = keys.length > 0;
   }
 
-  function edit() {
+  const newCard = (id) =>
+    createCard({ flowNames, onEdit: () => edit(keyOf(id)), onRotate: () => rotateKey(id), onDelete: () => deleteKey(id) });
+
+  const keyOf = (id) => keys.find((key) => key.id === id);
+
+  /** `key` is null for a new one. */
+  function edit(key) {
     note.say("");
     clearKey();
     add.hidden = true;
-    form.open();
+    form.open(key);
   }
 
-  async function createKey(key) {
-    const created = await api.post(PATH, key);
+  async function save(id, key) {
+    const saved = await (id === null ? api.post(PATH, key) : api.patch(`${PATH}/${id}`, key));
     if (!isOpen) return; // The dialog is closed; the user can create another key.
-    drawCreated(created);
+    if (id === null) drawCreated(saved);
     await fetchAll().catch(() => fetchSoon());
   }
 
-  function endEdit(isCreated) {
+  function endEdit(id, isSaved) {
     add.hidden = false;
     if (!isOpen) return;
+    if (id !== null) {
+      note.say(isSaved ? `“${keyOf(id)?.name}” was saved.` : "");
+      return (cards.get(id)?.edit ?? add).focus();
+    }
     const copy = createdKey.querySelector("button");
-    note.say(isCreated && copy ? "Key created. Copy it now." : "");
-    (isCreated && copy ? copy : add).focus();
+    note.say(isSaved && copy ? "Key created. Copy it now." : "");
+    (isSaved && copy ? copy : add).focus();
   }
 
   function drawCreated({ name, key }) {
@@ -136,8 +156,32 @@ export function createKeys() {
     createdKey.hidden = false;
   }
 
+  async function rotateKey(id) {
+    const { name } = keyOf(id);
+    const graceId = newId("grace");
+    const options = GRACES.map(([seconds, label]) => h("option", { value: seconds, selected: seconds === GRACE_DEFAULT_S }, label));
+    const grace = h("select", { id: graceId, "data-testid": "key-grace" }, ...options);
+    const isConfirmed = await confirmAction({
+      title: "Replace this key?",
+      text: `“${name}” gets a new key, with the same limits and budgets. The current key is refused after this time.`,
+      more: h("div", { class: "form-field" }, h("label", { for: graceId }, "The current key stays valid for"), grace),
+      action: "Replace key",
+    });
+    if (!isConfirmed || !isOpen) return;
+    try {
+      const rotated = await api.post(`${PATH}/${id}/rotate`, { graceSeconds: Number(grace.value) });
+      if (!isOpen) return;
+      drawCreated(rotated);
+      await fetchAll().catch(() => fetchSoon());
+      note.say("Key replaced. Copy the new one now.");
+      createdKey.querySelector("button").focus();
+    } catch (error) {
+      note.fail("Cannot replace the key", error);
+    }
+  }
+
   async function deleteKey(id) {
-    const { name, budgets } = keys.find((key) => key.id === id);
+    const { name, budgets } = keyOf(id);
     const names = `the ${budgets.length === 1 ? "budget" : "budgets"} ${budgets.map((budget) => `“${budget.name}”`).join(", ")}`;
     const alsoId = newId("also");
     const also = h("input", { type: "checkbox", id: alsoId, "data-testid": "key-with-budgets" });
@@ -164,30 +208,41 @@ export function createKeys() {
 }
 
 /** One key. Updates happen in place, to keep the focus and the reader's position. */
-function createCard({ onDelete }) {
+function createCard({ flowNames, onEdit, onRotate, onDelete }) {
   const title = h("h3", {});
-  const facts = ["Created", "Last used", "Expires"].map((word) => ({ word, value: h("dd", {}) }));
+  const facts = ["Created", "Last used", "Expires", "Models", "Flows", "Per minute", "Former key"].map((word) => {
+    const value = h("dd", {});
+    return { value, root: h("div", {}, h("dt", {}, word), value) };
+  });
+  const editButton = h("button", { type: "button", "data-testid": "key-edit", onclick: onEdit }, "Edit");
+  const rotateButton = h("button", { type: "button", "data-testid": "key-rotate", onclick: () => rotateOnce() }, "Replace…");
+  const rotateOnce = onceAtATime(rotateButton, onRotate);
   const deleteButton = h("button", { type: "button", class: "danger", "data-testid": "key-delete", onclick: () => deleteOnce() }, "Delete…");
   const deleteOnce = onceAtATime(deleteButton, onDelete);
   const meters = h("div", { class: "budgets" });
   const root = h(
     "li",
     { class: "budget", "data-testid": "key" },
-    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, deleteButton)),
-    h("dl", { class: "facts" }, ...facts.map(({ word, value }) => h("div", {}, h("dt", {}, word), value))),
+    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, editButton, rotateButton, deleteButton)),
+    h("dl", { class: "facts" }, ...facts.map((fact) => fact.root)),
     meters,
   );
   /** By the budget's name: { root, update }. */
   const shown = new Map();
 
-  function update({ name, createdAt, lastUsedAt, expiresAt, budgets }) {
+  function update({ name, createdAt, lastUsedAt, expiresAt, budgets, ...limits }) {
     root.dataset.key = name;
     setText(title, name);
+    editButton.ariaLabel = `Edit: ${name}`;
+    rotateButton.ariaLabel = `Replace: ${name}`;
     deleteButton.ariaLabel = `Delete: ${name}`;
     const isExpired = expiresAt !== null && Date.parse(expiresAt) <= Date.now();
     const expiry = expiresAt === null ? "never" : `${isExpired ? "expired " : ""}${day(expiresAt)}`;
-    const words = [moment(createdAt), lastUsedAt === null ? "never" : moment(lastUsedAt), expiry];
-    facts.forEach(({ value }, at) => setText(value, words[at]));
+    const words = [moment(createdAt), lastUsedAt === null ? "never" : moment(lastUsedAt), expiry, ...limitWords(limits, flowNames())];
+    facts.forEach((fact, at) => {
+      setText(fact.value, words[at]);
+      fact.root.hidden = words[at] === "";
+    });
     facts[2].value.classList.toggle("error-color", isExpired);
     for (const [known, { root: gone }] of shown) {
       if (budgets.some((budget) => budget.name === known)) continue;
@@ -203,7 +258,21 @@ function createCard({ onDelete }) {
     meters.hidden = budgets.length === 0;
   }
 
-  return { root, update };
+  return { root, update, edit: editButton };
+}
+
+/** Describes the limits of a key; a text is empty if there is none. */
+function limitWords({ models, flows, requestsPerMinute, tokensPerMinute, formerKeyValidUntil }, known) {
+  const rates = [
+    requestsPerMinute === null ? "" : plural(requestsPerMinute, "request"),
+    tokensPerMinute === null ? "" : plural(tokensPerMinute, "token"),
+  ];
+  return [
+    (models ?? []).join(", "),
+    flows.map((flow) => known.find(({ id }) => id === flow)?.name ?? `flow ${flow}`).join(", "),
+    rates.filter(Boolean).join(", "),
+    formerKeyValidUntil === null ? "" : `valid until ${day(formerKeyValidUntil)}`,
+  ];
 }
 
 function createOwnBudget() {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { isRefused } from "./calls.js";
-import { dash, h, perFrame, prefersStillness } from "./dom.js";
+import { dash, h, perFrame, prefersStillness, setText } from "./dom.js";
 import { costText, count, duration, moment, money } from "./format.js";
 
 const PAGE_ROWS = 50;
@@ -12,6 +12,15 @@ const ROWS_MAX = 500;
 const FLASHES_MAX = 20;
 /** A new row on top moves all others, which takes browsers tens of milliseconds with 500 rows. */
 const DRAW_PAUSE_MS = 250;
+/** Names by which rows can be filtered, as the API calls them, and how to find them in a row. */
+const FILTERS = {
+  client: ["Client", (entry, name) => entry.client === name],
+  session: ["Session", (entry, name) => entry.session === name],
+  end_user: ["End user", (entry, name) => entry.end_user === name],
+  project: ["Project", (entry, name) => entry.project === name],
+  key: ["Key", (entry, name) => entry.key_name === name],
+  tag: ["Tag", (entry, name) => (entry.tags ?? "").split(",").includes(name)],
+};
 const COLUMNS = [
   ["Time", drawTime],
   ["Flow", (entry, names) => (entry.flow_id === null ? dash("gateway call") : names.flow(entry.flow_id))],
@@ -25,13 +34,18 @@ const COLUMNS = [
   ["Status", drawStatus],
 ];
 
-/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` return names; `onRun(flowId, runId)` shows a run. */
-export function createLedger({ table, empty, more, note, names, onRun }) {
+/** `table`, `empty`, `more`, `note`, `filter` and `csv` are elements; `names.flow(id)`, `names.node(id, nodeId)` return names; `onRun(flowId, runId)` shows a run. */
+export function createLedger({ table, empty, more, note, filter, csv, names, onRun }) {
   /** By entry id: { entry, body, open }. */
   const rows = new Map();
   /** Entries to draw in the next frame, by id; only the newest state of each is kept. */
   const incoming = new Map();
   let next = null;
+  const noCalls = empty.textContent;
+  const onFilter = () => load().catch((error) => setText(empty, `Cannot load the ledger: ${error.message}`));
+  const field = h("select", { id: "ledger-filter", "data-testid": "ledger-filter", onchange: onFilter }, h("option", { value: "" }, "All calls"), ...Object.entries(FILTERS).map(([value, [label]]) => h("option", { value }, label)));
+  const name = h("input", { type: "search", "data-testid": "ledger-filter-name", "aria-label": "Name to show", autocomplete: "off", spellcheck: "false", hidden: true, onchange: onFilter });
+  filter.append(h("div", { class: "spending-select" }, h("label", { for: field.id }, "Show"), field, name));
 
   table.tHead.append(
     h("tr", {}, ...COLUMNS.map(([name, , kind, title]) => h("th", { scope: "col", class: kind, title }, name))),
@@ -44,8 +58,15 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     trim();
   }, DRAW_PAUSE_MS);
 
+  /** The condition of the chosen filter, for a query; empty if all rows are shown. */
+  const condition = () => (field.value && name.value.trim() ? `${field.value}=${encodeURIComponent(name.value.trim())}` : "");
+
   /** Receives a row that was written or settled. */
   function receive(entry) {
+    if (!condition() || FILTERS[field.value][1](entry, name.value.trim())) add(entry);
+  }
+
+  function add(entry) {
     const before = incoming.get(entry.id);
     if (!before || !isOutdated(before, entry)) incoming.set(entry.id, entry);
     drawSoon();
@@ -54,19 +75,25 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   /** Fetches the newest rows, and removes all others. */
   async function load() {
     const stale = new Set(rows.keys());
-    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
+    const wanted = condition();
+    name.hidden = !field.value;
+    csv.href = `/api/ledger.csv${wanted && `?${wanted}`}`;
+    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}&${wanted}`);
+    if (wanted !== condition()) return; // The choice has changed since.
     for (const id of stale) remove(id);
+    setText(empty, wanted ? "No calls with this name." : noCalls);
     show(page);
   }
 
   /** Adds the newest rows to the shown ones, while no messages arrive. */
   async function poll() {
-    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
-    page.items.forEach(receive);
+    const wanted = condition();
+    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}&${wanted}`);
+    if (wanted === condition()) page.items.forEach(add);
   }
 
   async function loadMore() {
-    if (next !== null) show(await api.get(`/api/ledger?limit=${PAGE_ROWS}&before=${encodeURIComponent(next)}`));
+    if (next !== null) show(await api.get(`/api/ledger?limit=${PAGE_ROWS}&before=${encodeURIComponent(next)}&${condition()}`));
   }
 
   function show(page) {
@@ -173,6 +200,7 @@ function drawTokens(entry, tokens) {
 }
 
 function drawCost(entry) {
+  if (entry.total_cost_usd !== null && entry.billing) return h("span", { class: "muted", title: "covered by a subscription; by the price it would cost this" }, money(entry.total_cost_usd));
   if (entry.total_cost_usd !== null) return money(entry.total_cost_usd);
   return dash(entry.status === "PENDING" ? "call in progress" : entry.cost_note ? `unknown cost: ${entry.cost_note}` : "unknown cost");
 }
@@ -197,6 +225,11 @@ function drawDetails(entry, onRun) {
     ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
     ["Key", entry.key_name],
     ["Tags", entry.tags?.split(",").join(", ")],
+    ["Client", entry.client],
+    ["Session", entry.session],
+    ["End user", entry.end_user],
+    ["Project", entry.project],
+    ["Billing", entry.billing],
     ["Prompt SHA-256", entry.prompt_hash],
     ["Provider cache", isCounted ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
     ["Reasoning", isCounted ? `${count(entry.reasoning_tokens)} tokens` : null],

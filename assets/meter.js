@@ -18,7 +18,7 @@ export function createMeter(root) {
     bar.hidden = !state;
     const share = state ? `${count(state.percent)} %` : "";
     const isHeld = Number(state?.held ?? 0) > 0;
-    const used = state ? `${usageOf(budget, state.used)} used` : `${amount(budget, budget.limitUsd ?? budget.limitTokens)} for each run`;
+    const used = state ? `${usageOf(budget, state.used)} used` : `${amount(budget, budget.limitUsd ?? budget.limitTokens)} for each ${budget.per}`;
     const parts = isHeld ? `${amount(budget, state.spent)} spent, ${amount(budget, state.held)} held` : "";
     if (state) {
       bar.ariaLabel = `Usage of ${name}`;

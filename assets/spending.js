@@ -13,7 +13,7 @@ const REST_MIN_MS = 500;
 const SOON_MS = 50;
 /** Further groups are merged into one row. */
 const ROWS_MAX = 50;
-const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", status: "Status" };
+const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", client: "Client", session: "Session", end_user: "End user", project: "Project", status: "Status" };
 /** The start of each period, in UTC like the ledger's days. */
 const PERIODS = {
   month: ["This month", (today) => new Date(today.getTime() - (today.getUTCDate() - 1) * MS_PER_DAY)],
@@ -109,6 +109,7 @@ export function createSpending({ flowName }) {
     const excluded = excludedCalls(total);
     const notes = [
       excluded.length && `The cost excludes ${excluded.join(" and ")}.`,
+      Number(total.subscription_cost_usd) > 0 && `Subscriptions cover further calls worth ${money(total.subscription_cost_usd)}.`,
       total.estimated_calls && `The tokens of ${plural(total.estimated_calls, "call")} are estimated.`,
       by.value === "tag" && "A call with several tags counts for each tag.",
       left > 0 && `The API has ${plural(left, "more row")}.`,

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
-use flowledger::providers::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, Network, ProviderConfig};
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -352,6 +352,7 @@ fn serve(data: &Path, url: &str) {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     config.providers.insert("bench".into(), provider);
     let server = flowledger::server::Server::start(&config).unwrap();

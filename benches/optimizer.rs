@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowledger::optimizer::{Pass, Wanted};
-use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
+use flowledger::providers::{Cancel, Kind, Network, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use flowledger::store::{Change, NewFlow, Store};
 use flowledger::time::Timestamp;
@@ -124,6 +124,7 @@ fn providers() -> Providers {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            network: Network::default(),
         };
         (name.to_owned(), config)
     };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::{BudgetWarning, text_form};
+use crate::event::{Attribution, Billing, BudgetWarning, WarningKind, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
 use crate::prices::selects;
@@ -24,16 +24,34 @@ const OUTPUT_TOKENS_MIN: u32 = 1_024;
 /// Covers the rounding of the costs that the reservation of a lowered limit is calculated from.
 const ROUNDING_NANOUSD: i64 = 2;
 
-/// Days and months follow the budget's time zone.
+/// Days and months follow the budget's time zone. A session is one of a client at the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
     Day,
     Month,
     Run,
+    Session,
 }
 
-text_form!(Per { Day = "day", Month = "month", Run = "run" });
+text_form!(Per { Day = "day", Month = "month", Run = "run", Session = "session" });
+
+/// The handling of calls of a session that repeats itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoop {
+    #[default]
+    Warn,
+    /// A hard budget refuses them.
+    Stop,
+}
+
+impl OnLoop {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_warn(&self) -> bool {
+        *self == Self::Warn
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -91,6 +109,14 @@ pub struct Budget {
     pub model: Option<String>,
     /// The name of a gateway key.
     pub key: Option<String>,
+    pub tag: Option<String>,
+    pub client: Option<String>,
+    /// As in ledger rows: the name, or its hash.
+    pub end_user: Option<String>,
+    pub project: Option<String>,
+    /// Counts the notional cost of calls that a subscription covers.
+    pub include_subscriptions: bool,
+    pub on_loop: OnLoop,
     pub limit: Limit,
     /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
@@ -111,6 +137,10 @@ pub struct Scope<'a> {
     pub provider: &'a str,
     pub model: &'a str,
     pub key: Option<&'a str>,
+    /// Separated by commas.
+    pub tags: Option<&'a str>,
+    pub attribution: &'a Attribution,
+    pub billing: Option<Billing>,
 }
 
 /// The maximum usage of a call, known before it is made.
@@ -161,6 +191,13 @@ impl Amounts {
     pub fn used(self) -> i64 {
         self.spent.saturating_add(self.held)
     }
+
+    pub fn plus(self, change: Self) -> Self {
+        Self {
+            spent: self.spent.saturating_add(change.spent),
+            held: self.held.saturating_add(change.held),
+        }
+    }
 }
 
 impl Maximum {
@@ -196,6 +233,14 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit_usd: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_tokens: Option<u64>,
@@ -209,6 +254,10 @@ struct Document {
     on_short: OnShort,
     #[serde(skip_serializing_if = "Option::is_none")]
     min_output_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    include_subscriptions: bool,
+    #[serde(default, skip_serializing_if = "OnLoop::is_warn")]
+    on_loop: OnLoop,
     #[serde(default = "utc")]
     timezone: String,
 }
@@ -219,6 +268,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 fn yes() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn utc() -> String {
@@ -238,6 +292,10 @@ impl Budget {
             flow_id: self.flow_id,
             model: self.model.clone(),
             key: self.key.clone(),
+            tag: self.tag.clone(),
+            client: self.client.clone(),
+            end_user: self.end_user.clone(),
+            project: self.project.clone(),
             limit_usd,
             limit_tokens,
             hard: self.hard,
@@ -245,6 +303,8 @@ impl Budget {
             bound: self.bound,
             on_short: self.on_short,
             min_output_tokens: self.min_output_tokens,
+            include_subscriptions: self.include_subscriptions,
+            on_loop: self.on_loop,
             timezone: self.timezone.clone(),
         };
         serde_json::to_value(document).unwrap_or_default()
@@ -253,13 +313,28 @@ impl Budget {
     pub fn covers(&self, call: &Scope<'_>) -> bool {
         let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
-        // As tolerant as the price table, so that no spelling of a priced model evades a budget.
-        let is_model = |pattern: &str| {
-            let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
-            provider.trim().to_lowercase() == call.provider.trim().to_lowercase()
-                && selects(model, call.model)
-        };
-        is_flow && is_key && self.model.as_deref().is_none_or(is_model)
+        let has_tag = |tag: &str| call.tags.is_some_and(|tags| tags.split(',').any(|it| it == tag));
+        let is_tag = self.tag.as_deref().is_none_or(has_tag);
+        let is_name = |own: &Option<String>, name: &Option<String>| own.is_none() || own == name;
+        let is_origin = is_name(&self.client, &call.attribution.client)
+            && is_name(&self.end_user, &call.attribution.end_user)
+            && is_name(&self.project, &call.attribution.project);
+        // Subscriptions use tokens, but no money.
+        let is_paid = self.include_subscriptions
+            || call.billing.is_none()
+            || matches!(self.limit, Limit::Tokens(_));
+        let is_model = |pattern: &str| is_model(pattern, call.provider, call.model);
+        is_flow
+            && is_key
+            && is_tag
+            && is_origin
+            && is_paid
+            && self.model.as_deref().is_none_or(is_model)
+    }
+
+    /// Returns whether the budget counts days or months, instead of runs or sessions.
+    pub fn has_period(&self) -> bool {
+        matches!(self.per, Per::Day | Per::Month)
     }
 
     /// Converts `reserve` to the budget's unit. Returns none if the price is unknown.
@@ -295,7 +370,7 @@ impl Budget {
     }
 
     /// Returns the start of the period that contains `at`, and the start of the next one. A budget
-    /// per run has one period for all time, and so has one beyond the calendar's range.
+    /// per run or session has one period for all time, and so has one beyond the calendar's range.
     pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
         self.calendar_period(at).unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
     }
@@ -306,7 +381,7 @@ impl Budget {
         let (start, length) = match self.per {
             Per::Day => (at.start_of_day().ok()?, Span::new().days(1)),
             Per::Month => (at.first_of_month().ok()?.start_of_day().ok()?, Span::new().months(1)),
-            Per::Run => return None,
+            Per::Run | Per::Session => return None,
         };
         let end = start.date().checked_add(length).ok()?;
         let end = end.to_zoned(self.zone.clone()).ok()?.start_of_day().ok()?;
@@ -334,6 +409,8 @@ impl Budget {
             held: self.limit.show(amounts.held),
             limit: self.limit.show(self.limit.amount()),
             hard: self.hard,
+            kind: WarningKind::Limit,
+            session: None,
         }
     }
 
@@ -352,6 +429,15 @@ impl Budget {
         )
     }
 
+    /// Returns the error for a call of a session that repeats itself.
+    pub fn loop_refusal(&self, sign: &str) -> Error {
+        Error::Budget(format!(
+            "budget `{}` stopped the session, because it repeats itself: {sign}. Change the \
+             request, or start a new session",
+            self.name
+        ))
+    }
+
     /// Returns the error for a call without a known price.
     pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
         Error::Budget(format!(
@@ -360,6 +446,14 @@ impl Budget {
             self.name, call.provider, call.model
         ))
     }
+}
+
+/// Returns whether a pattern `PROVIDER/MODEL` selects the model. As tolerant as the price table, so
+/// that no spelling of a priced model evades a budget.
+pub fn is_model(pattern: &str, provider: &str, model: &str) -> bool {
+    let (wanted_provider, wanted_model) = pattern.split_once('/').unwrap_or((pattern, ""));
+    wanted_provider.trim().to_lowercase() == provider.trim().to_lowercase()
+        && selects(wanted_model, model)
 }
 
 /// Returns a hash of the budgets in their order.
@@ -471,6 +565,9 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
     if document.min_output_tokens == Some(0) {
         fault("minOutputTokens", "must be at least 1".into());
     }
+    if document.on_loop == OnLoop::Stop && !(document.per == Per::Session && document.hard) {
+        fault("onLoop", "`stop` needs a hard budget per session".into());
+    }
     let zone = TimeZone::get(&document.timezone).unwrap_or_else(|_| {
         fault("timezone", unknown_zone(&document.timezone));
         TimeZone::UTC
@@ -481,6 +578,12 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         flow_id: document.flow_id,
         model: document.model,
         key: document.key,
+        tag: document.tag,
+        client: document.client,
+        end_user: document.end_user,
+        project: document.project,
+        include_subscriptions: document.include_subscriptions,
+        on_loop: document.on_loop,
         limit,
         hard: document.hard,
         allow_unpriced: document.allow_unpriced,
@@ -518,6 +621,18 @@ mod tests {
             document[key] = value.clone();
         }
         parse_all(json!({"budgets": [document]})).unwrap().remove(0)
+    }
+
+    fn no_scope() -> Scope<'static> {
+        Scope {
+            flow_id: None,
+            provider: "",
+            model: "",
+            key: None,
+            tags: None,
+            attribution: &Attribution::NONE,
+            billing: None,
+        }
     }
 
     fn at(text: &str) -> Timestamp {
@@ -580,7 +695,8 @@ mod tests {
 
     #[test]
     fn a_budget_applies_to_matching_calls_only() {
-        let call = Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", key: None };
+        let call =
+            Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", ..no_scope() };
         for (more, expected) in [
             (json!({}), true),
             (json!({"flowId": 1}), true),
@@ -594,6 +710,48 @@ mod tests {
             (json!({"model": "openai2/gpt-4o*"}), false),
         ] {
             assert_eq!(budget(more.clone()).covers(&call), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_budget_selects_by_origin_tag_and_billing() {
+        let attribution = Attribution {
+            client: Some("claude-cli".into()),
+            session: Some("s".into()),
+            end_user: Some("ann".into()),
+            project: None,
+        };
+        let billing = Some(Billing::Subscription);
+        let billed = Scope { tags: Some("a,team=b"), attribution: &attribution, ..no_scope() };
+        let subscribed = Scope { billing, ..billed };
+        for (more, expected) in [
+            (json!({}), [true, false]),
+            (json!({"includeSubscriptions": true}), [true, true]),
+            (json!({"limitUsd": null, "limitTokens": 1}), [true, true]),
+            (json!({"tag": "team=b"}), [true, false]),
+            (json!({"tag": "team"}), [false, false]),
+            (json!({"client": "claude-cli", "endUser": "ann"}), [true, false]),
+            (json!({"client": "codex_cli_rs"}), [false, false]),
+            (json!({"endUser": "s"}), [false, false]),
+            (json!({"project": "p"}), [false, false]),
+            (json!({"per": "session", "onLoop": "stop"}), [true, false]),
+        ] {
+            let budget = budget(more.clone());
+            let covered = [budget.covers(&billed), budget.covers(&subscribed)];
+            assert_eq!(covered, expected, "{more}");
+            let again = parse_all(json!({"budgets": [budget.to_json()]})).unwrap().remove(0);
+            assert_eq!(again, budget);
+        }
+        for more in
+            [json!({"onLoop": "stop"}), json!({"per": "session", "onLoop": "stop", "hard": false})]
+        {
+            let mut document = json!({"name": "b", "per": "day", "limitUsd": "1"});
+            for (key, value) in more.as_object().unwrap() {
+                document[key] = value.clone();
+            }
+            let error = parse_all(json!({"budgets": [document]}));
+            let Err(Error::Invalid { faults, .. }) = error else { panic!("{error:?}") };
+            assert_eq!(faults[0].field, "budgets[0].onLoop");
         }
     }
 
@@ -618,7 +776,7 @@ mod tests {
         ] {
             let budget = budget(json!({"model": pattern}));
             for model in models {
-                let call = Scope { flow_id: None, provider, model, key: None };
+                let call = Scope { provider, model, ..no_scope() };
                 assert!(budget.covers(&call), "{pattern} {model}");
             }
         }

@@ -1,6 +1,7 @@
 //! Settings: flags and environment variables override a TOML file, which overrides defaults.
 
 mod file;
+mod network;
 mod providers;
 
 use std::collections::BTreeMap;
@@ -82,7 +83,8 @@ impl Config {
         let own_prices = file.prices.map(|prices| directory.join(prices));
         let policies = providers::client_policies(&file.providers);
         let rates = providers::rates(&file.providers)?;
-        let providers = providers::all(file.providers, directory, variable)?;
+        let network = network::default(file.proxy, file.ca_file, directory, variable)?;
+        let providers = providers::all(file.providers, &network, directory, variable)?;
         Ok(Self {
             listen: listen.parse().map_err(|_| {
                 config_error(format!(
@@ -100,6 +102,8 @@ impl Config {
             gateway: gateway::Settings {
                 aliases: providers::aliases(&file.aliases, &providers)?,
                 policies,
+                hash_end_users: file.gateway.hash_end_users,
+                loop_limits: file.gateway.loop_limits(),
             },
             providers,
             timeouts: file.timeouts.checked()?,

@@ -7,7 +7,8 @@ mod ledger_row;
 pub mod suggestion;
 
 pub use self::ledger_row::{
-    CallStatus, Charge, CostSource, LedgerDetails, LedgerEntry, RefusedBy, Usage, UsageSource,
+    Attribution, Billing, CallStatus, Charge, CostSource, LedgerDetails, LedgerEntry, RefusedBy,
+    Usage, UsageSource,
 };
 
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ pub struct EventContext {
 #[serde(rename_all = "camelCase")]
 pub struct BudgetWarning {
     pub budget: String,
-    /// `day`, `month` or `run`.
+    /// `day`, `month`, `run` or `session`.
     pub per: String,
     pub percent: u8,
     /// The spent and held amounts together, in readable form, such as `4.1 USD`.
@@ -104,6 +105,21 @@ pub struct BudgetWarning {
     pub limit: String,
     /// True if calls beyond the limit are refused.
     pub hard: bool,
+    #[serde(default)]
+    pub kind: WarningKind,
+    /// The session of the call, if the budget is per session or the warning is about a loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WarningKind {
+    /// A part of the limit is used or reserved.
+    #[default]
+    Limit,
+    /// A session repeats itself.
+    Loop,
 }
 
 /// The coarse progress in `FLOW_STATUS`.

@@ -5,6 +5,7 @@
 //! The connection's thread, which the listener lends, answers the request.
 
 mod attempt;
+mod attribution;
 mod body;
 mod cache;
 mod chat_request;
@@ -14,8 +15,10 @@ mod count;
 mod echo;
 mod in_flight;
 mod json;
+mod key_rate;
 mod keys;
 mod labels;
+mod loops;
 mod operation;
 mod output_limit;
 mod prompt;
@@ -25,11 +28,13 @@ mod route;
 mod stats;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::keys::{KeyLookup, Keys};
+pub use self::loops::LoopLimits;
 pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target};
 
@@ -37,17 +42,20 @@ use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
 use self::labels::Labels;
+use self::loops::Loops;
 use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
+use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Providers};
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{EndUsers, Store};
 use crate::threads::Threads;
+use crate::time::Timestamp;
 
 /// The default of [`ClientPolicy::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -74,12 +82,17 @@ pub struct Settings {
     pub aliases: Aliases,
     /// By provider; the default policy applies to all others.
     pub policies: BTreeMap<String, ClientPolicy>,
+    /// True if ledger rows have hashes in place of the names of end users.
+    pub hash_end_users: bool,
+    pub loop_limits: LoopLimits,
 }
 
 pub struct Gateway {
     settings: Settings,
     token: Option<Secret>,
     keys: Arc<Keys>,
+    end_users: EndUsers,
+    loops: Loops,
     store: Arc<Store>,
     providers: Arc<Providers>,
     calls: Calls,
@@ -104,7 +117,21 @@ impl Gateway {
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
         let providers = Arc::clone(calls.providers());
-        Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
+        let end_users = EndUsers::load(&store, settings.hash_end_users)?;
+        let loops = Loops::new(settings.loop_limits);
+        Ok(Self {
+            settings,
+            token,
+            keys,
+            end_users,
+            loops,
+            store,
+            providers,
+            calls,
+            stats,
+            in_flight,
+            threads,
+        })
     }
 
     /// Cancels the calls in flight and waits until the deadline. Returns the number of remaining
@@ -131,13 +158,13 @@ impl Gateway {
                 self.count_tokens(&operation, reply)
             }
             Endpoint::Models => {
-                let names = targets::names(&self.settings.aliases, &self.providers);
+                let names = self.names(head)?;
                 answer_json(reply, &targets::list(&names));
                 Ok(())
             }
             Endpoint::Model => {
                 let name = route.names.first().map_or("", String::as_str);
-                let names = targets::names(&self.settings.aliases, &self.providers);
+                let names = self.names(head)?;
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
                 answer_json(reply, &targets::one(&names, name).ok_or_else(unknown)?);
@@ -146,7 +173,7 @@ impl Gateway {
         }
     }
 
-    /// Tries the targets of the requested model in order, until one has answered.
+    /// Makes the call of a request.
     fn ask(
         &self,
         format: ApiFormat,
@@ -161,12 +188,32 @@ impl Gateway {
         let operation = self.operation(format, route, head, request)?;
         let operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
-        let targets = self.targets(&operation);
+        // A client that accepts stored responses repeats its requests on purpose.
+        let session = operation.session().filter(|_| cache_age.is_none());
+        let looping = session.clone().and_then(|session| {
+            let (prompt_hash, body) = (&operation.prompt_hash, operation.request.body());
+            self.loops.observe(session, prompt_hash, body, Timestamp::now())
+        });
+        let operation = Operation { looping, ..operation };
+        let answered = self.try_targets(&operation, reply);
+        if let Some(session) = session.filter(|_| answered.is_err()) {
+            self.loops.forget(session, &operation.prompt_hash);
+        }
+        answered
+    }
+
+    /// Tries the targets of the requested model in order, until one has answered.
+    fn try_targets(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<(), Box<ErrorResponse>> {
+        let targets = self.targets(operation);
         let mut attempt = 0;
         let mut error = None;
         for (at, target) in targets.iter().enumerate() {
             let is_last = at + 1 == targets.len();
-            match self.attempt(&operation, target, is_last, &mut attempt, reply) {
+            match self.attempt(operation, target, is_last, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
                 Attempt::Unusable(why) => {
                     error.get_or_insert(why);
@@ -200,7 +247,7 @@ impl Gateway {
             return Err(ApiError::bad_request("no_such_flow", message));
         }
         let message = format!(
-            "this key may not use flow {id} (header `X-Flowledger-Flow`); create a key with `flows`"
+            "this key may not use flow {id} (header `X-Flowledger-Flow`); add it to the key's `flows`"
         );
         Err(ApiError::new(403, "flow_not_allowed", message))
     }
@@ -225,11 +272,35 @@ impl Gateway {
             prompt_hash: request.prompt_hash(),
             headers: passed_headers(route.protocol, head),
             query: route::passed_query(head),
+            attribution: self.attribution(head, request.body())?,
+            looping: None,
             request,
             labels: Labels::default(),
             cache_age: None,
             client: self.client(head)?,
+            key_use: OnceCell::new(),
         })
+    }
+
+    /// Returns the names of the models that the client may use.
+    fn names(&self, head: &RequestHead) -> Result<BTreeSet<String>, ApiError> {
+        let client = self.client(head)?;
+        let mut names = targets::names(&self.settings.aliases, &self.providers);
+        names.retain(|name| match self.settings.aliases.get(name) {
+            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
+            None => {
+                let (provider, model) = name.split_once('/').unwrap_or(("", name));
+                client.may_use(provider, model)
+            }
+        });
+        Ok(names)
+    }
+
+    /// Returns the origin of a request as its row stores it.
+    fn attribution(&self, head: &RequestHead, body: &str) -> Result<Attribution, ApiError> {
+        let origin = attribution::read(head, body)?;
+        let end_user = origin.end_user.map(|name| self.end_users.of_client(name));
+        Ok(Attribution { end_user, ..origin })
     }
 
     fn policy(&self, provider: &str) -> ClientPolicy {

@@ -4,6 +4,7 @@
 
 mod assets;
 mod budget;
+mod end_users;
 mod flows;
 mod heavy_reads;
 mod hooks;
@@ -39,7 +40,7 @@ use crate::optimizer::Optimizer;
 use crate::optimizer::trial::Trials;
 use crate::providers::Providers;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::store::{EndUsers, Store};
 use crate::threads::panic_message;
 
 pub struct Context {
@@ -52,6 +53,7 @@ pub struct Context {
     pub providers: Arc<Providers>,
     pub hub: Hub,
     pub keys: Arc<Keys>,
+    pub end_users: EndUsers,
     pub gateway: Arc<Stats>,
     pub started: Instant,
     pub heavy_reads: HeavyReads,

@@ -11,7 +11,7 @@
 //! `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::prices::Prices;
@@ -35,6 +35,7 @@ mod framer;
 mod gemini;
 mod json;
 mod model_list;
+mod network;
 mod ollama;
 mod openai;
 mod rate_limit;
@@ -65,6 +66,7 @@ pub use forward::{
 };
 use framer::Frame;
 pub use model_list::Listed;
+pub use network::{Authorities, Network, Proxy, ProxyRule};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
 pub use tokenizer::has_known_tokenizer;
@@ -87,7 +89,8 @@ const CALL_RULES: ReadRules = ReadRules {
 #[derive(Debug)]
 pub struct Providers {
     providers: BTreeMap<String, ProviderConfig>,
-    client: Client,
+    /// By provider. Providers with the same network share a client, and with it the connections.
+    clients: BTreeMap<String, Arc<Client>>,
     fetcher: Fetcher,
     timeouts: Timeouts,
     rate_limiter: RateLimiter,
@@ -98,12 +101,11 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Creates the client for providers by name, without connecting. Proxies come from the usual
-    /// environment variables (`HTTPS_PROXY`, `NO_PROXY`, …).
+    /// Creates the clients for providers by name, without connecting.
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
+            clients: clients(&providers),
             providers,
-            client: Client::new(),
             fetcher: Fetcher::new(FetchRules::default()),
             timeouts,
             rate_limiter: RateLimiter::default(),
@@ -177,8 +179,7 @@ impl Providers {
     }
 
     fn enqueue(&self, call: &Call, side: Side, prompt_bytes: u64) -> Permit {
-        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL);
-        let tokens = prompt_bytes / 4 + u64::from(answer);
+        let tokens = tokens_estimate(prompt_bytes, call.max_tokens);
         self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
 
@@ -267,7 +268,7 @@ impl Providers {
             receiver,
             partial,
         };
-        self.client.exchange(&http_request, exchange)
+        self.client(&call.provider)?.exchange(&http_request, exchange)
     }
 
     /// Returns the result of an exchange, with estimates for usage that the provider did not count.
@@ -339,6 +340,11 @@ impl Providers {
         }
     }
 
+    fn client(&self, provider: &str) -> Result<&Client, Fault> {
+        let client = self.clients.get(provider);
+        client.map(Arc::as_ref).ok_or_else(|| Fault::not_configured("unknown provider"))
+    }
+
     /// Shortens a message to one line without the provider's key, which some servers repeat.
     fn message(&self, provider: &str, text: &str) -> String {
         let redacted = self.key(provider).map(|key| key.redact(text));
@@ -348,6 +354,27 @@ impl Providers {
     fn key(&self, provider: &str) -> Option<&Secret> {
         self.providers.get(provider).and_then(ProviderConfig::key)
     }
+}
+
+/// Estimates the tokens of a call before it is made: one per four bytes of the prompt, plus the
+/// answer's limit, or 1,024 if it has none.
+pub fn tokens_estimate(prompt_bytes: u64, max_tokens: Option<u32>) -> u64 {
+    prompt_bytes / 4 + u64::from(max_tokens.unwrap_or(ANSWER_TOKENS_TYPICAL))
+}
+
+fn clients(providers: &BTreeMap<String, ProviderConfig>) -> BTreeMap<String, Arc<Client>> {
+    let mut distinct: Vec<(&Network, Arc<Client>)> = Vec::new();
+    let mut clients = BTreeMap::new();
+    for (name, ProviderConfig { network, .. }) in providers {
+        let known = distinct.iter().find(|(other, _)| *other == network);
+        let client = known.map(|(_, client)| Arc::clone(client)).unwrap_or_else(|| {
+            let client = Arc::new(Client::new(network));
+            distinct.push((network, Arc::clone(&client)));
+            client
+        });
+        clients.insert(name.clone(), client);
+    }
+    clients
 }
 
 /// Returns the request for a call and the reader of its answer; none for `echo`.

@@ -23,7 +23,7 @@ use crate::optimizer::{Optimizer, WakeSignal};
 use crate::prices::Prices;
 use crate::providers::Providers;
 use crate::scheduler::Scheduler;
-use crate::store::{Change, NewFlow, Store};
+use crate::store::{Change, EndUsers, NewFlow, Store};
 use crate::threads::OnFatal;
 use crate::time::Timestamp;
 use crate::websocket::{Frames, HubClients, Limits, Sockets};
@@ -212,6 +212,7 @@ impl Server {
             providers: Arc::clone(&core.providers),
             hub: core.hub.clone(),
             keys,
+            end_users: EndUsers::load(&core.store, config.gateway.hash_end_users)?,
             gateway: stats,
             started,
             heavy_reads: HeavyReads::default(),

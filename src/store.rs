@@ -17,11 +17,13 @@ mod connection;
 mod corrections;
 mod daily_rollup;
 mod days;
+mod end_users;
 mod epochs;
 mod events;
 mod files;
 mod flows;
 mod inputs;
+mod key_record;
 mod keys;
 mod ledger;
 mod ledger_filter;
@@ -48,18 +50,21 @@ pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Ex
 pub use budgets::BudgetState;
 pub use call_stats::CallRow;
 pub use change::{
-    Applied, Bought, Change, Correction, Delivery, FailedNode, FinishedNode, NewCall, NewFlow,
-    NewHook, NewKey, NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
+    Applied, Bought, Change, Correction, Delivery, FailedNode, FinishedNode, KeyEdit, NewCall,
+    NewFlow, NewHook, NewKey, NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart,
+    Settlement,
 };
 pub use checkpoint::Checkpointer;
 #[cfg(test)]
 pub(crate) use connection::alter;
 pub use corrections::{AuditCorrection, ModelNames, UnpricedModel, UnpricedRow};
+pub use end_users::EndUsers;
 pub use epochs::Epochs;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
-pub use keys::{KeyFlows, KeyRecord};
+pub use key_record::{KeyLimits, KeyRecord};
+pub use keys::{FORMER_KEYS_MAX, FormerKey};
 pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
 pub use reader::{Interrupt, Store};

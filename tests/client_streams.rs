@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use flowledger::event::{Usage, UsageSource};
 use flowledger::gateway::{ClientPolicy, Target};
 use flowledger::providers::{
-    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, Forward, Kind, ProviderConfig, Providers,
-    ResponseSink, Timeouts,
+    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, Forward, Kind, Network, ProviderConfig,
+    Providers, ResponseSink, Timeouts,
 };
 use serde_json::{Value, json};
 
@@ -192,6 +192,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let call = Call {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flowledger::config::{Config, Overrides};
 use flowledger::providers::Kind;
+use rcgen::{CertificateParams, KeyPair};
 use regex::Regex;
 use serde_json::Value;
 
@@ -164,6 +165,11 @@ fn flows_and_budgets_in_documents_are_accepted() {
 fn settings_and_prices_in_documents_are_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("example.toml");
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::default().self_signed(&key).unwrap();
+    for name in ["company-ca.pem", "mine-ca.pem"] {
+        fs::write(directory.path().join(name), certificate.pem()).unwrap();
+    }
     let (mut settings, mut prices) = (0, 0);
     for document in documents() {
         for block in document.blocks() {

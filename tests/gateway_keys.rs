@@ -1,5 +1,5 @@
-//! Checks that no log line of the HTTP client contains a provider's key, even at the finest level.
-//! A separate test program, because a process has one logger.
+//! Checks that no log line of the HTTP client contains a key or the password of a proxy, even at the
+//! finest level. A separate test program, because a process has one logger.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -8,11 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 
 use flowledger::providers::{
-    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, ClientKey, Forward, Kind, ProviderConfig,
-    Providers, ResponseSink, Timeouts,
+    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, ClientKey, Forward, Kind, Network,
+    ProviderConfig, Providers, Proxy, ProxyRule, ResponseSink, Timeouts,
 };
 use flowledger::secret::Secret;
 
+const PROXY_PASSWORD: &str = "proxy-password";
 const KEY: &str = "sk-secret-0123456789";
 
 struct Lines(Mutex<String>);
@@ -102,6 +103,7 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -123,6 +125,33 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
     assert!(server.join().unwrap().contains(KEY), "the key was not sent at all");
 }
 
+/// Calls a provider through a proxy that refuses the password.
+fn refused_by_proxy() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://user:{PROXY_PASSWORD}@{}", listener.local_addr().unwrap());
+    let proxy = ProxyRule::Through(Proxy::parse(&url, &[]).unwrap());
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: "http://far.example.test/v1".into(),
+        api_key: Some(Secret::new(KEY)),
+        missing_key_hint: None,
+        stream_usage: true,
+        trust_stated_cost: None,
+        network: Network { proxy, ..Network::default() },
+    };
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 4096];
+        let length = stream.read(&mut buffer).unwrap();
+        stream.write_all(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    });
+    let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let answer = called(&providers);
+    assert!(answer.contains("407") && !answer.contains(PROXY_PASSWORD), "{answer}");
+    assert!(server.join().unwrap().contains("Proxy-Authorization: Basic "));
+}
+
 #[test]
 fn no_log_line_holds_a_key() {
     log::set_logger(&LINES).unwrap();
@@ -140,7 +169,9 @@ fn no_log_line_holds_a_key() {
             ask(kind, None, |providers| forwarded(providers, api_format, Some(&own)));
         }
     }
+    refused_by_proxy();
     let lines = LINES.0.lock().unwrap();
     assert!(lines.contains("ureq"), "the client logged nothing: {lines}");
     assert!(!lines.contains(KEY), "{lines}");
+    assert!(!lines.contains(PROXY_PASSWORD), "{lines}");
 }

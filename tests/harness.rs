@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
-use flowledger::providers::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, Network, ProviderConfig};
 use flowledger::secret::Secret;
 use flowledger::server::Server;
 use serde_json::{Value, json};
@@ -245,6 +245,7 @@ pub fn add_provider(config: &mut Config, name: &str, kind: Kind, base_url: &str)
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     config.providers.insert(name.to_owned(), provider);
 }

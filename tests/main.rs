@@ -24,15 +24,18 @@
 //! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
 //! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
 //! - `invariants`: invariants of the parsers, tried on the corpora of the fuzz targets.
+//! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.
 //! - `limits`: input that is too deep, too large or cut short is refused.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
+//! - `networks`: providers behind a proxy, or with their own certificate authority.
 //! - `nodes`: inputs, conditions, templates and outputs, and the paths of runs.
 //! - `optimizer`: suggestions from real runs, and their life cycle.
 //! - `optimizer_fixture`: the server, flows and suggestions that these tests share.
 //! - `optimizer_models`: recommended models, and the providers' model lists.
 //! - `optimizer_rules`: suggestions about failures and limits, and measured savings.
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
+//! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
 //! - `page`: the page as a user sees it, and pages of other origins.
 //! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
@@ -76,15 +79,18 @@ mod history;
 mod hub;
 mod interop;
 mod invariants;
+mod keys;
 mod layers;
 mod limits;
 mod maps;
+mod networks;
 mod nodes;
 mod optimizer;
 mod optimizer_fixture;
 mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;
+mod origins;
 mod overload;
 mod page;
 mod page_savings;

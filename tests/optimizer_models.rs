@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
+use flowledger::providers::{Cancel, Kind, Network, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
@@ -209,6 +209,7 @@ fn providers(upstream: &Upstream, kind: Kind) -> Providers {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     Providers::new(BTreeMap::from([("p".to_owned(), provider)]), Timeouts::default())
 }

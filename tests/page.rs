@@ -1147,6 +1147,83 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
 }
 
 #[test]
+fn a_key_is_edited_and_replaced_in_the_page() {
+    let server = TestServer::start();
+    let flow = server.save(&chain("Named", &[agent("only", "echo", "echo-1", "x")]));
+    let limits = json!({"name": "bot", "expiresAt": "2999-02-01T12:34:56Z"});
+    let old = server.post("/api/keys", &limits).json()["key"].as_str().unwrap().to_owned();
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    browser.resize(360, 800, true);
+    person.presses("keys-button");
+    let types = |field: &str, text: &str| {
+        browser.type_into(&element(&format!("key-{field}")), text);
+    };
+    let has_focus = |testid: &str| {
+        browser.wait_for(&format!("document.activeElement?.matches({})", json!(selector(testid))));
+    };
+    person.presses("key-edit");
+    has_focus("key-models");
+    assert_eq!(browser.eval(&format!("{}.disabled", element("key-name"))), true);
+    types("models", "echo/echo-1\nnobody/x");
+    types("requestsPerMinute", "1,000");
+    person.presses("key-save");
+    person.sees_fault("key", "requestsPerMinute", "must be a whole number");
+    types("requestsPerMinute", "2");
+    types("tokensPerMinute", "5000");
+    person.presses("key-save");
+    person.sees_fault("key", "models", "unknown provider `nobody`");
+    types(
+        "models",
+        "echo/echo-1\necho/a-very-long-name-of-a-model-that-does-not-fit-into-one-line*",
+    );
+    browser.eval(&format!("void ({}.options[0].selected = true)", element("key-flows")));
+    person.presses("key-save");
+    person.sees_text("keys", "“bot” was saved.");
+    has_focus("key-edit");
+    for text in ["Models\necho/echo-1", "Flows\nNamed", "Per minute\n2 requests, 5,000 tokens"] {
+        person.sees_text("key", text);
+    }
+    let body = "document.querySelector('[data-testid=keys] .sheet-body')";
+    let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
+    assert_eq!(browser.eval(&is_within), true);
+    person.cannot_scroll_sideways(360);
+    let saved = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!((&saved["flows"], &saved["requestsPerMinute"]), (&json!([flow]), &json!(2)));
+    // The time of the expiry stays, because the day was not changed.
+    assert_eq!(saved["expiresAt"], "2999-02-01T12:34:56.000Z");
+
+    person.presses("key-rotate");
+    person.sees_text("confirm", "The current key stays valid for");
+    person.presses("confirm-cancel");
+    has_focus("key-rotate");
+    person.presses("key-rotate");
+    person.presses("confirm-ok");
+    person.sees_text("key-created", "shown only once");
+    person.sees_text("key", "Former key\nvalid until");
+    let new = person.reads("key-secret");
+    let status = |key: &str| {
+        let headers = [("authorization", &*format!("Bearer {key}"))];
+        server.request("GET", "/v1/models", &headers, b"").status
+    };
+    assert_eq!((status(&old), status(&new)), (200, 200));
+    assert_ne!(old, new);
+
+    // Cleared limits are removed.
+    person.presses("key-edit");
+    for field in ["models", "requestsPerMinute", "tokensPerMinute"] {
+        types(field, "");
+    }
+    person.presses("key-save");
+    person.sees_text("keys", "“bot” was saved.");
+    let saved = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!((&saved["models"], &saved["tokensPerMinute"]), (&json!(null), &json!(null)));
+    assert_eq!(saved["flows"], json!([flow]));
+    person.has_a_clean_console(&["422"]);
+}
+
+#[test]
 fn a_row_shows_cache_savings_and_time_to_first_token() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("streamed") {

@@ -83,3 +83,39 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
     person.cannot_scroll_sideways(360);
     person.has_a_clean_console(&[]);
 }
+
+#[test]
+fn the_ledger_shows_the_calls_of_one_session() {
+    let server = TestServer::start();
+    let send = |session: &str| {
+        let body = json!({"model": "echo/echo-1", "messages": [{"role": "user", "content": "Hi"}]});
+        let headers = [("x-flowledger-session", session), ("x-flowledger-user", "ann")];
+        let body = body.to_string();
+        let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    send("a");
+    send("b");
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    let rows = "document.querySelectorAll('[data-testid=ledger-row]').length";
+    person.browser.wait_for(&format!("{rows} === 2"));
+    chooses(&person, "ledger-filter", "session");
+    person.browser.wait_for("!document.querySelector('[data-testid=ledger-filter-name]').hidden");
+    person.browser.eval(
+        "void ((name => ((name.value = 'a'), name.dispatchEvent(new Event('change'))))(
+            document.querySelector('[data-testid=ledger-filter-name]')))",
+    );
+    person.browser.wait_for(&format!("{rows} === 1"));
+    person.browser.wait_for("document.getElementById('csv').href.endsWith('?session=a')");
+    // Only new rows of the session appear.
+    send("b");
+    send("a");
+    person.browser.wait_for(&format!("{rows} === 2"));
+    // A settled row is not drawn again while it is clicked.
+    person.browser.wait_for("!document.querySelector('[data-status=PENDING]')");
+    person.browser.click("document.querySelector('[data-testid=ledger-row] .toggle')");
+    let details = "document.querySelector('#ledger .details').textContent";
+    person.browser.wait_for(&format!("{details}.includes('Sessiona')"));
+    person.browser.wait_for(&format!("{details}.includes('End userann')"));
+}

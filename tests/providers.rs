@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use flowledger::config::Config;
-use flowledger::providers::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, Network, ProviderConfig};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -428,6 +428,7 @@ fn a_missing_key_prevents_the_call_and_names_the_setting() {
                 missing_key_hint: Some("set OPENAI_API_KEY".into()),
                 stream_usage: true,
                 trust_stated_cost: None,
+                network: Network::default(),
             };
             config.providers.insert(name.into(), provider);
         }

@@ -7,7 +7,7 @@ use std::io::Write;
 use flowledger::event::{Usage, UsageSource};
 use flowledger::money::Usd;
 use flowledger::providers::{
-    Answer, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
+    Answer, CacheMarks, Call, Cancel, Failure, Kind, Network, ProviderConfig, Providers, Timeouts,
 };
 use flowledger::secret::Secret;
 use flowledger::time::Timestamp;
@@ -120,6 +120,7 @@ fn ask(
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers = [(name(kind).to_owned(), provider)].into();
     let providers = Providers::new(providers, Timeouts::default());

@@ -310,9 +310,10 @@ fn daily_sums_are_compared_by_name() {
                 sum(usage_source = 'estimated'), sum(input_tokens), sum(cached_input_tokens),
                 sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
                 sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0)),
-                sum(cost_nanousd IS NULL AND usage_source = 'none'), 0, 0, 0
+                sum(cost_nanousd IS NULL AND usage_source = 'none'), 0, 0, 0, 0
              FROM ledger GROUP BY {names};
-             INSERT INTO budget_days SELECT timestamp_ms / 86400000, flow_id, provider,
+             INSERT INTO budget_days (day, flow_id, provider, model, key_name, nanousd, tokens)
+                SELECT timestamp_ms / 86400000, flow_id, provider,
                 coalesce(model_asked, model_used), key_name,
                 sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
                 sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flowledger::budget::Reserve;
-use flowledger::event::{CallStatus, Charge, Usage, UsageSource};
+use flowledger::event::{Attribution, CallStatus, Charge, Usage, UsageSource};
 use flowledger::money::Usd;
 use flowledger::store::{Change, NewCall, Receipt, Settlement, Store};
 use flowledger::time::Timestamp;
@@ -155,6 +155,9 @@ impl Books {
             prompt_hash: format!("{n:064x}"),
             key_name: None,
             tags: None,
+            attribution: Attribution::default(),
+            billing: None,
+            looping: None,
             reserve: Reserve::default(),
             bounds: None,
         })

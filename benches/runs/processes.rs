@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use flowledger::config::{Config, Overrides};
-use flowledger::providers::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, Network, ProviderConfig};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::client::message_of;
@@ -35,6 +35,7 @@ pub fn serve(data: &Path, url: &str) {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            network: Network::default(),
         },
     );
     let server = flowledger::server::Server::start(&config).unwrap();

@@ -8,7 +8,9 @@ use crate::event::{CallStatus, LedgerEntry, Usage};
 use crate::hub::{Message, Publish};
 use crate::ids::Seq;
 use crate::journal::Retention;
-use crate::providers::{Billing, CacheMarks, FailureKind, Kind, ProviderConfig, Rate, Timeouts};
+use crate::providers::{
+    Billing, CacheMarks, FailureKind, Kind, Network, ProviderConfig, Rate, Timeouts,
+};
 use crate::store::LedgerFilter;
 use crate::store::testing::new_call;
 
@@ -46,6 +48,7 @@ impl Rig {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            network: Network::default(),
         };
         let providers =
             Providers::new(BTreeMap::from([("echo".to_owned(), echo)]), Timeouts::default());

@@ -15,14 +15,15 @@ use crate::event::{CallStatus, LedgerEntry};
 use crate::http::ledger_csv;
 use crate::ids::FlowId;
 use crate::money::Usd;
-use crate::store::{LedgerFilter, Store, Sums};
+use crate::store::{EndUsers, LedgerFilter, Store, Sums};
 use crate::time::Timestamp;
 
 const ROWS: usize = 20;
 
 #[derive(Args, Clone)]
 pub struct Query {
-    /// Show totals by model, provider, flow, role, day, status, key or tag [default: rows]
+    /// Show totals by model, provider, flow, role, day, status, key, tag, client, session,
+    /// end_user or project [default: rows]
     #[arg(long, value_name = "GROUP")]
     by: Option<String>,
     /// Only rows at or after this time (2026-11-24T10:00:00Z) or day [default: no limit]
@@ -52,6 +53,18 @@ pub struct Query {
     /// Only rows with this tag [default: all]
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
+    /// Only rows of this client program, such as claude-cli [default: all]
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
+    /// Only rows of the session with this ID [default: all]
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// Only rows of this end user [default: all]
+    #[arg(long, value_name = "NAME")]
+    end_user: Option<String>,
+    /// Only rows of this project [default: all]
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
     /// Show up to this number of newest rows [default: 20]
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
     limit: Option<usize>,
@@ -62,6 +75,7 @@ pub struct Query {
 
 pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
     let store = Store::open_to_read(&config.data)?;
+    let end_users = EndUsers::load(&store, config.gateway.hash_end_users)?;
     let filter = LedgerFilter {
         flow_id: query.flow,
         run_id: None,
@@ -71,6 +85,10 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         role: query.role,
         key: query.key,
         tag: query.tag,
+        client: query.client,
+        session: query.session,
+        end_user: query.end_user.map(|name| end_users.stored(name)),
+        project: query.project,
         from: query.from,
         to: query.to,
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::config_error;
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::gateway::LoopLimits;
 use crate::journal::Retention;
 use crate::providers::{FailedCallCosts, Kind, Timeouts};
 use crate::secret::Secret;
@@ -31,6 +32,8 @@ pub(super) struct ConfigFile {
     pub data: Option<PathBuf>,
     pub prices: Option<PathBuf>,
     pub token: Option<String>,
+    pub proxy: Option<Secret>,
+    pub ca_file: Option<PathBuf>,
     pub allow_hosts: Vec<String>,
     pub allow_origins: Vec<String>,
     pub limits: FileLimits,
@@ -39,6 +42,7 @@ pub(super) struct ConfigFile {
     pub timeouts: FileTimeouts,
     pub websocket: FileWebsocket,
     pub failed_call_cost: FailedCallCosts,
+    pub gateway: FileGateway,
     pub aliases: BTreeMap<String, OneOrMore>,
     pub providers: BTreeMap<String, FileProvider>,
 }
@@ -57,6 +61,24 @@ pub(super) struct FileLimits {
     active_runs: Option<usize>,
     queued_runs: Option<usize>,
     calls: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileGateway {
+    pub hash_end_users: bool,
+    loop_repeats: Option<NonZeroU32>,
+    loop_turns: Option<NonZeroU32>,
+}
+
+impl FileGateway {
+    pub fn loop_limits(&self) -> LoopLimits {
+        let LoopLimits { repeats, turns } = LoopLimits::default();
+        LoopLimits {
+            repeats: self.loop_repeats.map_or(repeats, NonZeroU32::get),
+            turns: self.loop_turns.map_or(turns, NonZeroU32::get),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,6 +124,8 @@ pub(super) struct FileProvider {
     pub pass_through_key: bool,
     pub stream_usage: Option<bool>,
     pub trust_stated_cost: Option<bool>,
+    pub proxy: Option<Secret>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The handling of a call after its client disconnects.

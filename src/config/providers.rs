@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use super::file::{FileProvider, OnDisconnect, OneOrMore};
-use super::{Variable, config_error};
+use super::{Variable, config_error, network};
 use crate::error::{Error, Result};
 use crate::gateway::{Aliases, ClientPolicy, TARGETS_MAX, Target};
-use crate::providers::{Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
+use crate::providers::{Kind, Network, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
 use crate::secret::Secret;
 
 /// A provider that needs no configuration.
@@ -72,15 +72,18 @@ const WELL_KNOWN: &[WellKnown] = &[
 /// Returns the well-known providers with the file's changes, and the file's own providers.
 pub(super) fn all(
     from_file: BTreeMap<String, FileProvider>,
+    network: &Network,
     directory: &Path,
     variable: Variable<'_>,
 ) -> Result<BTreeMap<String, ProviderConfig>> {
     let known = WELL_KNOWN.iter();
-    let mut providers: BTreeMap<String, ProviderConfig> =
-        known.map(|known| (known.name.to_owned(), known.provider(variable))).collect();
+    let mut providers: BTreeMap<String, ProviderConfig> = known
+        .map(|known| (known.name.to_owned(), known.provider(network.clone(), variable)))
+        .collect();
     for (name, file) in from_file {
         let known = providers.remove(&name);
-        let provider = provider(file, &name, known, directory, variable)?;
+        let network = network::of_provider(&file, &name, network, directory)?;
+        let provider = provider(file, &name, known, network, directory, variable)?;
         providers.insert(name, provider);
     }
     Ok(providers)
@@ -151,12 +154,12 @@ pub(super) fn rates(providers: &BTreeMap<String, FileProvider>) -> Result<BTreeM
     providers.iter().map(rate).collect()
 }
 
-fn field_error(provider: &str, key: &str, message: &str) -> Error {
+pub(super) fn field_error(provider: &str, key: &str, message: &str) -> Error {
     config_error(format!("providers.{provider}.{key}: {message}"))
 }
 
 impl WellKnown {
-    fn provider(&self, variable: Variable<'_>) -> ProviderConfig {
+    fn provider(&self, network: Network, variable: Variable<'_>) -> ProviderConfig {
         let key_variable = format!("{}_API_KEY", self.prefix);
         let key = variable(&key_variable).or_else(|| self.other_key.and_then(variable));
         let host = || match self.kind {
@@ -177,6 +180,7 @@ impl WellKnown {
             }),
             stream_usage: self.stream_usage,
             trust_stated_cost: None,
+            network,
         }
     }
 }
@@ -223,6 +227,7 @@ fn provider(
     file: FileProvider,
     name: &str,
     known: Option<ProviderConfig>,
+    network: Network,
     directory: &Path,
     variable: Variable<'_>,
 ) -> Result<ProviderConfig> {
@@ -252,6 +257,7 @@ fn provider(
         missing_key_hint,
         stream_usage,
         trust_stated_cost,
+        network,
     })
 }
 

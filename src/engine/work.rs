@@ -12,7 +12,7 @@ use crate::calls::{
     self, CallOutcome, CallRequest, CallResources, Calls, Exchanged, FillGuard, Filled, Prepared,
     PromptSize, prompt_hash,
 };
-use crate::event::Event;
+use crate::event::{Attribution, Event};
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, Watch, constant_beginning, render,
 };
@@ -276,6 +276,9 @@ impl Job {
                 prompt_hash: prompt_hash(call),
                 key_name: None,
                 tags: None,
+                attribution: Attribution::default(),
+                billing: None,
+                looping: None,
                 reserve: Reserve::default(),
                 bounds: None,
             },

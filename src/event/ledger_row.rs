@@ -105,6 +105,14 @@ text_enum! {
 }
 
 text_enum! {
+    /// How a call is paid for, if not by its tokens.
+    pub enum Billing {
+        /// The client's own login, whose plan covers the call. The cost is notional.
+        Subscription = "subscription",
+    }
+}
+
+text_enum! {
     pub enum RefusedBy { Budget = "budget" }
 }
 
@@ -181,6 +189,27 @@ pub struct LedgerEntry {
     pub more: LedgerDetails,
 }
 
+/// The origin of a call of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attribution {
+    /// The program that made the call, such as `claude-cli`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// The client's own id of a conversation or of a session of an agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The user of the client's application, or a hash of the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+}
+
+impl Attribution {
+    pub const NONE: Self = Self { client: None, session: None, end_user: None, project: None };
+}
+
 /// Optional fields; missing values are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -203,6 +232,11 @@ pub struct LedgerDetails {
     /// Separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<String>,
+    #[serde(flatten)]
+    pub attribution: Attribution,
+    /// None if the tokens are billed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub billing: Option<Billing>,
     /// Set if the call was refused before it was sent, and so cost nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedBy>,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cache::CACHED_HEADER;
+use super::client::is_login;
 use super::client_sink::ClientSink;
 use super::echo::EchoFormat;
 use super::in_flight::InFlightGuard;
@@ -15,12 +16,13 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
 use crate::error::Error;
+use crate::event::Billing;
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
     ForwardError, Kind, ResponseSink,
 };
-use crate::store::Bought;
+use crate::store::{Bought, NewCall};
 
 /// Limits the wait for amounts that calls in flight hold in a budget. Clients wait longer for the
 /// start of an answer.
@@ -53,6 +55,9 @@ impl Gateway {
             // No call was made, so there is no row.
             Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
+        if let Err(refusal) = operation.take_rate() {
+            return refused(refusal);
+        }
         let presence = reply.presence();
         let ends_with_client = self.policy(&target.provider).drain_max.is_none();
         let watched = ends_with_client.then(|| presence.clone());
@@ -69,19 +74,23 @@ impl Gateway {
             let ended = match self.calls.wait(&request, &waiter) {
                 Err(ended) => *ended,
                 Ok(resources) => {
-                    let exchange = |fill, limit| match kind {
-                        Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                        _ => {
-                            let mut sink =
-                                ClientSink::new(operation, fill, reply).with_limit(limit);
-                            let result = self.forward(operation, &call, limit, &guard, &mut sink);
-                            let filled = sink.into_filled();
-                            let result = result.map_err(|error| {
-                                let failure = Box::new(error.failure.clone());
-                                forward_error = Some(error);
-                                failure
-                            });
-                            (result, filled)
+                    let exchange = |fill, limit| {
+                        operation.begin_call();
+                        match kind {
+                            Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
+                            _ => {
+                                let mut sink =
+                                    ClientSink::new(operation, fill, reply).with_limit(limit);
+                                let result =
+                                    self.forward(operation, &call, limit, &guard, &mut sink);
+                                let filled = sink.into_filled();
+                                let result = result.map_err(|error| {
+                                    let failure = Box::new(error.failure.clone());
+                                    forward_error = Some(error);
+                                    failure
+                                });
+                                (result, filled)
+                            }
                         }
                     };
                     self.calls.make_limited(&request, resources, Vec::new(), exchange)
@@ -94,6 +103,7 @@ impl Gateway {
             }
             self.calls.wait_for_settlement();
         };
+        operation.end_call(&ended.outcome);
         if ended.has_row() {
             *number += 1;
         }
@@ -107,9 +117,11 @@ impl Gateway {
         attempt: u32,
     ) -> CallRequest<'a> {
         let request = &operation.request;
+        let own_key = self.own_key(operation, &call.provider);
+        let billing = own_key.filter(|key| is_login(key)).map(|_| Billing::Subscription);
         CallRequest {
             call,
-            row: operation.row(call, attempt),
+            row: NewCall { billing, ..operation.row(call, attempt) },
             prompt: PromptSize::OfBody {
                 bytes: request.prompt.bytes_estimate(),
                 prompt: request,
@@ -122,7 +134,7 @@ impl Gateway {
                 options: request.priced_options,
             },
             cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
-            has_own_key: self.own_key(operation, &call.provider).is_some(),
+            has_own_key: own_key.is_some(),
         }
     }
 
@@ -194,6 +206,7 @@ impl Gateway {
     ) -> Result<Kind, ApiError> {
         let protocol = operation.protocol;
         let provider = &target.provider;
+        operation.check_model(target)?;
         let own_key = self.own_key(operation, provider).is_some();
         if let Err(why) = self.providers.check(provider)
             && !(own_key && self.providers.knows(provider))
@@ -244,7 +257,12 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        operation.client.own.as_ref().filter(|_| self.policy(provider).pass_through_key)
+        let is_for_provider = || {
+            operation.client.brings_login()
+                && self.providers.kind(provider) == Some(Kind::Anthropic)
+        };
+        let own = operation.client.own.as_ref();
+        own.filter(|_| self.policy(provider).pass_through_key || is_for_provider())
     }
 
     fn forward(

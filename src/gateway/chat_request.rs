@@ -52,6 +52,7 @@ const CHAT: Shape = Shape {
         "tools",
         "thinking",
         "reasoning",
+        "models",
     ],
     // The client may set both; which one counts depends on the provider.
     limits: &["max_tokens", "max_completion_tokens"],
@@ -104,6 +105,7 @@ pub struct ChatRequest<'a> {
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
+    models: Option<&'a RawValue>,
 }
 
 /// The known fields of an object, with their original text.
@@ -229,15 +231,12 @@ impl<'a> ChatRequest<'a> {
             system,
             messages,
             tools: fields.get("tools"),
+            models: fields.get("models"),
         })
     }
 
     pub(super) fn format(&self) -> ApiFormat {
         self.format
-    }
-
-    pub(super) fn body(&self) -> &str {
-        self.body
     }
 
     /// Returns the size of the prompt or of a part of it.
@@ -247,6 +246,18 @@ impl<'a> ChatRequest<'a> {
             media_tokens: prompt.media_tokens(self.format),
             tool_tokens: if has_tools { self.tool_tokens } else { 0 },
         }
+    }
+
+    /// Returns the models that a router may use in place of `model`, as OpenRouter does
+    /// (<https://openrouter.ai/docs/guides/routing/model-fallbacks>).
+    pub fn fallback_models(&self) -> Vec<String> {
+        let models = read(self.models);
+        let models = models.as_array().map_or(&[][..], Vec::as_slice);
+        models.iter().map(text_or_json).collect()
+    }
+
+    pub fn body(&self) -> &'a str {
+        self.body
     }
 
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.

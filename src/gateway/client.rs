@@ -5,7 +5,9 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use super::Gateway;
+use super::key_rate::KeyLimiter;
 use super::keys::{KeyLookup, PREFIX};
+use crate::budget::is_model;
 use crate::ids::FlowId;
 use crate::listener::{ApiError, RequestHead};
 use crate::providers::ClientKey;
@@ -13,6 +15,8 @@ use crate::secret::Secret;
 
 /// Takes precedence over the other headers, which may contain the client's own login.
 const KEY_HEADER: &str = "x-flowledger-key";
+/// Begins the OAuth tokens of Claude Code.
+const LOGIN_PREFIX: &str = "sk-ant-oat";
 /// The headers of plain keys: Anthropic's, Azure's and Google's.
 const PLAIN_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 
@@ -23,8 +27,37 @@ pub(super) struct Client {
     pub(super) key_name: Option<String>,
     /// The flows that a virtual key may name; none if there is no restriction.
     pub(super) flows: Option<Arc<[FlowId]>>,
+    /// Patterns of the models that a virtual key may use; none for all.
+    pub(super) models: Option<Arc<[String]>>,
+    /// Counts the calls of a virtual key.
+    pub(super) limiter: Option<Arc<KeyLimiter>>,
     /// The client's own key, if it is neither a virtual key nor the server's token.
     pub(super) own: Option<ClientKey>,
+    /// True if the client sent a virtual key or the server's token.
+    has_key: bool,
+}
+
+impl Client {
+    /// Returns whether the client's own key is the login of a subscription, which it sends beside a
+    /// key of flowledger.
+    pub(super) fn brings_login(&self) -> bool {
+        self.has_key && self.own.as_ref().is_some_and(is_login)
+    }
+}
+
+/// Returns whether a key is the OAuth token of Claude Code, which a Claude plan covers:
+/// earendil-works/pi#2085, spacedriveapp/spacebot#51.
+pub(super) fn is_login(key: &ClientKey) -> bool {
+    key.is_bearer && key.key.expose().starts_with(LOGIN_PREFIX)
+}
+
+impl Client {
+    pub(super) fn may_use(&self, provider: &str, model: &str) -> bool {
+        let may_use = |patterns: &Arc<[String]>| {
+            patterns.iter().any(|pattern| is_model(pattern, provider, model))
+        };
+        self.models.as_ref().is_none_or(may_use)
+    }
 }
 
 impl Gateway {
@@ -40,16 +73,22 @@ impl Gateway {
                 continue;
             }
             match self.keys.find(&offered) {
-                KeyLookup::Valid { id, name, flows } => {
+                KeyLookup::Valid(key) => {
                     client.get_or_insert_with(|| Client {
-                        key_id: Some(id),
-                        key_name: Some(name.to_string()),
-                        flows: Some(flows),
-                        own: None,
+                        key_id: Some(key.id),
+                        key_name: Some(key.name.to_string()),
+                        flows: Some(key.flows),
+                        models: key.models,
+                        limiter: Some(key.limiter),
+                        ..Client::default()
                     });
                 }
                 _ if client.is_some() && offered.expose().starts_with(PREFIX) => {}
                 KeyLookup::Expired => return Err(invalid_key("the key has expired")),
+                KeyLookup::Rotated => {
+                    let message = "the key was replaced by a new one and is no longer valid";
+                    return Err(invalid_key(message));
+                }
                 // An unknown key in our format is a deleted one; never forward it to a provider.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
                     return Err(invalid_key("unknown key; it may have been deleted"));
@@ -60,7 +99,7 @@ impl Gateway {
             }
         }
         match client {
-            Some(client) => Ok(Client { own, ..client }),
+            Some(client) => Ok(Client { own, has_key: true, ..client }),
             None if self.token.is_some() => Err(invalid_key(
                 "missing or wrong key; send the server's token or a virtual key as \
                  `Authorization: Bearer KEY`, `x-api-key: KEY` or `x-flowledger-key: KEY`",

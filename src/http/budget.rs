@@ -37,7 +37,10 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     // `*` matches any version.
     let tag = if_match.filter(|tag| *tag != "*");
     let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
-    let all = parse_all(document)?;
+    let mut all = parse_all(document)?;
+    for budget in &mut all {
+        budget.end_user = budget.end_user.take().map(|name| context.end_users.stored(name));
+    }
     let mut faults = Vec::new();
     let current = context.store.bare_budgets()?;
     for (at, budget) in all.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! `/api/ledger`: rows, sums, CSV.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -13,9 +14,10 @@ use crate::event::LedgerEntry;
 use crate::listener::Presence;
 use crate::store::{LedgerFilter, Store, Summary, Sums};
 
-const CSV_PAGE: usize = 500;
+const PAGE_ROWS: usize = 500;
 
-fn filter(query: &mut Query) -> LedgerFilter {
+fn filter(context: &Context, query: &mut Query) -> LedgerFilter {
+    let end_user: Option<String> = query.take("end_user");
     LedgerFilter {
         flow_id: query.take("flow_id"),
         run_id: query.take("run_id"),
@@ -25,13 +27,17 @@ fn filter(query: &mut Query) -> LedgerFilter {
         role: query.take("role"),
         key: query.take("key"),
         tag: query.take("tag"),
+        client: query.take("client"),
+        session: query.take("session"),
+        end_user: end_user.map(|name| context.end_users.stored(name)),
+        project: query.take("project"),
         from: query.take("from"),
         to: query.take("to"),
     }
 }
 
 pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
-    let filter = filter(&mut query);
+    let filter = filter(context, &mut query);
     let limit = query.take_limit();
     let before = query.take("before");
     query.finish()?;
@@ -51,7 +57,7 @@ struct Groups {
 }
 
 pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer {
-    let filter = filter(&mut query);
+    let filter = filter(context, &mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
     let read = |store: &Store| store.summary(&filter, &group_by);
@@ -62,7 +68,7 @@ pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer
 
 /// `GET /api/ledger.csv`: the same rows as CSV, read and sent page by page.
 pub fn csv(context: &Context, mut query: Query) -> Answer {
-    let filter = filter(&mut query);
+    let filter = filter(context, &mut query);
     query.finish()?;
     let rows = ledger_csv(Arc::clone(&context.store), filter)?;
     Ok(reply::stream("text/csv; charset=utf-8", rows)
@@ -71,32 +77,73 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
 
 /// Returns the rows as CSV, newest first, read page by page.
 pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
-    let header = encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter());
-    let header = header.map_err(Error::io("cannot encode the column names"))?;
-    Ok(CsvRows { store, filter, before: None, ended: false, ready: io::Cursor::new(header) })
+    all_rows(store, vec![filter], RowFormat::Csv)
 }
 
-struct CsvRows {
+#[derive(Clone, Copy)]
+pub(super) enum RowFormat {
+    Csv,
+    NdJson,
+}
+
+/// Returns the rows of each filter, newest first, read page by page.
+pub(super) fn all_rows(
     store: Arc<Store>,
-    filter: LedgerFilter,
+    filters: Vec<LedgerFilter>,
+    format: RowFormat,
+) -> Result<impl Read + Send + use<>> {
+    let header = match format {
+        RowFormat::Csv => encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter()),
+        RowFormat::NdJson => Ok(Vec::new()),
+    };
+    let header = header.map_err(Error::io("cannot encode the column names"))?;
+    let filters = filters.into_iter().collect();
+    Ok(Rows { store, filters, format, before: None, ready: io::Cursor::new(header) })
+}
+
+struct Rows {
+    store: Arc<Store>,
+    /// The present one and the following ones.
+    filters: VecDeque<LedgerFilter>,
+    format: RowFormat,
     before: Option<i64>,
-    ended: bool,
     ready: io::Cursor<Vec<u8>>,
 }
 
-impl Read for CsvRows {
+impl Read for Rows {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let count = self.ready.read(buffer)?;
-            if count > 0 || self.ended || buffer.is_empty() {
+            let Some(filter) = self.filters.front().filter(|_| count == 0 && !buffer.is_empty())
+            else {
                 return Ok(count);
-            }
+            };
             let rows =
-                self.store.ledger(&self.filter, self.before, CSV_PAGE).map_err(io::Error::other)?;
-            self.ended = rows.len() < CSV_PAGE;
+                self.store.ledger(filter, self.before, PAGE_ROWS).map_err(io::Error::other)?;
             self.before = rows.last().map(|row| row.id);
-            let records = rows.iter().map(|row| COLUMNS.iter().map(move |(_, value)| value(row)));
-            self.ready = io::Cursor::new(encode(records)?);
+            if rows.len() < PAGE_ROWS {
+                self.filters.pop_front();
+                self.before = None;
+            }
+            self.ready = io::Cursor::new(self.format.encode(&rows)?);
+        }
+    }
+}
+
+impl RowFormat {
+    fn encode(self, rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Csv => {
+                encode(rows.iter().map(|row| COLUMNS.iter().map(move |(_, value)| value(row))))
+            }
+            Self::NdJson => {
+                let mut lines = Vec::new();
+                for row in rows {
+                    serde_json::to_writer(&mut lines, row)?;
+                    lines.push(b'\n');
+                }
+                Ok(lines)
+            }
         }
     }
 }
@@ -139,6 +186,11 @@ static COLUMNS: &[Column] = &[
     ("price_cost_usd", |r| optional(r.more.price_cost_usd.as_ref())),
     ("provider_cost_usd", |r| optional(r.more.provider_cost_usd.as_ref())),
     ("corrected_cost_usd", |r| optional(r.more.corrected_cost_usd.as_ref())),
+    ("client", |r| text(r.more.attribution.client.as_deref())),
+    ("session", |r| text(r.more.attribution.session.as_deref())),
+    ("end_user", |r| text(r.more.attribution.end_user.as_deref())),
+    ("project", |r| text(r.more.attribution.project.as_deref())),
+    ("billing", |r| optional(r.more.billing.as_ref())),
 ];
 
 fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::Result<Vec<u8>> {

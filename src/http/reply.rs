@@ -122,7 +122,7 @@ pub fn empty() -> ResponseBox {
 /// Answers a preflight; the listener adds the allowed origin.
 pub fn preflight() -> ResponseBox {
     empty()
-        .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
+        .with("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE")
         .with(
             "access-control-allow-headers",
             "authorization, content-type, idempotency-key, if-match, x-flowledger-secret, x-api-key, \

@@ -1,12 +1,12 @@
 //! The table of routes.
 
-use tiny_http::Method::{self, Delete, Get, Options, Post, Put};
+use tiny_http::Method::{self, Delete, Get, Options, Patch, Post, Put};
 
 use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
-    Context, assets, budget, flows, health, hooks, keys, ledger, metrics, optimizations, prices,
-    runs, schedules,
+    Context, assets, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
+    prices, runs, schedules,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -55,7 +55,11 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),
     (Get, "/api/keys", |c, _| keys::list(c)),
     (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
+    (Patch, "/api/keys/*", |c, r| keys::edit(c, r.id("key")?, &r.body()?)),
     (Delete, "/api/keys/*", |c, r| keys::delete(c, r.id("key")?, r.query())),
+    (Post, "/api/keys/*/rotate", |c, r| keys::rotate(c, r.id("key")?, &r.body()?)),
+    (Delete, "/api/end-users/*", |c, r| end_users::erase(c, r.name)),
+    (Get, "/api/end-users/*/export", |c, r| end_users::export(c, r.name, r.query())),
     (Get, "/api/budget", |c, _| budget::get(c)),
     (Put, "/api/budget", |c, r| budget::set(c, &r.body()?, r.head.header("if-match"))),
 ];

@@ -141,6 +141,8 @@ impl ModelMetrics {
             self.first_token_ms.record(first_token_ms);
         }
         match row.total_cost_usd {
+            // The cost of a subscription's call is notional.
+            _ if row.more.billing.is_some() => {}
             Some(cost) => {
                 let cost = u64::try_from(cost.nanousd).unwrap_or(0);
                 self.cost_nanousd = self.cost_nanousd.saturating_add(cost);

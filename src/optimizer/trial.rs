@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::event::suggestion::{
     Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
 };
-use crate::event::{UsageSource, preview};
+use crate::event::{Attribution, UsageSource, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN, Target};
 use crate::ids::{FlowId, RunId, time_sorted_uuid};
 use crate::money::Usd;
@@ -254,6 +254,9 @@ impl Trials {
                 prompt_hash: prompt_hash(call),
                 key_name: None,
                 tags: None,
+                attribution: Attribution::default(),
+                billing: None,
+                looping: None,
                 reserve: Reserve::default(),
                 bounds: None,
             },

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ureq::http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
 use super::call::Timeouts;
@@ -15,6 +16,7 @@ use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
 use super::framer::{Frame, Framer};
 use super::json;
+use super::network::{Network, proxy_address};
 use super::refusal::Refusal;
 use super::transport::{Connect, LookupLater, Scope};
 use super::wire::{Flow, Header, Reader, ResponseAccumulator, is_keep_alive};
@@ -46,6 +48,9 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 
 /// Limits the head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The error of `rustls` for a certificate of an unknown authority.
+const UNKNOWN_ISSUER: &str = "UnknownIssuer";
 
 /// Makes exchanges; owns the connection pool.
 #[derive(Debug)]
@@ -111,8 +116,11 @@ pub(super) trait Receiver {
 }
 
 impl Client {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(network: &Network) -> Self {
+        let tls = TlsConfig::builder().root_certs(network.authorities.roots()).build();
         let config = Agent::config_builder()
+            .proxy(network.proxy.proxy())
+            .tls_config(tls)
             .http_status_as_error(false)
             // A redirect would send the key elsewhere, so it is reported as a failure.
             .max_redirects(0)
@@ -193,7 +201,8 @@ impl Client {
             .timeout_recv_response(exchange.is_streamed.then_some(first_byte))
             .build();
         let response = self.agent.run(request);
-        response.map_err(|error| exchange.not_sent(error, uri))
+        let proxy = proxy_address(self.agent.config().proxy(), uri);
+        response.map_err(|error| exchange.not_sent(error, uri, proxy))
     }
 }
 
@@ -438,19 +447,31 @@ impl Exchange<'_> {
     }
 
     /// Classifies an error before the response.
-    fn not_sent(&self, error: ureq::Error, uri: &Uri) -> Fault {
+    fn not_sent(&self, error: ureq::Error, uri: &Uri, proxy: Option<String>) -> Fault {
         let is_timeout = matches!(error, ureq::Error::Timeout(_));
         if is_timeout || self.scope.sent.get() || self.scope.cancel.is_cancelled() {
             return self.broken(error);
         }
         let host = uri.host().unwrap_or_default();
         let port = uri.port().map(|port| format!(":{port}"));
-        let message = format!(
-            "cannot connect to {host}{}: {}; check the base_url of provider {} and that it is running",
-            port.unwrap_or_default(),
-            describe_error(error),
-            self.provider
-        );
+        let target = format!("{host}{}", port.unwrap_or_default());
+        let (error, provider) = (describe_error(error), self.provider);
+        let message = if error.contains(UNKNOWN_ISSUER) {
+            format!(
+                "cannot connect to {target}: {error}; if your network has its own certificate \
+                 authority, set ca_file for provider {provider}"
+            )
+        } else if let Some(proxy) = proxy {
+            format!(
+                "cannot connect to {target} through the proxy {proxy}: {error}; check the proxy of \
+                 provider {provider}"
+            )
+        } else {
+            format!(
+                "cannot connect to {target}: {error}; check the base_url of provider {provider} and \
+                 that it is running"
+            )
+        };
         Fault::new(FailureKind::Connect, message)
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::network::Network;
 use crate::secret::Secret;
 
 /// The protocol that a provider speaks.
@@ -39,6 +40,7 @@ pub struct ProviderConfig {
     /// for OpenRouter, xAI and Perplexity only, because they bill this cost. A server that states 0
     /// could evade a budget.
     pub trust_stated_cost: Option<bool>,
+    pub network: Network,
 }
 
 /// Hosts whose stated costs are trusted by default.

@@ -282,7 +282,7 @@ impl Providers {
             receiver,
             partial,
         };
-        self.client.exchange(&request, exchange)
+        self.client(name)?.exchange(&request, exchange)
     }
 }
 

@@ -96,7 +96,7 @@ impl Providers {
             receiver: &mut Ignore,
             partial: &mut ResponseAccumulator::default(),
         };
-        self.client.exchange(&request, exchange)?;
+        self.client(name)?.exchange(&request, exchange)?;
         Ok(reader.models)
     }
 }

@@ -39,7 +39,7 @@ impl Default for Rate {
 
 impl Rate {
     /// Returns whether a call of `tokens` fits in addition to `count` others with `used` tokens.
-    fn has_room(&self, count: usize, used: u64, tokens: u64) -> bool {
+    pub fn has_room(&self, count: usize, used: u64, tokens: u64) -> bool {
         let requests = self.requests_per_minute.map(|limit| limit as usize);
         requests.is_none_or(|limit| count < limit)
             && self.tokens_per_minute.is_none_or(|limit| used.saturating_add(tokens) <= limit)

@@ -7,6 +7,7 @@ use super::call::{CacheMarks, Call};
 use super::config::{Kind, ProviderConfig};
 use super::failure::Fault;
 use super::framer::Event;
+use super::network::Network;
 use super::wire::{Flow, Reader, ResponseAccumulator};
 use crate::event::Usage;
 use crate::secret::Secret;
@@ -36,6 +37,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     }
 }
 

@@ -123,6 +123,7 @@ fn providers(kind: Kind, base_url: &str, timeouts: Timeouts) -> Providers {
         missing_key_hint: Some("set THE_KEY".into()),
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     Providers::new([("p".to_owned(), provider)].into(), timeouts)
 }
@@ -701,6 +702,7 @@ fn call_to_an_unusable_provider_is_not_sent() {
         missing_key_hint: hint.map(str::to_owned),
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let url = &server.base_url;
     let providers: BTreeMap<String, ProviderConfig> = [
@@ -746,6 +748,7 @@ fn local_server_is_called_without_a_key() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     providers.call(&call(false), &Cancel::new(), &mut |_| {}).unwrap();
@@ -874,6 +877,7 @@ fn the_reservation_covers_cache_writes_of_marked_prompts() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers =
         Providers::new([("anthropic".to_owned(), provider)].into(), Timeouts::default());
@@ -980,6 +984,7 @@ fn cost_above_the_maximum_is_unknown() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers = [("openai".to_owned(), provider)].into();
     let providers = Providers::new(providers, Timeouts::default());
@@ -1016,6 +1021,7 @@ fn short_key_is_not_redacted_in_names() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let answer = providers.call(&call(false), &Cancel::new(), &mut |_| {});

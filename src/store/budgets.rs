@@ -15,27 +15,34 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
-use super::sql::{all, execute, one, single};
+use super::sql::{FromRow, all, execute, one, single};
 use crate::budget::{
-    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, OnShort, Per, Reserve, Scope,
+    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, OnLoop, OnShort, Per, Reserve, Scope,
 };
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
+use crate::event::{
+    Attribution, Billing, BudgetWarning, Event, EventContext, LedgerEntry, UsageSource, WarningKind,
+};
 use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// Limits the remembered warnings, one for each budget and period or run; the oldest are removed.
 const WARNED_MAX: i64 = 10_000;
+/// Stands for a budget in the remembered warnings about loops. No budget has this name.
+const LOOPS: &str = "";
+/// Limits the counted sessions of all budgets together. They are copied for each transaction.
+const SESSIONS_MAX: usize = 128;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
 /// tokens, with the part of it that is only reserved. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
+        tags, client, end_user, project, billing,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
              WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens,
@@ -43,11 +50,10 @@ const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) 
         CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
              ELSE coalesce(reserved_tokens, 0) END AS held_tokens
      FROM ledger";
-/// The names of these columns, which `budget_days` has too.
-const COLUMNS: &str =
-    "flow_id, provider, model, key_name, nanousd, tokens, held_nanousd, held_tokens";
-const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens),
-     sum(held_nanousd), sum(held_tokens)";
+const NAMES: &str = "flow_id, provider, model, key_name, tags, client, end_user, project, billing";
+/// The amounts in [`ROWS`], which `budget_days` has too.
+const AMOUNTS: &str = "nanousd, tokens, held_nanousd, held_tokens";
+const SUMS: &str = "sum(nanousd), sum(tokens), sum(held_nanousd), sum(held_tokens)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
@@ -66,14 +72,16 @@ impl Count {
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
     /// One count for each budget. Per-run budgets have none: the run's few rows are read each time.
+    /// Those per session have none either.
     counts: Vec<Option<Count>>,
+    sessions: SessionCounts,
 }
 
 impl Budgets {
     pub(super) fn load(db: &Connection) -> Result<Self> {
         let all: Arc<[Budget]> = read(db)?.into();
         let counts = vec![None; all.len()];
-        Ok(Self { all, counts })
+        Ok(Self { all, counts, sessions: SessionCounts::default() })
     }
 
     /// Replaces all budgets. Unchanged ones keep their counts.
@@ -88,6 +96,7 @@ impl Budgets {
             self.counts[before]
         };
         self.counts = all.iter().map(count_of).collect();
+        self.sessions = SessionCounts::default();
         self.all = all.into();
         Ok(())
     }
@@ -127,6 +136,12 @@ impl Budgets {
         self.set(db, &all)
     }
 
+    /// Reads the use of all budgets again when it is needed.
+    pub(super) fn forget_counts(&mut self) {
+        self.counts.fill(None);
+        self.sessions = SessionCounts::default();
+    }
+
     pub(super) fn remove_of_key(&mut self, db: &Connection, key: &str) -> Result<()> {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));
@@ -140,9 +155,15 @@ impl Budgets {
     /// not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Reservation> {
         let scope = scope(call);
+        let session = call.attribution.session.as_deref();
         let covers = |budget: &Budget| {
-            // A budget per run covers only calls that belong to a run.
-            budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
+            // A budget per run or session covers only calls that belong to one.
+            let belongs = match budget.per {
+                Per::Day | Per::Month => true,
+                Per::Run => call.run_id.is_some(),
+                Per::Session => session.is_some(),
+            };
+            belongs && budget.covers(&scope)
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| covers(&self.all[at])).collect();
@@ -150,16 +171,32 @@ impl Budgets {
             self.count(db, at, call.at)?;
         }
         let of_run = self.rows_of_run(db, &covering, call.run_id.as_deref())?;
-        let hard = covering.iter().map(|&at| (&self.all[at], self.counts[at]));
-        let hard = hard.filter(|(budget, _)| budget.hard).map(|(budget, count)| {
-            (budget, count.map_or_else(|| amounts_of(budget, &of_run), |count| count.amounts))
-        });
-        let reservation = reservation(call, &hard.collect::<Vec<_>>())?;
+        let mut hard = Vec::new();
+        for &at in &covering {
+            let budget = &self.all[at];
+            if budget.on_loop == OnLoop::Stop
+                && let Some(sign) = &call.looping
+            {
+                return Err(budget.loop_refusal(sign));
+            }
+            let amounts = match (self.counts[at], session) {
+                (Some(count), _) => count.amounts,
+                (None, Some(session)) if budget.per == Per::Session => {
+                    self.sessions.amounts(db, at, budget, session)?
+                }
+                (None, _) => amounts_of(budget, &of_run),
+            };
+            if budget.hard {
+                hard.push((budget, amounts));
+            }
+        }
+        let reservation = reservation(call, &hard)?;
         for at in covering {
             let needed = self.all[at].reserved(&reservation.reserve).unwrap_or(0);
             if let Some(count) = &mut self.counts[at] {
-                count.amounts.held = count.amounts.held.saturating_add(needed);
+                count.amounts = count.amounts.plus(Amounts { spent: 0, held: needed });
             }
+            self.sessions.add(at, session, Amounts { spent: 0, held: needed });
         }
         Ok(reservation)
     }
@@ -179,6 +216,9 @@ impl Budgets {
             provider: &row.provider,
             model: &requested_model,
             key: row.more.key_name.as_deref(),
+            tags: row.more.tags.as_deref(),
+            attribution: &row.more.attribution,
+            billing: row.more.billing,
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
@@ -193,30 +233,69 @@ impl Budgets {
                 self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
+            let reserved = budget.reserved(&reserve).unwrap_or(0);
+            // If the result is unknown, the reservation is still held.
+            let spent = spent_by(row, budget.limit);
+            let change =
+                spent.map_or(Amounts::default(), |spent| Amounts { spent, held: -reserved });
+            let session = row.more.attribution.session.as_deref();
+            let session = session.filter(|_| budget.per == Per::Session);
             let (amounts, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.contains(row.timestamp) => {
-                    // If the result is unknown, the reservation is still held.
-                    if was_counted[at]
-                        && let Some(spent) = spent_by(row, budget.limit)
-                    {
-                        let reserved = budget.reserved(&reserve).unwrap_or(0);
-                        count.amounts.held = count.amounts.held.saturating_sub(reserved);
-                        count.amounts.spent = count.amounts.spent.saturating_add(spent);
+                    if was_counted[at] {
+                        count.amounts = count.amounts.plus(change);
                     }
                     (count.amounts, count.start.0.to_string())
                 }
-                (None, Some(run_id)) => (amounts_of(budget, &of_run), run_id.clone()),
+                (None, _) if let Some(session) = session => {
+                    // A session that is read now includes the settled row.
+                    self.sessions.add(at, Some(session), change);
+                    (self.sessions.amounts(db, at, budget, session)?, session.to_owned())
+                }
+                (None, Some(run_id)) if budget.per == Per::Run => {
+                    (amounts_of(budget, &of_run), run_id.clone())
+                }
                 // The row is outside the counted period, so the ledger has it, or it belongs to
                 // no run.
                 _ => continue,
             };
             let level = budget.level(amounts.used());
-            if level > 0 && level > warned_percent(db, budget, &period)? {
-                set_warned_percent(db, budget, &period, level)?;
-                warnings.push(budget.warning(amounts, level));
+            if level > 0 && level > warned_percent(db, &budget.name, &period)? {
+                set_warned_percent(db, &budget.name, &period, level)?;
+                let session = session.map(str::to_owned);
+                warnings.push(BudgetWarning { session, ..budget.warning(amounts, level) });
             }
         }
         Ok(warnings)
+    }
+
+    /// Returns the warning about a session that repeats itself, unless viewers have it.
+    pub(super) fn loop_warning(&self, db: &Connection, call: &NewCall) -> Result<Option<Event>> {
+        let (Some(sign), Some(session)) = (&call.looping, &call.attribution.session) else {
+            return Ok(None);
+        };
+        let scope = scope(call);
+        let is_stop = |it: &&Budget| it.on_loop == OnLoop::Stop && it.covers(&scope);
+        let stop = self.all.iter().find(is_stop);
+        if warned_percent(db, LOOPS, session)? > 0 {
+            return Ok(None);
+        }
+        set_warned_percent(db, LOOPS, session, 100)?;
+        let warning = BudgetWarning {
+            budget: stop.map(|budget| budget.name.clone()).unwrap_or_default(),
+            per: Per::Session.to_string(),
+            percent: 100,
+            used: sign.clone(),
+            spent: String::new(),
+            held: String::new(),
+            limit: stop.map(|it| it.limit.show(it.limit.amount())).unwrap_or_default(),
+            hard: stop.is_some(),
+            kind: WarningKind::Loop,
+            session: Some(session.clone()),
+        };
+        let context =
+            EventContext { flow_id: call.flow_id, run_id: None, node_id: None, timestamp: call.at };
+        Ok(Some(Event::BudgetWarning { context, warning }))
     }
 
     /// Returns the rows of the run if one of the budgets is per run.
@@ -238,14 +317,14 @@ impl Budgets {
     /// Also counts all others that are not counted for this period or a later one.
     fn count(&mut self, db: &Connection, at: usize, moment: Timestamp) -> Result<()> {
         let budget = &self.all[at];
-        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.contains(moment)) {
+        if !budget.has_period() || self.counts[at].is_some_and(|count| count.contains(moment)) {
             return Ok(());
         }
         let (start, end) = budget.period(moment);
         let rows = used_between(db, start, end)?;
         for (other, (budget, count)) in self.all.iter().zip(&mut self.counts).enumerate() {
             let is_old = count.is_none_or(|count| count.end <= start);
-            let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
+            let is_same = || budget.has_period() && budget.period(moment) == (start, end);
             if other == at || (is_old && is_same()) {
                 let amounts = amounts_of(budget, &rows);
                 *count = Some(Count { start, end, amounts });
@@ -256,17 +335,17 @@ impl Budgets {
 }
 
 /// Returns the threshold in percent that viewers were last warned of, or 0.
-fn warned_percent(db: &Connection, budget: &Budget, period: &str) -> Result<u8> {
+fn warned_percent(db: &Connection, budget: &str, period: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(db, sql, [budget.name.as_str(), period])?;
+    let percent = one(db, sql, [budget, period])?;
     Ok(percent.unwrap_or(0))
 }
 
 /// Stores that viewers are warned of a threshold, and removes the oldest entries
 /// beyond [`WARNED_MAX`].
-fn set_warned_percent(db: &Connection, budget: &Budget, period: &str, percent: u8) -> Result<()> {
+fn set_warned_percent(db: &Connection, budget: &str, period: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
-    execute(db, sql, params![budget.name, period, percent])?;
+    execute(db, sql, params![budget, period, percent])?;
     let sql = "DELETE FROM budget_told WHERE id <= ?1";
     execute(db, sql, params![db.last_insert_rowid() - WARNED_MAX]).map(drop)
 }
@@ -295,6 +374,9 @@ fn scope(call: &NewCall) -> Scope<'_> {
         provider: &call.provider,
         model: &call.model,
         key: call.key_name.as_deref(),
+        tags: call.tags.as_deref(),
+        attribution: &call.attribution,
+        billing: call.billing,
     }
 }
 
@@ -382,14 +464,40 @@ struct Used {
     provider: String,
     model: String,
     key: Option<String>,
+    tags: Option<String>,
+    /// Without a session.
+    attribution: Attribution,
+    billing: Option<Billing>,
     nanousd: i64,
     tokens: i64,
     held_nanousd: i64,
     held_tokens: i64,
 }
 
-from_row!(Used; flow_id, provider, model, key, nanousd, tokens, held_nanousd, held_tokens);
 from_row!(Reserve; cost, tokens);
+
+impl FromRow for Used {
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            flow_id: FromRow::read(row, at)?,
+            provider: FromRow::read(row, at)?,
+            model: FromRow::read(row, at)?,
+            key: FromRow::read(row, at)?,
+            tags: FromRow::read(row, at)?,
+            attribution: Attribution {
+                client: FromRow::read(row, at)?,
+                end_user: FromRow::read(row, at)?,
+                project: FromRow::read(row, at)?,
+                session: None,
+            },
+            billing: FromRow::read(row, at)?,
+            nanousd: FromRow::read(row, at)?,
+            tokens: FromRow::read(row, at)?,
+            held_nanousd: FromRow::read(row, at)?,
+            held_tokens: FromRow::read(row, at)?,
+        })
+    }
+}
 
 impl Used {
     fn scope(&self) -> Scope<'_> {
@@ -398,6 +506,9 @@ impl Used {
             provider: &self.provider,
             model: &self.model,
             key: self.key.as_deref(),
+            tags: self.tags.as_deref(),
+            attribution: &self.attribution,
+            billing: self.billing,
         }
     }
 }
@@ -423,21 +534,79 @@ fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec
 fn between_sql() -> String {
     let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
     format!(
-        "SELECT {SUMS} FROM (SELECT {COLUMNS} FROM budget_days WHERE day >= ? AND day < ?
+        "SELECT {NAMES}, {SUMS}
+         FROM (SELECT {NAMES}, {AMOUNTS} FROM budget_days WHERE day >= ? AND day < ?
             UNION ALL {of_rows} UNION ALL {of_rows})
-         GROUP BY 1, 2, 3, 4"
+         GROUP BY {NAMES}"
     )
 }
 
 fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
-    let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
+    let sql = format!("SELECT {NAMES}, {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY {NAMES}");
     all(db, &sql, [run_id])
+}
+
+fn used_by_session(db: &Connection, session: &str) -> Result<Vec<Used>> {
+    let sql = format!("SELECT {NAMES}, {SUMS} FROM ({ROWS} WHERE session = ?1) GROUP BY {NAMES}");
+    all(db, &sql, [session])
+}
+
+/// The use of recent sessions by budgets per session. A session may have thousands of rows, so they
+/// are not read for each call.
+#[derive(Clone, Default)]
+struct SessionCounts {
+    /// By the position of the budget and the session.
+    counts: HashMap<(usize, Arc<str>), SessionCount>,
+    /// Numbers the accesses.
+    clock: u64,
+}
+
+#[derive(Clone, Copy)]
+struct SessionCount {
+    amounts: Amounts,
+    accessed: u64,
+}
+
+impl SessionCounts {
+    /// Returns the use of a session, which is read from its rows if it is not counted.
+    fn amounts(
+        &mut self,
+        db: &Connection,
+        at: usize,
+        budget: &Budget,
+        session: &str,
+    ) -> Result<Amounts> {
+        self.clock += 1;
+        let accessed = self.clock;
+        let key = (at, Arc::from(session));
+        if let Some(count) = self.counts.get_mut(&key) {
+            count.accessed = accessed;
+            return Ok(count.amounts);
+        }
+        if self.counts.len() >= SESSIONS_MAX
+            && let Some(oldest) = self.counts.iter().min_by_key(|(_, count)| count.accessed)
+        {
+            let oldest = oldest.0.clone();
+            self.counts.remove(&oldest);
+        }
+        let amounts = amounts_of(budget, &used_by_session(db, session)?);
+        self.counts.insert(key, SessionCount { amounts, accessed });
+        Ok(amounts)
+    }
+
+    /// Adds to the use of a session, if it is counted.
+    fn add(&mut self, at: usize, session: Option<&str>, change: Amounts) {
+        let count = session.and_then(|session| self.counts.get_mut(&(at, Arc::from(session))));
+        if let Some(count) = count {
+            count.amounts = count.amounts.plus(change);
+        }
+    }
 }
 
 pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO budget_days (day, {COLUMNS}) SELECT ?1, {SUMS}
-         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
+        "INSERT INTO budget_days (day, {NAMES}, {AMOUNTS}) SELECT ?1, {NAMES}, {SUMS}
+         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY {NAMES}"
     );
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
@@ -447,10 +616,10 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
     let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
     let rows = ROWS.replacen("SELECT", &day, 1);
     let of_rows = format!(
-        "SELECT day, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
-         GROUP BY 1, 2, 3, 4, 5"
+        "SELECT day, {NAMES}, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
+         GROUP BY day, {NAMES}"
     );
-    let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
+    let of_days = format!("SELECT day, {NAMES}, {SUMS} FROM budget_days GROUP BY day, {NAMES}");
     let mut statement = db.prepare(&format!(
         "WITH stored AS ({of_days}), computed AS ({of_rows}), wrong AS (
             SELECT day FROM (SELECT * FROM stored EXCEPT SELECT * FROM computed)
@@ -490,9 +659,9 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// The amounts of the current period; none if the budget is per run.
+    /// The amounts of the current period; none if the budget is per run or session.
     pub amounts: Option<Amounts>,
-    /// Start and end of the current period; none if the budget is per run.
+    /// Start and end of the current period; none if the budget is per run or session.
     pub period: Option<(Timestamp, Timestamp)>,
 }
 
@@ -508,7 +677,7 @@ impl Store {
             let mut rows_of = HashMap::new();
             let mut states = Vec::new();
             for budget in read(&snapshot)? {
-                let period = (budget.per != Per::Run).then(|| budget.period(now));
+                let period = budget.has_period().then(|| budget.period(now));
                 if let Some((start, end)) = period
                     && let Entry::Vacant(vacant) = rows_of.entry((start, end))
                 {

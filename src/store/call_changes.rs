@@ -6,6 +6,7 @@ use super::budgets::{Budgets, Reservation};
 use super::change::{Applied, NewCall, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
+use super::end_users;
 use super::keys;
 use super::ledger::ENTRY_COLUMNS;
 use super::prices;
@@ -42,6 +43,13 @@ impl CallWriter {
         Ok(Receipt::Done.into())
     }
 
+    pub(super) fn erase_end_user(&mut self, db: &Connection, names: &[String]) -> Result<Applied> {
+        let applied = end_users::erase(db, names)?;
+        // Budgets of an end user count the remaining rows.
+        self.budgets.forget_counts();
+        Ok(applied)
+    }
+
     /// # Errors
     /// [`Error::Budget`](crate::error::Error::Budget) for a call that a hard budget does not allow.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
@@ -72,13 +80,16 @@ impl CallWriter {
         };
         let model = cached.map_or(call.model.as_str(), |(model, _)| model);
         let reserve = cached.is_none().then_some(&call.reserve);
+        let whose = &call.attribution;
         let sql =
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
                 cost_nanousd, reserved_nanousd, reserved_tokens, refused, error_message,
-                latency_ms, cached, saved_nanousd, model_asked)
+                latency_ms, cached, saved_nanousd, model_asked, client, session, end_user, project,
+                billing)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)";
+                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END,
+                ?22, ?23, ?24, ?25, ?26)";
         execute(
             db,
             sql,
@@ -103,10 +114,17 @@ impl CallWriter {
                 refused.map(|(_, why)| why),
                 cached.is_some(),
                 cached.and_then(|(_, saved)| saved),
-                call.model
+                call.model,
+                whose.client,
+                whose.session,
+                whose.end_user,
+                whose.project,
+                call.billing
             ],
         )?;
-        self.written_row(db, call.at)
+        let mut applied = self.written_row(db, call.at)?;
+        applied.events.extend(self.budgets.loop_warning(db, call)?);
+        Ok(applied)
     }
 
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use crate::budget::{Budget, CallBounds, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
-    CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage,
+    Attribution, Billing, CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy,
+    RunStatus, Usage,
 };
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::schedule::Missed;
 use crate::time::Timestamp;
+
+use super::key_record::{KeyLimits, KeyRecord};
 
 #[derive(Clone, Debug)]
 pub struct NodeRef {
@@ -141,6 +144,10 @@ pub struct NewCall {
     pub prompt_hash: String,
     pub key_name: Option<String>,
     pub tags: Option<String>,
+    pub attribution: Attribution,
+    pub billing: Option<Billing>,
+    /// The sign that the call's session repeats itself, if it does.
+    pub looping: Option<String>,
     /// The strict maximum.
     pub reserve: Reserve,
     /// None if exactly `reserve` is to be reserved.
@@ -193,9 +200,18 @@ pub struct NewKey {
     pub hash: String,
     /// The key is refused from this time on.
     pub expires_at: Option<Timestamp>,
-    /// The flows that the key may name.
-    pub flows: Vec<FlowId>,
+    pub limits: KeyLimits,
     pub at: Timestamp,
+}
+
+/// The new values of a key; none keeps the current one.
+#[derive(Clone, Debug, Default)]
+pub struct KeyEdit {
+    pub expires_at: Option<Option<Timestamp>>,
+    pub flows: Option<Vec<FlowId>>,
+    pub models: Option<Option<Vec<String>>>,
+    pub requests_per_minute: Option<Option<u32>>,
+    pub tokens_per_minute: Option<Option<u64>>,
 }
 
 /// One change to write. Its events are derived from it (see [`Batch::apply`](super::Batch::apply)).
@@ -265,6 +281,17 @@ pub enum Change {
     AddBudget(Budget),
     /// Creates a key for a client of the gateway. Refused if the name is taken.
     CreateKey(NewKey),
+    EditKey {
+        id: i64,
+        edit: KeyEdit,
+    },
+    /// Replaces the hash of a key. The current one stays valid until `valid_until`.
+    RotateKey {
+        id: i64,
+        hash: String,
+        valid_until: Timestamp,
+        at: Timestamp,
+    },
     DeleteKey {
         id: i64,
         with_budgets: bool,
@@ -279,6 +306,10 @@ pub enum Change {
         provider: String,
         model: String,
         density: u64,
+    },
+    /// Removes the names of an end user from all rows; the rows stay.
+    EraseEndUser {
+        names: Vec<String>,
     },
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
@@ -337,6 +368,10 @@ pub enum Receipt {
     Flow(FlowId),
     Hook(String),
     Key(i64),
+    /// A key after an edit or a rotation, and its hash before.
+    EditedKey(Box<KeyRecord>, String),
+    /// The number of rows whose end user was removed.
+    Erased(usize),
     Call(Box<LedgerEntry>),
     /// A call whose output limit the budgets lowered: its row, and the new limit of each choice.
     LoweredCall(Box<LedgerEntry>, u32),

@@ -15,9 +15,8 @@ use crate::time::Timestamp;
 /// Limits the models without a price.
 const MODELS_MAX: usize = 1_000;
 
-/// Selects rows with known tokens and an unknown cost.
-const UNPRICED: &str =
-    "cost_nanousd IS NULL AND status NOT IN ('PENDING', 'UNKNOWN') AND usage_source != 'none'";
+/// Selects billed rows with known tokens and an unknown cost.
+const UNPRICED: &str = "billing IS NULL AND cost_nanousd IS NULL AND status NOT IN ('PENDING', 'UNKNOWN') AND usage_source != 'none'";
 
 /// Names of a model, as the lookup of its price needs them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

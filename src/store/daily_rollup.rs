@@ -19,25 +19,30 @@ const DELAY_MS: i64 = 60 * 60 * 1000;
 
 /// The counts of a row, in the order of the columns of `ledger_days`.
 const ROW_COUNTS: &str = "1 AS calls,
-     cost_nanousd IS NULL AND status != 'PENDING' AND usage_source != 'none' AS unpriced,
+     billing IS NULL AND cost_nanousd IS NULL AND status != 'PENDING' AND usage_source != 'none'
+        AS unpriced,
      usage_source = 'estimated' AS estimated, input_tokens, cached_input_tokens,
-     cache_write_tokens, output_tokens, reasoning_tokens, coalesce(cost_nanousd, 0) AS cost,
-     cached, coalesce(saved_nanousd, 0) AS saved,
-     cost_nanousd IS NULL AND status != 'PENDING' AND usage_source = 'none' AS unknown_cost,
+     cache_write_tokens, output_tokens, reasoning_tokens, 
+     CASE WHEN billing IS NULL THEN coalesce(cost_nanousd, 0) ELSE 0 END AS cost,
+     cached, CASE WHEN billing IS NULL THEN coalesce(saved_nanousd, 0) ELSE 0 END AS saved,
+     billing IS NULL AND cost_nanousd IS NULL AND status != 'PENDING' AND usage_source = 'none' AS unknown_cost,
      price_cost_nanousd + provider_cost_nanousd IS NOT NULL AS compared,
      CASE WHEN price_cost_nanousd IS NULL THEN 0 ELSE coalesce(provider_cost_nanousd, 0) END
         AS compared_provider,
      CASE WHEN provider_cost_nanousd IS NULL THEN 0 ELSE coalesce(price_cost_nanousd, 0) END
-        AS compared_price";
+        AS compared_price,
+     CASE WHEN billing IS NULL THEN 0 ELSE coalesce(cost_nanousd, 0) END AS subscription_cost";
 /// The names of [`ROW_COUNTS`] in `ledger_days`.
 const COUNTS: &str = "calls, unpriced, estimated, input_tokens, cached_input_tokens,
      cache_write_tokens, output_tokens, reasoning_tokens, cost, cached, saved, unknown_cost,
-     compared, compared_provider, compared_price";
+     compared, compared_provider, compared_price, subscription_cost";
 const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
      sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
      sum(cost), sum(cached), sum(saved), sum(unknown_cost), sum(compared), sum(compared_provider),
-     sum(compared_price)";
+     sum(compared_price), sum(subscription_cost)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
+/// The names that only rows have.
+const ROW_NAMES: &str = "key_name, tags, client, session, end_user, project";
 
 /// Returns the next day that can be summed up, if any. All earlier days are summed up or have
 /// no rows.
@@ -125,7 +130,7 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
 }
 
 /// Returns a table expression over all rows of a plan: names and counts, with a `timestamp_ms`
-/// within the day. Keys and tags are known for rows only. Corrections are not part of daily sums,
+/// within the day. The names in [`ROW_NAMES`] are known for rows only. Corrections are not part of daily sums,
 /// because they are added later; the last part has them, without other counts.
 ///
 /// The parameters are, for each of the four parts, its two bounds and then those of its condition:
@@ -133,18 +138,19 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
 /// or `+timestamp_ms` to keep SQLite from using the index of times.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     let none = COUNTS.split(',').map(|_| "0").collect::<Vec<_>>().join(", ");
+    let no_names = ROW_NAMES.split(", ").map(|name| format!("NULL AS {name}"));
+    let no_names = no_names.collect::<Vec<_>>().join(", ");
     format!(
-        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags, {COUNTS},
-            0 AS corrected, 0 AS corrected_cost
+        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, {no_names}, {COUNTS}, 0 AS corrected, 0 AS corrected_cost
           FROM ledger_days WHERE day >= ? AND day < ? AND {of_days}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}, 0, 0
+          SELECT timestamp_ms, {NAMES}, {ROW_NAMES}, {ROW_COUNTS}, 0, 0
           FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}, 0, 0
+          SELECT timestamp_ms, {NAMES}, {ROW_NAMES}, {ROW_COUNTS}, 0, 0
           FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, key_name, tags, {none}, 1, corrections.cost_nanousd
+          SELECT timestamp_ms, {NAMES}, {ROW_NAMES}, {none}, 1, corrections.cost_nanousd
           FROM corrections CROSS JOIN ledger ON ledger.id = ledger_id
           WHERE +timestamp_ms >= ? AND +timestamp_ms < ? AND {of_rows})"
     )

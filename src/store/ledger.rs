@@ -12,7 +12,7 @@ use super::reader::Store;
 use super::sql::{all, single};
 use super::{block_index, daily_rollup};
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Usage};
+use crate::event::{Attribution, CallStatus, LedgerDetails, LedgerEntry, Usage};
 use crate::money::Usd;
 
 /// The columns of a row, in the order in which `from_row!` reads them.
@@ -20,8 +20,8 @@ pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
      cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
-     status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused,
-     cost_source, cost_note, price_cost_nanousd, provider_cost_nanousd,
+     status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, client,
+     session, end_user, project, billing, refused, cost_source, cost_note, price_cost_nanousd, provider_cost_nanousd,
      (SELECT corrections.cost_nanousd FROM corrections WHERE ledger_id = ledger.id)";
 
 /// Returns SQL that sets the sums of a node or a run from its ledger rows, over all attempts, so
@@ -44,9 +44,10 @@ from_row!(
     Usage; input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
     output_tokens, reasoning_tokens, source
 );
+from_row!(Attribution; client, session, end_user, project);
 from_row!(
-    LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused, cost_source,
-    cost_note, price_cost_usd, provider_cost_usd, corrected_cost_usd
+    LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, attribution, billing,
+    refused, cost_source, cost_note, price_cost_usd, provider_cost_usd, corrected_cost_usd
 );
 
 /// Sums of known tokens and costs over ledger rows, with counts of the unknown ones.
@@ -68,6 +69,8 @@ pub struct Sums {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub total_cost_usd: Usd,
+    /// The notional costs of calls that a subscription covers; `total_cost_usd` leaves them out.
+    pub subscription_cost_usd: Usd,
     /// Calls that the response cache answered.
     pub cached_calls: u64,
     /// The known costs that the response cache saved.
@@ -97,7 +100,7 @@ macro_rules! sums {
 sums!(
     Sums; calls, succeeded, failed, pending, unpriced_calls, unknown_cost_calls, estimated_calls,
     input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-    total_cost_usd, cached_calls, saved_usd, compared_calls, compared_provider_cost_usd,
+    total_cost_usd, subscription_cost_usd, cached_calls, saved_usd, compared_calls, compared_provider_cost_usd,
     compared_price_cost_usd, corrected_calls, corrected_cost_usd
 );
 
@@ -109,7 +112,8 @@ const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
      coalesce(sum(unpriced), 0), coalesce(sum(unknown_cost), 0), coalesce(sum(estimated), 0),
      coalesce(sum(input_tokens), 0), coalesce(sum(cached_input_tokens), 0),
      coalesce(sum(cache_write_tokens), 0), coalesce(sum(output_tokens), 0),
-     coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0), coalesce(sum(cached), 0),
+     coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0),
+     coalesce(sum(subscription_cost), 0), coalesce(sum(cached), 0),
      coalesce(sum(saved), 0), coalesce(sum(compared), 0), coalesce(sum(compared_provider), 0),
      coalesce(sum(compared_price), 0), coalesce(sum(corrected), 0),
      coalesce(sum(corrected_cost), 0)";
@@ -137,6 +141,10 @@ const fn group(name: &'static str, column: &'static str) -> Group {
     Group { name, column, join: "", needs_rows: false }
 }
 
+const fn of_rows(name: &'static str, column: &'static str) -> Group {
+    Group { needs_rows: true, ..group(name, column) }
+}
+
 /// All groups. A row with several tags is in the group of each.
 pub const GROUPS: &[Group] = &[
     group("model", "model_used"),
@@ -145,11 +153,14 @@ pub const GROUPS: &[Group] = &[
     group("role", "agent_role"),
     group("day", "date(timestamp_ms / 1000, 'unixepoch')"),
     group("status", "status"),
-    Group { needs_rows: true, ..group("key", "key_name") },
+    of_rows("key", "key_name"),
+    of_rows("client", "client"),
+    of_rows("session", "session"),
+    of_rows("end_user", "end_user"),
+    of_rows("project", "project"),
     Group {
         join: "LEFT JOIN json_each('[\"' || replace(tags, ',', '\",\"') || '\"]') AS tag",
-        needs_rows: true,
-        ..group("tag", "tag.value")
+        ..of_rows("tag", "tag.value")
     },
 ];
 
@@ -222,10 +233,9 @@ impl Store {
 }
 
 /// Returns a table of all matching rows, or of their daily sums, and its parameters. Daily sums
-/// have no runs, keys and tags.
+/// have no runs, keys, tags and attributions.
 fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String, Vec<Value>) {
-    let can_use_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
-    let uses_days = can_use_days && !group.needs_rows;
+    let uses_days = !filter.needs_rows() && !group.needs_rows;
     let rolled_up_until = if uses_days { rolled_up_until } else { Day::MIN };
     let plan = Plan::new(filter.from, filter.to, rolled_up_until);
     let (condition, condition_values) = filter.without_times().sql();
@@ -239,10 +249,7 @@ fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String,
     }
     let of_days = if uses_days { condition.as_str() } else { "0" };
     // A run has few rows, which are found by its id.
-    let moment = match filter.run_id {
-        None => "timestamp_ms",
-        Some(_) => "+timestamp_ms",
-    };
+    let moment = if filter.has_own_index() { "+timestamp_ms" } else { "timestamp_ms" };
     (daily_rollup::table(of_days, &condition, moment), values)
 }
 

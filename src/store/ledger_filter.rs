@@ -18,6 +18,10 @@ pub struct LedgerFilter {
     /// The name of a client's key.
     pub key: Option<String>,
     pub tag: Option<String>,
+    pub client: Option<String>,
+    pub session: Option<String>,
+    pub end_user: Option<String>,
+    pub project: Option<String>,
     /// Only rows at or after this time.
     pub from: Option<Timestamp>,
     /// Only rows before this time.
@@ -31,20 +35,40 @@ impl LedgerFilter {
 
     /// Returns the filter reduced to the names that the index of blocks contains.
     pub(super) fn names_only(&self) -> Self {
-        Self { run_id: None, role: None, key: None, tag: None, ..self.without_times() }
+        Self {
+            flow_id: self.flow_id,
+            model: self.model.clone(),
+            provider: self.provider.clone(),
+            status: self.status,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether the filter has a condition for a column that daily sums lack.
+    pub(super) fn needs_rows(&self) -> bool {
+        self.has_own_index()
+            || self.key.is_some()
+            || self.tag.is_some()
+            || self.client.is_some()
+            || self.project.is_some()
+    }
+
+    /// Returns whether an index finds the few rows of a run, a session or an end user.
+    pub(super) fn has_own_index(&self) -> bool {
+        self.run_id.is_some() || self.session.is_some() || self.end_user.is_some()
     }
 
     /// Returns whether matching rows may be so far apart that the index of blocks helps. Rows of a
-    /// run and pending rows have indexes of their own.
+    /// run, a session or an end user and pending rows have indexes of their own.
     pub(super) fn uses_block_index(&self) -> bool {
-        let is_indexed = self.run_id.is_some() || self.status == Some(CallStatus::Pending);
+        let is_indexed = self.has_own_index() || self.status == Some(CallStatus::Pending);
         !is_indexed && *self != Self::default()
     }
 
     /// Returns the SQL condition and its parameters. Unary `+` keeps SQLite from using the index of
     /// times, so that rows are read in the order of their ids.
     pub(super) fn sql(&self) -> (String, Vec<Value>) {
-        let conditions: [(&str, Option<Value>); 9] = [
+        let conditions: [(&str, Option<Value>); 13] = [
             ("flow_id = ?", self.flow_id.map(Value::from)),
             ("run_id = ?", self.run_id.clone().map(Value::from)),
             ("model_used = ?", self.model.clone().map(Value::from)),
@@ -52,6 +76,10 @@ impl LedgerFilter {
             ("agent_role = ?", self.role.clone().map(Value::from)),
             ("key_name = ?", self.key.clone().map(Value::from)),
             ("instr(',' || tags || ',', ',' || ? || ',') > 0", self.tag.clone().map(Value::from)),
+            ("client = ?", self.client.clone().map(Value::from)),
+            ("session = ?", self.session.clone().map(Value::from)),
+            ("end_user = ?", self.end_user.clone().map(Value::from)),
+            ("project = ?", self.project.clone().map(Value::from)),
             ("+timestamp_ms >= ?", self.from.map(|moment| Value::from(moment.0))),
             ("+timestamp_ms < ?", self.to.map(|moment| Value::from(moment.0))),
         ];

@@ -368,21 +368,54 @@ CREATE TABLE run_restarts (
 ) STRICT, WITHOUT ROWID;
 ",
     "
--- The part of a day's use that is only reserved, because the cost of its calls is unknown.
+ALTER TABLE keys ADD COLUMN models TEXT;                -- patterns, as a JSON array; null for all
+ALTER TABLE keys ADD COLUMN requests_per_minute INTEGER;
+ALTER TABLE keys ADD COLUMN tokens_per_minute INTEGER;
+ALTER TABLE keys ADD COLUMN revision INTEGER NOT NULL DEFAULT 0; -- of edits and rotations
+
+-- The hashes that rotated keys had before.
+CREATE TABLE former_keys (
+    hash        TEXT PRIMARY KEY,
+    key_id      INTEGER NOT NULL,
+    valid_until_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX former_keys_by_key ON former_keys (key_id);
+",
+    "
+-- The origin of a call of the gateway.
+ALTER TABLE ledger ADD COLUMN client TEXT;
+ALTER TABLE ledger ADD COLUMN session TEXT;
+ALTER TABLE ledger ADD COLUMN end_user TEXT;
+ALTER TABLE ledger ADD COLUMN project TEXT;
+ALTER TABLE ledger ADD COLUMN billing TEXT;                 -- `subscription`; null for others
+CREATE INDEX ledger_by_session ON ledger (session, id) WHERE session IS NOT NULL;
+CREATE INDEX ledger_by_end_user ON ledger (end_user, id) WHERE end_user IS NOT NULL;
+
+-- Budgets filter by more names, so daily sums are computed again.
+DELETE FROM ledger_days;
+DELETE FROM budget_days;
+DELETE FROM ledger_summed;
+ALTER TABLE ledger_days ADD COLUMN subscription_cost INTEGER NOT NULL DEFAULT 0; -- nano-dollars
+ALTER TABLE budget_days ADD COLUMN tags TEXT;
+ALTER TABLE budget_days ADD COLUMN client TEXT;
+ALTER TABLE budget_days ADD COLUMN end_user TEXT;
+ALTER TABLE budget_days ADD COLUMN project TEXT;
+ALTER TABLE budget_days ADD COLUMN billing TEXT;
+
+-- Random values of this database: the key of hashed end users.
+CREATE TABLE secrets (
+    name        TEXT PRIMARY KEY,
+    value       TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+",
+    "
+-- The part of a day's use that is only reserved, because the cost of its calls is unknown. Daily
+-- sums are computed again.
+DELETE FROM ledger_days;
+DELETE FROM budget_days;
+DELETE FROM ledger_summed;
 ALTER TABLE budget_days ADD COLUMN held_nanousd INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE budget_days ADD COLUMN held_tokens INTEGER NOT NULL DEFAULT 0;
-DELETE FROM budget_days;
-INSERT INTO budget_days (day, flow_id, provider, model, key_name, nanousd, tokens, held_nanousd,
-        held_tokens)
-    SELECT timestamp_ms / 86400000, flow_id, provider, coalesce(model_asked, model_used), key_name,
-        sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
-        sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-            WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END),
-        sum(CASE WHEN cost_nanousd IS NULL THEN coalesce(reserved_nanousd, 0) ELSE 0 END),
-        sum(CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
-            ELSE coalesce(reserved_tokens, 0) END)
-    FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
-    GROUP BY 1, 2, 3, 4, 5;
 ",
     "
 -- The most tokens that a prompt of a model had for its bytes, see calls/prompt_size.rs.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use super::reader::Store;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
-use crate::event::{CallStatus, CostSource, RefusedBy, RunStatus, UsageSource};
+use crate::event::{Billing, CallStatus, CostSource, RefusedBy, RunStatus, UsageSource};
 use crate::flow::Concern;
 use crate::money::Usd;
 use crate::schedule::Missed;
@@ -113,6 +113,7 @@ macro_rules! stored_as_text {
     )+ };
 }
 stored_as_text!(
+    Billing,
     CallStatus,
     Concern,
     CostSource,

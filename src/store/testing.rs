@@ -4,7 +4,7 @@ use super::change::{Applied, Change, NewCall, Receipt, Settlement};
 use super::writer::Writer;
 use crate::budget::Reserve;
 use crate::error::Result;
-use crate::event::{CallStatus, Charge, LedgerEntry, Usage};
+use crate::event::{Attribution, CallStatus, Charge, LedgerEntry, Usage};
 use crate::time::Timestamp;
 
 /// A call without a flow and without a reservation.
@@ -22,6 +22,9 @@ pub fn new_call(at: i64) -> NewCall {
         prompt_hash: String::new(),
         key_name: None,
         tags: None,
+        attribution: Attribution::default(),
+        billing: None,
+        looping: None,
         reserve: Reserve::default(),
         bounds: None,
     }

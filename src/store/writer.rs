@@ -13,8 +13,8 @@ use super::epochs::{self, Epochs};
 use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, corrections, daily_rollup, days, flows, keys, node_changes, prompt_densities,
-    response_cache, run_changes, suggestions, triggers,
+    block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
+    prompt_densities, response_cache, run_changes, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -34,6 +34,7 @@ impl Writer {
     pub(super) fn new(path: PathBuf, db: Connection, files: Arc<DatabaseFiles>) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
+        end_users::create_key(&db)?;
         let epochs = epochs::begin(&db, newest)?;
         let calls = CallWriter::load(&db)?;
         Ok(Self { path, db, files, newest, epochs, calls })
@@ -51,6 +52,11 @@ impl Writer {
     /// Returns the file of the database that was deleted or replaced since it was opened, if any.
     pub fn lost_file(&self) -> Option<&Path> {
         self.files.lost()
+    }
+
+    #[cfg(test)]
+    pub(super) fn budgets(&self) -> &super::budgets::Budgets {
+        &self.calls.budgets
     }
 
     pub fn epochs(&self) -> &Epochs {
@@ -261,6 +267,7 @@ impl Batch<'_> {
             Change::RaiseDensity { provider, model, density } => {
                 prompt_densities::raise(db, provider, model, *density).map(done)
             }
+            Change::EraseEndUser { names } => calls.erase_end_user(db, names),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {
@@ -268,6 +275,10 @@ impl Batch<'_> {
             }
             Change::AddBudget(budget) => calls.budgets.add(db, budget).map(done),
             Change::CreateKey(key) => keys::create(db, key),
+            Change::EditKey { id, edit } => keys::edit(db, *id, edit),
+            Change::RotateKey { id, hash, valid_until, at } => {
+                keys::rotate(db, *id, hash, *valid_until, *at)
+            }
             Change::DeleteKey { id, with_budgets } => calls.delete_key(db, *id, *with_budgets),
             Change::TouchKey { id, at } => keys::touch(db, *id, *at),
             Change::Propose { flow_id, flow_name, proposal, at } => {

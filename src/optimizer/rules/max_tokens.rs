@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::{CALLS_MIN, RuleContext, set};
 use crate::budget::{Budget, Limit, Reserve, Scope};
-use crate::event::Usage;
 use crate::event::suggestion::{Kind, Proposal};
+use crate::event::{Attribution, Usage};
 use crate::flow::{Agent, Node, Target};
 use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, Outcome};
@@ -101,6 +101,9 @@ fn restricted<'a>(
         provider: &target.provider,
         model: &target.model,
         key: None,
+        tags: None,
+        attribution: &Attribution::NONE,
+        billing: None,
     };
     let known = context.calls.calls_to(context.flow_id, &node.id, target);
     let refused = known.map_or(0, |calls| calls.count(Outcome::Refused));

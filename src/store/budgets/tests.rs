@@ -5,13 +5,14 @@ use crate::budget::{CallBounds, Maximum, OutputLimit};
 use crate::error::Error;
 use crate::event::{Charge, Event, Usage};
 use crate::store::testing::{self, apply, new_call, row};
-use crate::store::{Change, Receipt, Settlement, Writer, schema};
+use crate::store::{Applied, Change, Receipt, Settlement, Writer, schema};
 
 /// In nano-dollars per day.
 const LIMIT: i64 = 1_000;
 
 fn budget(more: &str) -> Budget {
-    let text = format!(r#"{{"name": "b", "per": "day", "limitUsd": "0.000001"{more}}}"#);
+    let per = if more.contains(r#""per""#) { "" } else { r#""per": "day", "# };
+    let text = format!(r#"{{"name": "b", {per}"limitUsd": "0.000001"{more}}}"#);
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
     let all = budget::parse_all(serde_json::json!({"budgets": [document]}));
     all.unwrap().remove(0)
@@ -286,6 +287,9 @@ fn all_kinds() -> Vec<Budget> {
             r#", "key": "k""#,
             r#", "flowId": 2, "key": "k""#,
             r#", "timezone": "Asia/Kathmandu""#,
+            r#", "tag": "t2""#,
+            r#", "client": "c1", "endUser": "u0""#,
+            r#", "project": "j", "includeSubscriptions": true"#,
         ] {
             let name = all.len();
             let text = format!(
@@ -313,6 +317,14 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
             provider: ["p", "q"][(seed % 2) as usize].into(),
             model: format!("m{}", seed % 4),
             key_name: (seed % 5 < 2).then(|| "k".into()),
+            tags: [None, Some("t1"), Some("t1,t2")][(seed % 11 % 3) as usize].map(str::to_owned),
+            attribution: Attribution {
+                client: Some(format!("c{}", seed % 2)),
+                session: Some(format!("s{seed}")),
+                end_user: (seed % 5 > 0).then(|| format!("u{}", seed % 3)),
+                project: (seed % 13 > 3).then(|| "j".into()),
+            },
+            billing: (seed % 4 == 0).then_some(Billing::Subscription),
             ..call(at, 50 + seed)
         };
         let row = row(apply(&mut writer, Change::OpenCall(opened.clone())).unwrap());
@@ -361,10 +373,26 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     connection
         .execute_batch(&format!(
             "DROP TABLE prompt_densities;
+             CREATE TABLE origins AS
+                 SELECT id, client, session, end_user, project, billing FROM ledger;
+             DROP TABLE secrets;
+             DROP INDEX ledger_by_session;
+             DROP INDEX ledger_by_end_user;
+             ALTER TABLE ledger DROP COLUMN client;
+             ALTER TABLE ledger DROP COLUMN session;
+             ALTER TABLE ledger DROP COLUMN end_user;
+             ALTER TABLE ledger DROP COLUMN project;
+             ALTER TABLE ledger DROP COLUMN billing;
+             ALTER TABLE ledger_days DROP COLUMN subscription_cost;
              DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
              DROP TABLE budget_days;
+             DROP TABLE former_keys;
+             ALTER TABLE keys DROP COLUMN revision;
+             ALTER TABLE keys DROP COLUMN tokens_per_minute;
+             ALTER TABLE keys DROP COLUMN requests_per_minute;
+             ALTER TABLE keys DROP COLUMN models;
              ALTER TABLE keys DROP COLUMN flows;
              ALTER TABLE ledger DROP COLUMN cost_source;
              ALTER TABLE ledger DROP COLUMN cost_note;
@@ -375,8 +403,20 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 8
+            schema::version() - 10
         ))
+        .unwrap();
+    drop(connection);
+    // An earlier version has no origins, so they are put back after the migration.
+    drop(Store::open(dir.path()).unwrap());
+    let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
+    connection
+        .execute_batch(
+            "UPDATE ledger SET (client, session, end_user, project, billing) =
+                 (SELECT client, session, end_user, project, billing FROM origins
+                  WHERE origins.id = ledger.id);
+             DROP TABLE origins",
+        )
         .unwrap();
     drop(connection);
     let (store, mut writer) = Store::open(dir.path()).unwrap();
@@ -385,4 +425,113 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     apply(&mut writer, Change::OpenCall(call(start.0 + MS_PER_DAY, 5))).unwrap();
     expected[0] += 5;
     assert_eq!(used(&store)[0], expected[0]);
+}
+
+/// Opens a call of the session `session`.
+fn open_in(writer: &mut Writer, session: &str, needed: i64) -> Result<i64> {
+    let attribution = Attribution { session: Some(session.into()), ..Attribution::default() };
+    let call = NewCall { attribution, ..call(5, needed) };
+    apply(writer, Change::OpenCall(call)).map(|applied| row(applied).id)
+}
+
+fn per_session(more: &str) -> Change {
+    let all = vec![budget(&format!(r#", "per": "session"{more}"#))];
+    Change::SetBudgets { all, version: None }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn a_session_budget_counts_each_session_apart(
+        steps in prop::collection::vec(
+            // (the session, the reservation, the cost, settle at once, open the database again)
+            (0..200_u8, 0..500_i64, 0..500_i64, any::<bool>(), prop::bool::weighted(0.05)),
+            1..300,
+        ),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut writer) = Store::open(dir.path()).unwrap();
+        apply(&mut writer, per_session("")).unwrap();
+        let mut used: std::collections::HashMap<u8, i64> = Default::default();
+        let mut open = Vec::new();
+        for (session, needed, cost, is_settled, is_anew) in steps {
+            // Half of all calls are of a few sessions; the rest is of more than are counted.
+            let session = if session % 2 == 0 { session % 8 } else { session };
+            let before = *used.entry(session).or_default();
+            match open_in(&mut writer, &session.to_string(), needed) {
+                Ok(id) => {
+                    prop_assert!(needed == 0 || before + needed <= LIMIT);
+                    *used.entry(session).or_default() += needed;
+                    open.push((id, session, needed, cost));
+                }
+                Err(Error::Budget { .. }) => prop_assert!(before + needed > LIMIT),
+                other => panic!("{other:?}"),
+            }
+            while is_settled && let Some((id, session, needed, cost)) = open.pop() {
+                apply(&mut writer, Change::SettleCall(settlement(id, 5, cost))).unwrap();
+                *used.entry(session).or_default() += cost - needed;
+            }
+            if is_anew {
+                drop((store, writer));
+                (store, writer) = Store::open(dir.path()).unwrap();
+            }
+        }
+        prop_assert!(writer_sessions(&writer) <= SESSIONS_MAX);
+        drop(store);
+    }
+}
+
+fn writer_sessions(writer: &Writer) -> usize {
+    writer.budgets().sessions.counts.len()
+}
+
+#[test]
+fn a_session_budget_warns_for_each_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    apply(&mut writer, per_session(r#", "hard": false"#)).unwrap();
+    for (session, cost, expected) in
+        [("a", 799, vec![]), ("a", 5, vec![80]), ("b", 800, vec![80]), ("a", 500, vec![100])]
+    {
+        let id = open_in(&mut writer, session, 1).unwrap();
+        assert_eq!(settle(&mut writer, id, cost), expected, "{session}");
+    }
+    // A call without a session is not covered.
+    let id = row(apply(&mut writer, Change::OpenCall(call(5, 1))).unwrap()).id;
+    assert!(settle(&mut writer, id, 5_000).is_empty());
+    assert_eq!(store.budgets(Timestamp(5)).unwrap()[0].amounts, None);
+}
+
+#[test]
+fn a_looping_session_is_warned_of_once_and_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    let looping = |session: &str| {
+        let attribution = Attribution { session: Some(session.into()), ..Attribution::default() };
+        let looping = Some("it sent the same request 6 times".to_owned());
+        NewCall { attribution, looping, ..call(5, 1) }
+    };
+    let warnings = |applied: Applied| {
+        let warning = |event| match event {
+            Event::BudgetWarning { warning, .. } => Some(warning),
+            _ => None,
+        };
+        applied.events.into_iter().filter_map(warning).collect::<Vec<_>>()
+    };
+    // Without a budget it is only a warning.
+    let found = warnings(apply(&mut writer, Change::OpenCall(looping("a"))).unwrap());
+    assert_eq!((found.len(), found[0].kind, found[0].hard), (1, WarningKind::Loop, false));
+    assert_eq!(found[0].session.as_deref(), Some("a"));
+    assert!(warnings(apply(&mut writer, Change::OpenCall(looping("a"))).unwrap()).is_empty());
+    apply(&mut writer, per_session(r#", "onLoop": "stop""#)).unwrap();
+    let refused = apply(&mut writer, Change::OpenCall(looping("b"))).unwrap_err();
+    let message = "budget `b` stopped the session, because it repeats itself: it sent the same";
+    assert!(refused.to_string().contains(message), "{refused}");
+    let refusal = |session| {
+        let why = "why".to_owned();
+        Change::RefuseCall(looping(session), crate::event::RefusedBy::Budget, why)
+    };
+    let found = warnings(apply(&mut writer, refusal("b")).unwrap());
+    assert_eq!((found[0].budget.as_str(), found[0].hard), ("b", true));
+    assert!(warnings(apply(&mut writer, refusal("b")).unwrap()).is_empty());
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::event::{Charge, UsageSource};
+use crate::event::{Attribution, Billing, Charge, UsageSource};
 use crate::store::testing::{self, new_call};
 use crate::store::{Change, NewCall, Settlement, Writer};
 use crate::time::Timestamp;
@@ -43,6 +43,13 @@ fn call(random: &mut Random, at: i64) -> NewCall {
         key_name: random.one_in(3).then(|| format!("k{}", random.below(2))),
         tags: [None, Some("t1"), Some("t1,t10"), Some("t10,t2,t1")][random.below(4) as usize]
             .map(str::to_owned),
+        attribution: Attribution {
+            client: random.one_in(3).then(|| format!("c{}", random.below(2))),
+            session: random.one_in(2).then(|| format!("s{}", random.below(40))),
+            end_user: random.one_in(2).then(|| format!("u{}", random.below(9))),
+            project: random.one_in(3).then(|| format!("j{}", random.below(2))),
+        },
+        billing: random.one_in(5).then_some(Billing::Subscription),
         ..new_call(at)
     }
 }
@@ -148,6 +155,10 @@ impl Books {
             role: random.one_in(6).then(|| format!("r{}", random.below(3))),
             key: random.one_in(6).then(|| format!("k{}", random.below(3))),
             tag: random.one_in(6).then(|| format!("t{}", random.below(3))),
+            client: random.one_in(6).then(|| format!("c{}", random.below(3))),
+            session: random.one_in(6).then(|| format!("s{}", random.below(40))),
+            end_user: random.one_in(6).then(|| format!("u{}", random.below(9))),
+            project: random.one_in(6).then(|| format!("j{}", random.below(3))),
             from: has(5).then_some(from),
             to: has(6).then_some(to),
         }
@@ -167,15 +178,26 @@ fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
         && filter.status.is_none_or(|status| row.status == status)
         && (filter.role.is_none() || row.agent_role == filter.role)
         && (filter.key.is_none() || row.more.key_name == filter.key)
+        && fits_origin(filter, &row.more.attribution)
         && filter.tag.iter().all(|tag| tags(row).contains(&tag.as_str()))
         && filter.from.is_none_or(|from| row.timestamp >= from)
         && filter.to.is_none_or(|to| row.timestamp < to)
 }
 
+fn fits_origin(filter: &LedgerFilter, origin: &Attribution) -> bool {
+    let fits = |filter: &Option<String>, name: &Option<String>| filter.is_none() || filter == name;
+    fits(&filter.client, &origin.client)
+        && fits(&filter.session, &origin.session)
+        && fits(&filter.end_user, &origin.end_user)
+        && fits(&filter.project, &origin.project)
+}
+
 fn add(sums: &mut Sums, row: &LedgerEntry) {
     let is = |condition: bool| u64::from(condition);
     let is_pending = row.status == CallStatus::Pending;
-    let is_unknown = row.total_cost_usd.is_none() && !is_pending;
+    let is_billed = row.more.billing.is_none();
+    let is_unknown = is_billed && row.total_cost_usd.is_none() && !is_pending;
+    let cost = row.total_cost_usd.unwrap_or_default();
     let is_counted = row.usage.source != UsageSource::None;
     let compared = row.more.price_cost_usd.zip(row.more.provider_cost_usd);
     *sums += &Sums {
@@ -191,7 +213,8 @@ fn add(sums: &mut Sums, row: &LedgerEntry) {
         cache_write_tokens: row.usage.cache_write_tokens,
         output_tokens: row.usage.output_tokens,
         reasoning_tokens: row.usage.reasoning_tokens,
-        total_cost_usd: row.total_cost_usd.unwrap_or_default(),
+        total_cost_usd: if is_billed { cost } else { Usd::ZERO },
+        subscription_cost_usd: if is_billed { Usd::ZERO } else { cost },
         cached_calls: is(row.more.cached),
         saved_usd: row.more.saved_usd.unwrap_or_default(),
         compared_calls: is(compared.is_some()),
@@ -212,6 +235,10 @@ fn keys(row: &LedgerEntry, group: &str) -> Vec<Option<String>> {
         "day" => Some(row.timestamp.to_string()[..10].to_owned()),
         "status" => Some(row.status.to_string()),
         "key" => row.more.key_name.clone(),
+        "client" => row.more.attribution.client.clone(),
+        "session" => row.more.attribution.session.clone(),
+        "end_user" => row.more.attribution.end_user.clone(),
+        "project" => row.more.attribution.project.clone(),
         _ => {
             let all = tags(row).into_iter().map(|tag| Some(tag.to_owned()));
             let all: Vec<_> = all.collect();
@@ -437,6 +464,29 @@ fn page_queries_neither_scan_nor_sort() {
             plan == [index] || plan == [index.replace(" AND rowid", " AND id")],
             "{filter:?}: {plan:?}"
         );
+    }
+}
+
+#[test]
+fn rows_of_sessions_and_end_users_are_found_by_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = Store::open(dir.path()).unwrap();
+    let session = LedgerFilter { session: Some("s".into()), ..LedgerFilter::default() };
+    let end_user = LedgerFilter { end_user: Some("u".into()), ..LedgerFilter::default() };
+    for (filter, index) in [
+        (session, "ledger_by_session (session=? AND rowid>? AND rowid<?)"),
+        (end_user, "ledger_by_end_user (end_user=? AND rowid>? AND rowid<?)"),
+    ] {
+        let plan = plan_without_corrections(&store, &page_sql(&filter.sql().0));
+        let found = format!("SEARCH ledger USING INDEX {index}");
+        assert!(
+            plan == [found.clone()] || plan == [found.replace(" AND rowid", " AND id")],
+            "{plan:?}"
+        );
+        let (table, _) = table(&filter, &GROUPS[0], 7);
+        let plan = self::plan(&store, &summary_sql(&GROUPS[0], &table));
+        let by_index = plan.iter().filter(|line| line.contains("USING INDEX ledger_by_"));
+        assert!(by_index.count() >= 2, "{plan:?}");
     }
 }
 
