@@ -65,6 +65,7 @@ const RESPONSES: Shape = Shape {
         "previous_response_id",
         "conversation",
         "prompt",
+        "models",
     ],
     limits: &["max_output_tokens"],
     choices: "",
