@@ -77,6 +77,7 @@ const RESPONSES: Shape = Shape {
         "previous_response_id",
         "conversation",
         "prompt",
+        "models",
     ],
     limits: &["max_output_tokens"],
     choices: "",
