@@ -56,7 +56,7 @@ enum Command {
     /// The exit status is 0 if it is, 1 if it is not, and 2 if the database cannot be opened.
     Verify(CommonArgs),
     /// Show ledger rows or totals, also while a server is running.
-    Ledger(LedgerArgs),
+    Ledger(Box<LedgerArgs>),
     /// Show possible savings in the calls of the last 30 days, also while a server is running.
     ///
     /// This changes nothing. To apply a suggestion, use its ID on the page or in the API.

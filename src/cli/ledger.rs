@@ -144,8 +144,9 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
         "Estimated",
         "Cached",
         "Saved",
+        "Subscription",
     ];
-    let mut table = table(&head, 1..12);
+    let mut table = table(&head, 1..13);
     let row = |name: &str, sums: &Sums| {
         [
             name.to_owned(),
@@ -160,6 +161,7 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
             sums.estimated_calls.to_string(),
             sums.cached_calls.to_string(),
             dollars(sums.saved_usd),
+            dollars(sums.subscription_cost_usd),
         ]
     };
     for summary in &groups {
@@ -175,6 +177,9 @@ fn tokens(row: &LedgerEntry, count: u64) -> String {
 
 fn cost(row: &LedgerEntry) -> String {
     match (row.total_cost_usd, row.more.corrected_cost_usd) {
+        (Some(cost), _) if row.more.billing.is_some() => {
+            format!("{} (subscription)", dollars(cost))
+        }
         (Some(cost), _) => dollars(cost),
         (None, Some(cost)) => format!("{} (corrected)", dollars(cost)),
         (None, None) => "?".to_owned(),

@@ -192,7 +192,7 @@ struct Ids<'a> {
 
 /// Reads a string; none for any other value.
 fn text<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    <&RawValue>::deserialize(json).map(|value| string(value))
+    <&RawValue>::deserialize(json).map(string)
 }
 
 impl<'a> Ids<'a> {

@@ -82,14 +82,15 @@ pub fn list(context: &Context) -> Answer {
 /// `POST /api/keys`: creates a key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let mut new: CreateRequest = read_json(body)?;
+    let flows = new.flows.unwrap_or_default();
+    let mut faults = flow_faults(context, &flows)?;
+    faults.extend(model_faults(context, new.models.as_deref()));
     let limits = KeyLimits {
-        flows: distinct(new.flows.unwrap_or_default()),
+        flows: distinct(flows),
         models: new.models.map(distinct),
         requests_per_minute: new.requests_per_minute,
         tokens_per_minute: new.tokens_per_minute,
     };
-    let mut faults = flow_faults(context, &limits.flows)?;
-    faults.extend(model_faults(context, limits.models.as_deref()));
     if faults.is_empty()
         && let Some(budget) = &new.budget
     {
@@ -114,25 +115,25 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
 /// `PATCH /api/keys/{id}`: changes the limits of a key.
 pub fn edit(context: &Context, id: i64, body: &[u8]) -> Answer {
     let new: EditRequest = read_json(body)?;
-    let edit = KeyEdit {
-        expires_at: new.expires_at,
-        flows: new.flows.map(|flows| distinct(flows.unwrap_or_default())),
-        models: new.models.map(|models| models.map(distinct)),
-        requests_per_minute: new.requests_per_minute,
-        tokens_per_minute: new.tokens_per_minute,
-    };
     let mut faults = Vec::new();
     if new.name.is_some() {
         let fault = "cannot change, because ledger rows and budgets refer to it";
         faults.push(Fault::new("name", fault));
     }
-    faults.extend(flow_faults(context, edit.flows.as_deref().unwrap_or_default())?);
-    let models = edit.models.as_ref().and_then(Option::as_deref);
-    faults.extend(model_faults(context, models));
+    let flows = new.flows.map(Option::unwrap_or_default);
+    faults.extend(flow_faults(context, flows.as_deref().unwrap_or_default())?);
+    faults.extend(model_faults(context, new.models.as_ref().and_then(Option::as_deref)));
     if !faults.is_empty() {
         let message = "cannot edit the key".to_owned();
         return Err(Error::Invalid { message, faults }.into());
     }
+    let edit = KeyEdit {
+        expires_at: new.expires_at,
+        flows: flows.map(distinct),
+        models: new.models.map(|models| models.map(distinct)),
+        requests_per_minute: new.requests_per_minute,
+        tokens_per_minute: new.tokens_per_minute,
+    };
     let record = context.keys.edit(id, edit)?;
     Ok(reply::json(200, &complete_view(context, &record)))
 }

@@ -92,13 +92,12 @@ impl Peer {
             request.push(byte[0]);
         }
         let head = String::from_utf8(request).unwrap();
-        let length = head
-            .lines()
-            .find_map(|line| {
-                line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)
-            })
-            .unwrap();
-        let mut body = vec![0; length.parse().unwrap()];
+        let length = head.lines().find_map(|line| {
+            line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+        });
+        // CONNECT has no body.
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
         self.stream.read_exact(&mut body).unwrap();
         let _ = self.requests.send(head + &String::from_utf8(body).unwrap());
         true
@@ -574,6 +573,54 @@ fn cancel_ends_a_connecting_call() {
     let providers = providers(Kind::OpenAi, &base_url, Timeouts::default());
     let failure = cancelled_when(providers, |_| accepts.recv_timeout(DEADLINE).unwrap());
     assert!(!failure.sent && !failure.may_have_been_billed());
+}
+
+/// A provider that is reached through the server as a proxy of this scheme.
+fn proxied(server: &Server, scheme: &str) -> Providers {
+    let address = server.base_url.trim_start_matches("http://").split('/').next().unwrap();
+    let proxy = Proxy::parse(&format!("{scheme}://u:p@{address}"), &[]).unwrap();
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: "http://far.example.test/v1".into(),
+        api_key: Some(Secret::new(KEY)),
+        missing_key_hint: None,
+        stream_usage: true,
+        trust_stated_cost: None,
+        network: Network { proxy: ProxyRule::Through(proxy), ..Network::default() },
+    };
+    Providers::new([("p".to_owned(), provider)].into(), Timeouts::default())
+}
+
+#[test]
+fn cancel_ends_a_call_waiting_for_its_proxy() {
+    for scheme in ["http", "https", "socks5h"] {
+        let (accepted, accepts) = unbounded();
+        let server = Server::start(move |peer| {
+            peer.stream.read_exact(&mut [0; 3]).unwrap();
+            accepted.send(()).unwrap();
+            peer.hang();
+        });
+        let providers = proxied(&server, scheme);
+        let failure = cancelled_when(providers, |_| accepts.recv_timeout(DEADLINE).unwrap());
+        assert!(!failure.sent && !failure.may_have_been_billed(), "{scheme}");
+    }
+}
+
+#[test]
+fn cancel_ends_a_stream_through_a_proxy() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.write("HTTP/1.1 200 OK\r\n\r\n");
+        peer.read_request();
+        peer.write(STREAM_HEAD);
+        peer.write(FIRST_CHUNK);
+        peer.hang();
+    });
+    let failure = cancelled_when(proxied(&server, "http"), |pieces| {
+        assert_eq!(pieces.recv_timeout(DEADLINE).unwrap(), "Hel");
+    });
+    assert_eq!(failure.usage, usage(2, 1));
+    assert!(server.request().starts_with("CONNECT far.example.test:80"));
 }
 
 #[test]
