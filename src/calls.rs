@@ -26,7 +26,7 @@ use self::prompt_size::PromptMeasures;
 pub use self::prompt_size::{PromptText, TextSize};
 use self::response_cache::{CacheLookup, ResponseCache, key_of};
 pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
-pub use self::settlement::{interrupted, lost_call, prompt_hash};
+pub use self::settlement::{interrupted, later_settlement, lost_call, prompt_hash, unknown_end};
 use self::settlement_queue::SettlementQueue;
 use crate::budget::{CallBounds, OutputLimit};
 use crate::error::{Error, Result};
@@ -409,19 +409,20 @@ impl Calls {
         before: Vec<Change>,
         exchange: impl FnOnce(Option<FillGuard>) -> Exchanged,
     ) -> Ended {
-        self.make_limited(request, resources, before, |fill, _| exchange(fill))
+        self.make_limited(request, resources, before, |_, fill, _| exchange(fill))
     }
 
     /// Commits the intent, after `before` and in the same transaction, makes the call through
     /// `exchange`, and computes its settlement. If the intent cannot be committed, [`Ended`]
-    /// contains the changes of `before`. `exchange` gets the output limit of each choice, if budgets
-    /// lowered it. Then the answer is not cached, because the next request may have more left.
+    /// contains the changes of `before`. `exchange` gets the id of the row, and the output limit of
+    /// each choice, if budgets lowered it. Then the answer is not cached, because the next request
+    /// may have more left.
     pub fn make_limited(
         &self,
         request: &CallRequest<'_>,
         resources: CallResources,
         before: Vec<Change>,
-        exchange: impl FnOnce(Option<FillGuard>, Option<u32>) -> Exchanged,
+        exchange: impl FnOnce(i64, Option<FillGuard>, Option<u32>) -> Exchanged,
     ) -> Ended {
         let prefixes = self.prefixes(request);
         let commit = |row: &NewCall| {
@@ -450,7 +451,7 @@ impl Calls {
         let began = Timestamp::now();
         in_flight.is_made = true;
         let fill = resources.fill.filter(|_| limit.is_none());
-        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(fill, limit)));
+        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(id, fill, limit)));
         let (providers, call) = (&self.providers, request.call);
         match exchanged {
             Ok((Ok(answer), filled)) => {
@@ -566,7 +567,9 @@ impl Calls {
     /// Queues the settlement of a call without waiting. It is committed with the next intent, or
     /// after a few milliseconds.
     pub fn settle(&self, changes: Vec<Change>) {
-        self.settlements.settle(changes);
+        if !changes.is_empty() {
+            self.settlements.settle(changes);
+        }
         self.in_flight.is_settled.notify_all();
     }
 

@@ -329,7 +329,7 @@ impl Engine {
     /// Settles the calls of an earlier process. Returns how many transactions the disk refuses for
     /// now; each is followed by an [`EngineEvent::LostCalls`].
     fn settle_lost_calls(&self) -> Result<usize> {
-        let lost = self.store.pending_calls()?;
+        let lost = self.store.lost_calls()?;
         if lost.is_empty() {
             return Ok(0);
         }

@@ -19,6 +19,7 @@ mod key_rate;
 mod keys;
 mod labels;
 mod loops;
+mod objects;
 mod operation;
 mod output_limit;
 mod prompt;
@@ -26,6 +27,7 @@ mod prompt_text;
 mod protocol;
 mod route;
 mod stats;
+mod stored;
 mod targets;
 
 use std::cell::OnceCell;
@@ -51,7 +53,7 @@ use crate::error::{Error, Result};
 use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
-use crate::providers::{ApiFormat, Providers};
+use crate::providers::{ApiFormat, Cancel, Providers};
 use crate::secret::Secret;
 use crate::store::{EndUsers, Store};
 use crate::threads::Threads;
@@ -61,6 +63,9 @@ use crate::time::Timestamp;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Stack size of the thread that checks for disconnected clients.
 const STACK_BYTES: usize = 64 << 10;
+
+/// Stack size of the thread that settles open objects: it reads the database.
+const EXPIRY_STACK_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPolicy {
@@ -99,6 +104,8 @@ pub struct Gateway {
     stats: Arc<Stats>,
     in_flight: Arc<InFlight>,
     threads: Threads,
+    /// Stops the search for objects that were never read to their end.
+    expiry: Cancel,
 }
 
 impl Gateway {
@@ -116,6 +123,12 @@ impl Gateway {
             let in_flight = Arc::clone(&in_flight);
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
+        let expiry = Cancel::new();
+        let (expiring_calls, expiring_store, stop) =
+            (calls.clone(), Arc::clone(&store), expiry.clone());
+        threads.spawn("expiry", EXPIRY_STACK_BYTES, move || {
+            Self::expire(&expiring_calls, &expiring_store, &stop);
+        })?;
         let providers = Arc::clone(calls.providers());
         let end_users = EndUsers::load(&store, settings.hash_end_users)?;
         let loops = Loops::new(settings.loop_limits);
@@ -131,12 +144,14 @@ impl Gateway {
             stats,
             in_flight,
             threads,
+            expiry,
         })
     }
 
     /// Cancels the calls in flight and waits until the deadline. Returns the number of remaining
     /// calls.
     pub fn shutdown(&self, deadline: Instant) -> usize {
+        self.expiry.cancel();
         let left = self.in_flight.stop(deadline);
         self.threads.join(deadline);
         left
@@ -154,9 +169,11 @@ impl Gateway {
             Endpoint::Call(format) => self.ask(format, route, head, body, reply),
             Endpoint::Count(format) => {
                 let request = ChatRequest::read(format, body, route.model())?;
-                let operation = self.operation(format, route, head, request)?;
+                let mut operation = self.operation(format, route, head, request)?;
+                operation.origin = self.origin(&mut operation)?;
                 self.count_tokens(&operation, reply)
             }
+            Endpoint::Object(kind) => self.object(kind, route, head, body, reply),
             Endpoint::Models => {
                 let names = self.names(head)?;
                 answer_json(reply, &targets::list(&names));
@@ -186,8 +203,13 @@ impl Gateway {
         let cache_age = cache::age_max(head)?;
         let request = ChatRequest::read(format, body, route.model())?;
         let operation = self.operation(format, route, head, request)?;
-        let operation = Operation { labels, cache_age, ..operation };
+        let mut operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
+        operation.origin = self.origin(&mut operation)?;
+        if operation.request.is_background {
+            // Only the beginning of the response would be stored.
+            operation.cache_age = None;
+        }
         // A client that accepts stored responses repeats its requests on purpose.
         let session = operation.session().filter(|_| cache_age.is_none());
         let looping = session.clone().and_then(|session| {
@@ -208,7 +230,7 @@ impl Gateway {
         operation: &Operation<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let targets = self.targets(operation);
+        let targets = self.targets(operation)?;
         let mut attempt = 0;
         let mut error = None;
         for (at, target) in targets.iter().enumerate() {
@@ -252,10 +274,22 @@ impl Gateway {
         Err(ApiError::new(403, "flow_not_allowed", message))
     }
 
-    fn targets(&self, operation: &Operation<'_>) -> Vec<Target> {
+    /// Returns the targets of the requested model, at the provider that has the earlier turns.
+    fn targets(&self, operation: &Operation<'_>) -> Result<Vec<Target>, ApiError> {
         let is_provider = |name: &str| self.providers.knows(name);
         let model = &operation.request.model;
-        targets::targets(operation.protocol, model, &self.settings.aliases, is_provider)
+        let aliases = &self.settings.aliases;
+        let mut targets = targets::targets(operation.protocol, model, aliases, is_provider);
+        if let Some(origin) = &operation.origin {
+            targets.retain(|target| target.provider == *origin);
+            if targets.is_empty() {
+                let message = format!(
+                    "the request continues a response of provider {origin}; use a model of it"
+                );
+                return Err(ApiError::bad_request("wrong_provider", message));
+            }
+        }
+        Ok(targets)
     }
 
     fn operation<'a>(
@@ -277,6 +311,7 @@ impl Gateway {
             request,
             labels: Labels::default(),
             cache_age: None,
+            origin: None,
             client: self.client(head)?,
             key_use: OnceCell::new(),
         })
@@ -364,6 +399,19 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
             "http-referer",
             "x-title",
             "idempotency-key",
+            "x-client-request-id",
+            // Codex: <https://github.com/openai/codex/blob/main/codex-rs/core/src/client.rs>.
+            "originator",
+            "session_id",
+            "session-id",
+            "thread-id",
+            "conversation_id",
+            "x-codex-beta-features",
+            "x-codex-parent-thread-id",
+            "x-codex-turn-metadata",
+            "x-codex-turn-state",
+            "x-codex-window-id",
+            "x-openai-subagent",
         ],
         Protocol::Anthropic => &["anthropic-version", "anthropic-beta", "idempotency-key"],
     };

@@ -5,7 +5,7 @@
 //! thread. This module does not retry or store anything: callers do, and every [`Failure`] has the
 //! known facts about its cost.
 //!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal`, `excerpt` and
+//! `openai`, `responses`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal`, `excerpt` and
 //! `content_encoding` are pure; `client` makes the HTTP exchange, for calls and for requests that `forward` passes on;
 //! `estimate` counts tokens that the provider did not; `model_list` lists the models of a provider;
 //! `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
@@ -36,10 +36,12 @@ mod gemini;
 mod json;
 mod model_list;
 mod network;
+mod object;
 mod ollama;
 mod openai;
 mod rate_limit;
 mod refusal;
+mod responses;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub use billing::{Billing, PricedOptions};
 use call::TIMEOUT_MAX;
 pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
+pub use client::Method;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
 pub use content_encoding::{Coding, Decoder, ZSTD_WINDOW_BYTES_MAX};
@@ -67,6 +70,7 @@ pub use forward::{
 use framer::Frame;
 pub use model_list::Listed;
 pub use network::{Authorities, Network, Proxy, ProxyRule};
+pub use object::{ProviderObject, is_object_id};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
 pub use tokenizer::has_known_tokenizer;
@@ -255,7 +259,8 @@ impl Providers {
         let http_request = HttpRequest {
             url: &request.url,
             headers: &request.headers,
-            body: Some(body.as_bytes()),
+            method: Method::Post,
+            body: body.as_bytes(),
         };
         let exchange = Exchange {
             provider: &call.provider,

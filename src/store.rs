@@ -35,6 +35,7 @@ mod response_cache;
 mod run_changes;
 mod runs;
 mod schema;
+mod stored_objects;
 mod suggestions;
 #[cfg(test)]
 pub mod testing;
@@ -51,8 +52,8 @@ pub use budgets::BudgetState;
 pub use call_stats::CallRow;
 pub use change::{
     Applied, Bought, Change, Correction, Delivery, FailedNode, FinishedNode, KeyEdit, NewCall,
-    NewFlow, NewHook, NewKey, NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart,
-    Settlement,
+    NewFlow, NewHook, NewKey, NewRun, NewSchedule, NodeRef, ObjectKind, ObjectName, Prompt,
+    Receipt, RunEnd, RunStart, Settlement, StoredObject,
 };
 pub use checkpoint::Checkpointer;
 #[cfg(test)]
@@ -71,6 +72,7 @@ pub use reader::{Interrupt, Store};
 pub use response_cache::ANSWER_BYTES_MAX;
 pub use run_changes::RESTART_WITHOUT_CALL;
 pub use runs::{ItemRecord, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use stored_objects::{OBJECT_AGE_MAX_MS, OPEN_AGE_MAX_MS};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 pub use writer::{Batch, Writer};

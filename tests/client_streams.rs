@@ -211,6 +211,8 @@ fn usage_received_with_a_disconnect_is_counted() {
         query: "",
         call: &call,
         api_format: ApiFormat::ChatCompletions,
+        method: flowledger::providers::Method::Post,
+        path: None,
         texts: &String::new,
         body: b"{}",
         headers: &[],

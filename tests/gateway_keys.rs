@@ -80,6 +80,8 @@ fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKe
         texts: &String::new,
         call: &call_of("p"),
         api_format,
+        method: flowledger::providers::Method::Post,
+        path: None,
         body: b"{}",
         headers: &[],
         key,

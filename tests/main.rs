@@ -48,6 +48,7 @@
 //! - `responses`: the end of a response, and bodies that no route reads.
 //! - `retries`: failure handling of nodes: retries, fallbacks and substitutes.
 //! - `runs`: exact messages of a run, failures, cancel and restart.
+//! - `stored_responses`: the Responses API, stored objects and background responses.
 //! - `triggers`: webhooks with their secrets and keys; schedules and missed times.
 //! - `upgrade`: a database of the previous version opens and continues.
 //! - `upstream`: a scripted provider over real sockets.
@@ -103,6 +104,7 @@ mod response_cache;
 mod responses;
 mod retries;
 mod runs;
+mod stored_responses;
 mod triggers;
 mod upgrade;
 mod upstream;

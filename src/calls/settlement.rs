@@ -91,7 +91,28 @@ pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
 
 /// Returns the settlement of a call whose thread panicked.
 pub fn panicked(id: i64, error: &str) -> Settlement {
-    Settlement { error: Some(error.to_owned()), ..lost_call(id, Timestamp::now()) }
+    unknown_end(id, error)
+}
+
+/// Returns the settlement of a call whose end stays unknown, with the reason.
+pub fn unknown_end(id: i64, reason: &str) -> Settlement {
+    Settlement { error: Some(reason.to_owned()), ..lost_call(id, Timestamp::now()) }
+}
+
+/// Returns the settlement of a call that continued at the provider after its request, which
+/// `began` then. Its duration is unknown.
+pub fn later_settlement(
+    providers: &Providers,
+    call: &Call,
+    id: i64,
+    result: Result<&Answer, &Failure>,
+    began: Timestamp,
+) -> Settlement {
+    let settlement = match result {
+        Ok(answer) => answered(providers, call, id, answer, began),
+        Err(failure) => failed(providers, call, id, failure, began),
+    };
+    Settlement { latency_ms: None, first_token_ms: None, ..settlement }
 }
 
 /// Marks the settlements of calls that the shutdown cancelled as `UNKNOWN`, with their known usage.

@@ -1,17 +1,19 @@
 //! One attempt at a client's call: one target, one ledger row.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use super::Gateway;
 use super::cache::CACHED_HEADER;
-use super::client::is_login;
+use super::client::{Client, is_login};
 use super::client_sink::ClientSink;
 use super::echo::EchoFormat;
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
-use super::protocol::ErrorResponse;
+use super::protocol::{ErrorForm, ErrorResponse};
 use super::route::path_of;
+use super::stored::ObjectRecorder;
 use super::targets::Target;
-use super::{Gateway, send_error};
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
@@ -20,7 +22,7 @@ use crate::event::Billing;
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
-    ForwardError, Kind, ResponseSink,
+    ForwardError, Kind, Method, ResponseSink,
 };
 use crate::store::{Bought, NewCall};
 
@@ -69,29 +71,29 @@ impl Gateway {
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
+        let mut objects = self.recorder(operation, &call);
         let give_up_at = Instant::now() + HELD_WAIT_MAX;
         let ended = loop {
             let ended = match self.calls.wait(&request, &waiter) {
                 Err(ended) => *ended,
                 Ok(resources) => {
-                    let exchange = |fill, limit| {
+                    let exchange = |id, fill, limit| {
                         operation.begin_call();
-                        match kind {
-                            Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                            _ => {
-                                let mut sink =
-                                    ClientSink::new(operation, fill, reply).with_limit(limit);
-                                let result =
-                                    self.forward(operation, &call, limit, &guard, &mut sink);
-                                let filled = sink.into_filled();
-                                let result = result.map_err(|error| {
-                                    let failure = Box::new(error.failure.clone());
-                                    forward_error = Some(error);
-                                    failure
-                                });
-                                (result, filled)
-                            }
+                        if kind == Kind::Echo {
+                            return self.echo(operation, &call, fill, &guard, reply);
                         }
+                        objects.set_row(id);
+                        let shows_miss = operation.cache_age.is_some();
+                        let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
+                        let mut sink = sink.with_limit(limit);
+                        let result = self.forward(operation, &call, limit, &guard, &mut sink);
+                        let filled = sink.into_filled();
+                        let result = result.map_err(|error| {
+                            let failure = Box::new(error.failure.clone());
+                            forward_error = Some(error);
+                            failure
+                        });
+                        (result, filled)
                     };
                     self.calls.make_limited(&request, resources, Vec::new(), exchange)
                 }
@@ -107,6 +109,7 @@ impl Gateway {
         if ended.has_row() {
             *number += 1;
         }
+        let ended = objects.conclude(ended);
         self.conclude(operation, &call, ended, forward_error, &guard, reply)
     }
 
@@ -171,14 +174,14 @@ impl Gateway {
                 });
                 match forward_error {
                     Some(_) if guard.is_disconnected() => Attempt::Over,
-                    Some(error) => self.forward_error(operation, *error, reply),
-                    None => self.fail(operation, self.refusal(&failure), reply),
+                    Some(error) => self.forward_error(operation.error_form(), *error, reply),
+                    None => self.fail(operation.error_form(), self.refusal(&failure), reply),
                 }
             }
             CallOutcome::Panicked(_) => {
                 self.calls.settle(changes);
                 let message = "internal error; see the server's log";
-                self.fail(operation, ApiError::new(500, "internal", message), reply)
+                self.fail(operation.error_form(), ApiError::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) | CallOutcome::HeldBudget(why) => {
                 self.calls.commit_refusal(changes);
@@ -222,10 +225,9 @@ impl Gateway {
         if let Some(kind) = kind.filter(|kind| is_supported_by(format, *kind)) {
             return Ok(kind);
         }
-        let others = API_FORMATS.into_iter().filter(|format| {
-            *format != ApiFormat::TokenCount
-                && kind.is_some_and(|kind| format.is_supported_by(kind))
-        });
+        let others = API_FORMATS
+            .into_iter()
+            .filter(|format| kind.is_some_and(|kind| format.is_supported_by(kind)));
         let others: Vec<String> = others.map(path_of).collect();
         let message = format!(
             "provider {provider} does not support {}; use {}",
@@ -257,11 +259,17 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        let is_for_provider = || {
-            operation.client.brings_login()
-                && self.providers.kind(provider) == Some(Kind::Anthropic)
-        };
-        let own = operation.client.own.as_ref();
+        self.own_key_of(&operation.client, provider)
+    }
+
+    pub(super) fn own_key_of<'a>(
+        &self,
+        client: &'a Client,
+        provider: &str,
+    ) -> Option<&'a ClientKey> {
+        let is_for_provider =
+            || client.brings_login() && self.providers.kind(provider) == Some(Kind::Anthropic);
+        let own = client.own.as_ref();
         own.filter(|_| self.policy(provider).pass_through_key || is_for_provider())
     }
 
@@ -271,15 +279,20 @@ impl Gateway {
         call: &Call,
         limit: Option<u32>,
         guard: &InFlightGuard<'_>,
-        sink: &mut ClientSink<'_, '_>,
+        sink: &mut ClientSink<'_, '_, '_>,
     ) -> Result<Answer, Box<ForwardError>> {
         let request = &operation.request;
-        let name = self.providers.output_limit_name(&call.provider);
+        let name = match operation.format {
+            ApiFormat::Responses => "max_output_tokens",
+            _ => self.providers.output_limit_name(&call.provider),
+        };
         let limit = limit.map(|limit| request.limit.edits(limit, name)).unwrap_or_default();
         let adds_usage = self.adds_usage(operation, &call.provider);
         let forward = Forward {
             call,
             api_format: operation.format,
+            method: Method::Post,
+            path: None,
             query: &operation.query,
             texts: &|| request.all_texts(),
             body: &request.edited(&call.model, adds_usage, &limit),
@@ -300,7 +313,7 @@ impl Gateway {
 
     pub(super) fn forward_error(
         &self,
-        operation: &Operation<'_>,
+        form: ErrorForm,
         error: ForwardError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
@@ -314,7 +327,7 @@ impl Gateway {
             Some((head, body)) if !(300..400).contains(&head.status) => {
                 Attempt::Failed(Box::new(ErrorResponse::Providers(head, body)))
             }
-            _ => self.fail(operation, self.refusal(&failure), reply),
+            _ => self.fail(form, self.refusal(&failure), reply),
         }
     }
 
@@ -333,14 +346,10 @@ impl Gateway {
     }
 
     /// Ends an answer that has begun; otherwise another target may be tried.
-    fn fail(
-        &self,
-        operation: &Operation<'_>,
-        refusal: ApiError,
-        reply: &mut ResponseWriter<'_>,
-    ) -> Attempt {
+    fn fail(&self, form: ErrorForm, refusal: ApiError, reply: &mut ResponseWriter<'_>) -> Attempt {
         if !reply.is_open() {
-            send_error(operation.protocol, &ErrorResponse::Ours(refusal), reply);
+            reply.piece(&form.event(&refusal));
+            reply.end();
             return Attempt::Over;
         }
         if self.in_flight.is_stopping() {
@@ -364,8 +373,11 @@ impl Gateway {
             id: &operation.id,
             model: &call.model,
             wants_usage: operation.request.wants_usage,
+            next_event: Cell::new(0),
         };
-        let mut sink = ClientSink::new(operation, fill, reply);
+        let mut objects = ObjectRecorder::new(&self.calls);
+        let shows_miss = operation.cache_age.is_some();
+        let mut sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
         let mut is_connected = true;
         if call.stream {
             is_connected =
@@ -380,7 +392,7 @@ impl Gateway {
         });
         if let Ok(answer) = &called {
             if call.stream {
-                sink.piece(&echo_format.end(&answer.usage));
+                sink.piece(&echo_format.end(answer));
                 sink.end(true);
             } else {
                 sink.whole(&answer_head("application/json"), &echo_format.document(answer));
@@ -392,7 +404,8 @@ impl Gateway {
 
 /// Returns whether a provider of this kind accepts the format.
 pub(super) fn is_supported_by(format: ApiFormat, kind: Kind) -> bool {
-    kind == Kind::Echo || format.is_supported_by(kind)
+    let is_echo = kind == Kind::Echo && format != ApiFormat::Compaction;
+    is_echo || format.is_supported_by(kind)
 }
 
 fn reply_cached(response: &Bought, reply: &mut ResponseWriter<'_>) {

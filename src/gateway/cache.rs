@@ -22,7 +22,22 @@ const AGE_HEADER: &str = "x-flowledger-cache";
 /// The response header that reports whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
 /// Forwarded headers that do not affect the answer.
-const IRRELEVANT_HEADERS: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
+const IRRELEVANT_HEADERS: [&str; 14] = [
+    "idempotency-key",
+    "http-referer",
+    "x-title",
+    "x-client-request-id",
+    "originator",
+    "session_id",
+    "session-id",
+    "thread-id",
+    "conversation_id",
+    "x-codex-parent-thread-id",
+    "x-codex-turn-metadata",
+    "x-codex-turn-state",
+    "x-codex-window-id",
+    "x-openai-subagent",
+];
 
 /// Returns the maximum age of a cached answer, if one may be used.
 pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> {

@@ -25,6 +25,7 @@ const SEARCHES_ASSUMED: u64 = 10;
 /// (<https://docs.anthropic.com/en/docs/tool-use-pricing-and-tokens>). Tools of its own have built-in
 /// descriptions of unpublished length; as much is assumed for each.
 const TOOL_PROMPT_TOKENS_MAX: u64 = 1_000;
+
 /// The names of an API format for the parts of a request.
 struct Shape {
     /// The known fields; each may occur once.
@@ -62,10 +63,38 @@ const CHAT: Shape = Shape {
     thinking: &["thinking", "reasoning"],
 };
 
+/// OpenAI's Responses API. The limit includes reasoning.
+const RESPONSES: Shape = Shape {
+    known_fields: &[
+        "model",
+        "stream",
+        "max_output_tokens",
+        "instructions",
+        "input",
+        "tools",
+        "background",
+        "store",
+        "previous_response_id",
+        "conversation",
+        "prompt",
+    ],
+    limits: &["max_output_tokens"],
+    choices: "",
+    system: "instructions",
+    messages: "input",
+    thinking: &[],
+};
+
 impl Shape {
     fn of(format: ApiFormat) -> &'static Self {
         match format {
-            ApiFormat::ChatCompletions | ApiFormat::Messages | ApiFormat::TokenCount => &CHAT,
+            ApiFormat::Responses | ApiFormat::Compaction | ApiFormat::ResponseTokenCount => {
+                &RESPONSES
+            }
+            ApiFormat::ChatCompletions
+            | ApiFormat::Messages
+            | ApiFormat::TokenCount
+            | ApiFormat::Object => &CHAT,
         }
     }
 }
@@ -100,6 +129,14 @@ pub struct ChatRequest<'a> {
     pub cache_writes: CacheWrites,
     /// The options that may add to the price of a call.
     pub priced_options: PricedOptions,
+    /// True if the provider answers at once and continues in the background.
+    pub is_background: bool,
+    /// True if the provider stores the response.
+    pub is_stored: bool,
+    /// The stored response that this request continues.
+    pub previous_response: Option<String>,
+    /// The stored conversation that this request continues.
+    pub conversation: Option<String>,
     /// The maximum tokens that the provider adds for tools.
     tool_tokens: u64,
     system: Option<&'a RawValue>,
@@ -166,6 +203,35 @@ impl<'a> Fields<'a> {
             })
     }
 
+    /// Returns a value that is true or false; none if it is missing or null.
+    fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(name).map(RawValue::get) {
+            None | Some("null") => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => {
+                let message = format!("`{name}` must be true or false");
+                let code = if name == "stream" { "bad_stream" } else { "bad_value" };
+                Err(ApiError::bad_request(code, message))
+            }
+        }
+    }
+
+    /// Returns the id of a stored object: a text, or an object with an `id`.
+    fn id(&self, body: &str, name: &str) -> Result<Option<String>, ApiError> {
+        let Some(mut value) = self.get(name).filter(|value| value.get() != "null") else {
+            return Ok(None);
+        };
+        if value.get().starts_with('{') {
+            let object = Fields::read(body, value.get(), &["id"])?;
+            value = object.get("id").unwrap_or(value);
+        }
+        serde_json::from_str(value.get()).map(Some).map_err(|_| {
+            let message = format!("`{name}` must be an id or null");
+            ApiError::bad_request("bad_id", message)
+        })
+    }
+
     /// Returns a limit in tokens. Some servers treat a negative limit as none.
     fn limit(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let limit = self.whole(name)?;
@@ -197,14 +263,7 @@ impl<'a> ChatRequest<'a> {
         let shape = Shape::of(format);
         let fields = Fields::read(body, body, shape.known_fields)?;
         let (model, model_at) = model(body, &fields, deployment)?;
-        let is_streamed = match fields.get("stream").map(RawValue::get) {
-            None | Some("false" | "null") => false,
-            Some("true") => true,
-            Some(_) => {
-                let message = "`stream` must be true or false";
-                return Err(ApiError::bad_request("bad_stream", message));
-            }
-        };
+        let is_streamed = fields.flag("stream")?.unwrap_or(false);
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
         let choices = fields.whole(shape.choices)?.map_or(1, saturating).max(1);
         let limit = output_limit(body, &fields, shape, choices, format)?;
@@ -214,6 +273,10 @@ impl<'a> ChatRequest<'a> {
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
         let (system, messages) = (fields.get(shape.system), fields.get(shape.messages));
+        let mut prompt = Prompt::read(body, system.into_iter().chain(messages));
+        if fields.get("prompt").is_some_and(|template| template.get() != "null") {
+            prompt.add_reference();
+        }
         Ok(Self {
             format,
             body,
@@ -224,9 +287,13 @@ impl<'a> ChatRequest<'a> {
             usage_edit,
             max_tokens,
             limit,
-            prompt: Prompt::read(body, system.into_iter().chain(messages)),
+            prompt,
             cache_writes: cache_writes(body),
             priced_options: priced_options(body, fields.get("tools")),
+            is_background: fields.flag("background")?.unwrap_or(false),
+            is_stored: format == ApiFormat::Responses && fields.flag("store")?.unwrap_or(true),
+            previous_response: fields.id(body, "previous_response_id")?,
+            conversation: fields.id(body, "conversation")?,
             tool_tokens: tool_tokens(format, fields.get("tools")),
             system,
             messages,
@@ -310,8 +377,13 @@ impl<'a> ChatRequest<'a> {
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
         collect_texts(&read(self.system), &mut texts);
-        for message in read(self.messages).as_array().into_iter().flatten() {
+        let messages = read(self.messages);
+        texts.extend(messages.as_str().map(str::to_owned));
+        for message in messages.as_array().into_iter().flatten() {
             collect_texts(&message["content"], &mut texts);
+            if Shape::of(self.format).messages == RESPONSES.messages {
+                collect_item(message, &mut texts);
+            }
             let calls = message["tool_calls"].as_array().into_iter().flatten();
             for call in calls.map(|call| &call["function"]) {
                 texts.extend([&call["name"], &call["arguments"]].map(text_or_json));
@@ -325,6 +397,7 @@ impl<'a> ChatRequest<'a> {
     /// Returns the system text and the last user message, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
         let messages = read(self.messages);
+        let only = messages.as_str();
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
         let of_role = |role: &'static str| {
             let of_role = move |message: &&Value| message["role"] == role;
@@ -337,7 +410,8 @@ impl<'a> ChatRequest<'a> {
         }
         let system = Some(system.join("\n")).filter(|text| !text.is_empty());
         let last = of_role("user").next_back();
-        (system, last.map_or_else(String::new, |message| text_of(&message["content"])))
+        let last = last.map(|message| text_of(&message["content"]));
+        (system, last.or(only.map(str::to_owned)).unwrap_or_default())
     }
 }
 
@@ -378,6 +452,15 @@ fn text_or_json(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+/// Adds the texts of an item of the Responses API, besides its content: a tool call, its result, or
+/// reasoning.
+fn collect_item(item: &Value, texts: &mut Vec<String>) {
+    texts.extend(["name", "arguments", "input"].map(|name| text_or_json(&item[name])));
+    for name in ["output", "summary"] {
+        collect_texts(&item[name], texts);
     }
 }
 
@@ -439,8 +522,8 @@ fn range_of(body: &str, value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
-/// Returns the output limit of each choice, and its places. Chat completions may have none; then a
-/// limit can be added.
+/// Returns the output limit of each choice, and its places. If an OpenAI request has none, a limit
+/// can be added.
 fn output_limit(
     body: &str,
     fields: &Fields<'_>,
@@ -448,7 +531,8 @@ fn output_limit(
     choices: u32,
     format: ApiFormat,
 ) -> Result<RequestLimit, ApiError> {
-    let added_at = Some(fields.end).filter(|_| format == ApiFormat::ChatCompletions);
+    let may_add = matches!(format, ApiFormat::ChatCompletions | ApiFormat::Responses);
+    let added_at = Some(fields.end).filter(|_| may_add);
     let mut limit = RequestLimit::new(choices, added_at);
     for name in shape.limits {
         if let (Some(value), Some(tokens)) = (fields.get(name), fields.limit(name)?) {
@@ -576,6 +660,60 @@ mod tests {
             );
             assert_eq!(read(&body).unwrap().cache_writes, expected, "{body}");
         }
+    }
+
+    fn read_response(body: &str) -> Result<ChatRequest<'_>, ApiError> {
+        ChatRequest::read(ApiFormat::Responses, body.as_bytes(), None)
+    }
+
+    #[test]
+    fn a_response_request_has_its_own_fields() {
+        let body = r#"{"model":"m","stream":true,"instructions":"s","max_output_tokens":7,
+            "max_tokens":9,"n":3,"input":[{"role":"developer","content":"d"},
+            {"role":"user","content":[{"type":"input_text","text":"a"}]},
+            {"type":"function_call","name":"f","arguments":"{\"b\":1}"},
+            {"type":"function_call_output","output":"c"},
+            {"type":"function_call_output","output":[{"type":"input_text","text":"e"}]},
+            {"type":"reasoning","summary":[{"type":"summary_text","text":"g"}],"encrypted_content":"h"}]}"#;
+        let request = read_response(body).unwrap();
+        assert!(request.is_streamed && request.is_stored && !request.is_background);
+        assert_eq!(request.max_tokens, Some(7));
+        assert_eq!(request.texts(), (Some("s".into()), "a".into()));
+        assert_eq!(request.all_texts(), "s\nd\na\nf\n{\"b\":1}\nc\ne\ng");
+        let request = read_response(r#"{"model":"m","input":"Hi","store":false}"#).unwrap();
+        assert_eq!(request.texts(), (None, "Hi".into()));
+        assert_eq!(request.all_texts(), "Hi");
+        assert!(!request.is_stored);
+        assert_ne!(request.prompt_hash(), read_response(body).unwrap().prompt_hash());
+    }
+
+    #[test]
+    fn a_response_request_names_what_it_continues() {
+        let body = r#"{"model":"m","previous_response_id":"resp_1","background":true}"#;
+        let request = read_response(body).unwrap();
+        assert!(request.is_background);
+        assert_eq!(request.previous_response.as_deref(), Some("resp_1"));
+        for conversation in [r#""conv_1""#, r#"{"id":"conv_1"}"#] {
+            let body = format!(r#"{{"model":"m","conversation":{conversation}}}"#);
+            let request = read_response(&body).unwrap();
+            assert_eq!(request.conversation.as_deref(), Some("conv_1"));
+        }
+        for (fields, code) in [
+            (r#""conversation":{"id":"a","id":"b"}"#, "ambiguous"),
+            (r#""conversation":{}"#, "bad_id"),
+            (r#""previous_response_id":7"#, "bad_id"),
+            (r#""previous_response_id":"a","previous_response_id":"b""#, "ambiguous"),
+            (r#""background":1"#, "bad_value"),
+            (r#""store":"no""#, "bad_value"),
+        ] {
+            let body = format!(r#"{{"model":"m",{fields}}}"#);
+            assert_eq!(read_response(&body).unwrap_err().code, code, "{body}");
+        }
+        let plain = read_response(r#"{"model":"m","prompt":null}"#).unwrap().prompt;
+        let body = r#"{"model":"m","prompt":{"id":"pmpt_1"}}"#;
+        let template = read_response(body).unwrap().prompt;
+        let tokens = |prompt: Prompt| prompt.media_tokens(ApiFormat::Responses);
+        assert!(tokens(template) >= tokens(plain) + 1_000_000);
     }
 
     fn rewritten(body: &str, asks_usage: bool) -> String {

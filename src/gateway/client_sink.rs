@@ -1,29 +1,30 @@
 //! The client as the sink of an answer, which is also recorded if it is to be cached.
 
 use super::cache::{CACHED_HEADER, Recording};
-use super::operation::Operation;
 use super::output_limit::MAX_TOKENS_HEADER;
+use super::stored::ObjectRecorder;
 use crate::calls::{FillGuard, Filled};
 use crate::listener::ResponseWriter;
-use crate::providers::{AnswerHead, ResponseSink};
+use crate::providers::{AnswerHead, ProviderObject, ResponseSink};
 
-pub(super) struct ClientSink<'a, 'b> {
+pub(super) struct ClientSink<'a, 'b, 'c> {
     reply: &'a mut ResponseWriter<'b>,
     /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
     /// The output limit of each choice, if budgets lowered it.
     limit: Option<String>,
     recording: Option<Recording>,
+    objects: &'a mut ObjectRecorder<'c>,
 }
 
-impl<'a, 'b> ClientSink<'a, 'b> {
+impl<'a, 'b, 'c> ClientSink<'a, 'b, 'c> {
     pub(super) fn new(
-        operation: &Operation<'_>,
+        shows_miss: bool,
         fill: Option<FillGuard>,
+        objects: &'a mut ObjectRecorder<'c>,
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
-        let shows_miss = operation.cache_age.is_some();
-        Self { reply, shows_miss, limit: None, recording: fill.map(Recording::new) }
+        Self { reply, shows_miss, limit: None, recording: fill.map(Recording::new), objects }
     }
 
     /// Reports a lowered output limit to the client.
@@ -44,7 +45,11 @@ impl<'a, 'b> ClientSink<'a, 'b> {
     }
 }
 
-impl ResponseSink for ClientSink<'_, '_> {
+impl ResponseSink for ClientSink<'_, '_, '_> {
+    fn object(&mut self, object: &ProviderObject) {
+        self.objects.record(object);
+    }
+
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
         self.record(|recording| {
             recording.begin(head) && recording.push(body) && recording.end(true)

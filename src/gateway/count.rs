@@ -1,4 +1,4 @@
-//! `POST /v1/messages/count_tokens`: counts the tokens of a prompt. It is free and has separate
+//! `POST /v1/messages/count_tokens` and `POST /v1/responses/input_tokens`: counts the tokens of a prompt. It is free and has separate
 //! limits at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
 //! so it has no ledger row and needs neither a budget nor a permit.
 
@@ -6,10 +6,11 @@ use super::attempt::{Attempt, stopping};
 use super::client_sink::ClientSink;
 use super::operation::Operation;
 use super::protocol::ErrorResponse;
+use super::stored::ObjectRecorder;
 use super::targets::Target;
 use super::{Gateway, no_target};
 use crate::listener::{ApiError, ResponseWriter};
-use crate::providers::{Call, Forward};
+use crate::providers::{Call, Forward, Method};
 
 impl Gateway {
     /// Asks the first target of the requested model.
@@ -26,6 +27,8 @@ impl Gateway {
         let forward = Forward {
             call: &call,
             api_format: operation.format,
+            method: Method::Post,
+            path: None,
             query: &operation.query,
             // No settlement, so no estimate.
             texts: &String::new,
@@ -36,19 +39,20 @@ impl Gateway {
             has_sound: false,
             drain_max: None,
         };
-        let mut client = ClientSink::new(operation, None, reply);
+        let mut objects = ObjectRecorder::new(&self.calls);
+        let mut client = ClientSink::new(false, None, &mut objects, reply);
         let forwarded = self.providers.forward(&forward, &guard.cancel, &mut client);
         let Err(error) = forwarded else {
             return Ok(());
         };
-        match self.forward_error(operation, *error, reply) {
+        match self.forward_error(operation.error_form(), *error, reply) {
             Attempt::Over => Ok(()),
             Attempt::Failed(why) | Attempt::Unusable(why) | Attempt::Refused(why) => Err(why),
         }
     }
 
     fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, ApiError> {
-        let target = self.targets(operation).into_iter().next().ok_or_else(no_target)?;
+        let target = self.targets(operation)?.into_iter().next().ok_or_else(no_target)?;
         let kind = self.usable(operation, &target)?;
         if operation.format.is_supported_by(kind) {
             return Ok(target);

@@ -1,4 +1,6 @@
-//! The answers of `echo` in the format of either protocol. Pure.
+//! The answers of `echo` in the format of each protocol. Pure.
+
+use std::cell::Cell;
 
 use serde_json::{Value, json};
 
@@ -12,6 +14,8 @@ pub struct EchoFormat<'a> {
     pub model: &'a str,
     /// True if a streamed chat completion ends with its usage.
     pub wants_usage: bool,
+    /// The number of the next event of a response.
+    pub next_event: Cell<u64>,
 }
 
 impl EchoFormat<'_> {
@@ -26,7 +30,8 @@ impl EchoFormat<'_> {
                 }],
                 "usage": openai_usage(&answer.usage),
             }),
-            ApiFormat::Messages | ApiFormat::TokenCount => json!({
+            ApiFormat::Responses => self.response("completed", Some(answer)),
+            _ => json!({
                 "id": id, "type": "message", "role": "assistant", "model": model,
                 "content": [{"type": "text", "text": text}],
                 "stop_reason": "end_turn", "stop_sequence": null,
@@ -41,7 +46,26 @@ impl EchoFormat<'_> {
             ApiFormat::ChatCompletions => {
                 self.chunk(&json!({"role": "assistant", "content": ""}), &Value::Null)
             }
-            ApiFormat::Messages | ApiFormat::TokenCount => {
+            ApiFormat::Responses => {
+                let part = response_text("");
+                [
+                    self.event(
+                        "response.created",
+                        json!({"response": self.response("in_progress", None)}),
+                    ),
+                    self.event(
+                        "response.in_progress",
+                        json!({"response": self.response("in_progress", None)}),
+                    ),
+                    self.event(
+                        "response.output_item.added",
+                        json!({"output_index": 0, "item": self.message("in_progress", &[])}),
+                    ),
+                    self.event("response.content_part.added", self.of_part(json!({"part": part}))),
+                ]
+                .concat()
+            }
+            _ => {
                 let start = json!({
                     "id": self.id, "type": "message", "role": "assistant", "model": self.model,
                     "content": [], "stop_reason": null, "stop_sequence": null,
@@ -61,14 +85,19 @@ impl EchoFormat<'_> {
     pub fn piece(&self, text: &str) -> Vec<u8> {
         match self.format {
             ApiFormat::ChatCompletions => self.chunk(&json!({"content": text}), &Value::Null),
-            ApiFormat::Messages | ApiFormat::TokenCount => {
+            ApiFormat::Responses => self.event(
+                "response.output_text.delta",
+                self.of_part(json!({"delta": text, "logprobs": []})),
+            ),
+            _ => {
                 let delta = json!({"type": "text_delta", "text": text});
                 event("content_block_delta", &[("index", 0.into()), ("delta", delta)])
             }
         }
     }
 
-    pub fn end(&self, usage: &Usage) -> Vec<u8> {
+    pub fn end(&self, answer: &Answer) -> Vec<u8> {
+        let usage = &answer.usage;
         match self.format {
             ApiFormat::ChatCompletions => {
                 let mut bytes = self.chunk(&json!({}), &"stop".into());
@@ -82,7 +111,29 @@ impl EchoFormat<'_> {
                 bytes.extend(b"data: [DONE]\n\n");
                 bytes
             }
-            ApiFormat::Messages | ApiFormat::TokenCount => {
+            ApiFormat::Responses => {
+                let part = response_text(&answer.text);
+                [
+                    self.event(
+                        "response.output_text.done",
+                        self.of_part(json!({"text": answer.text, "logprobs": []})),
+                    ),
+                    self.event(
+                        "response.content_part.done",
+                        self.of_part(json!({"part": part.clone()})),
+                    ),
+                    self.event(
+                        "response.output_item.done",
+                        json!({"output_index": 0, "item": self.message("completed", &[part])}),
+                    ),
+                    self.event(
+                        "response.completed",
+                        json!({"response": self.response("completed", Some(answer))}),
+                    ),
+                ]
+                .concat()
+            }
+            _ => {
                 let mut bytes = event("content_block_stop", &[("index", 0.into())]);
                 let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
                 bytes.extend(event(
@@ -93,6 +144,46 @@ impl EchoFormat<'_> {
                 bytes
             }
         }
+    }
+
+    /// Returns a response; `answer` is missing while it is in progress.
+    fn response(&self, status: &str, answer: Option<&Answer>) -> Value {
+        let items = answer.map(|it| self.message("completed", &[response_text(&it.text)]));
+        let items: Vec<Value> = items.into_iter().collect();
+        json!({
+            "id": format!("resp_{}", self.id), "object": "response", "created_at": 0,
+            "status": status, "error": null, "incomplete_details": null, "instructions": null,
+            "max_output_tokens": null, "model": self.model, "output": items,
+            "parallel_tool_calls": true, "previous_response_id": null,
+            "reasoning": {"effort": null, "summary": null}, "store": false, "temperature": 1.0,
+            "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
+            "top_p": 1.0, "truncation": "disabled",
+            "usage": answer.map(|it| response_usage(&it.usage)), "user": null, "metadata": {},
+        })
+    }
+
+    fn message(&self, status: &str, content: &[Value]) -> Value {
+        json!({
+            "id": format!("msg_{}", self.id), "type": "message", "status": status,
+            "role": "assistant", "content": content,
+        })
+    }
+
+    /// Adds the place of the only part.
+    fn of_part(&self, mut fields: Value) -> Value {
+        fields["item_id"] = format!("msg_{}", self.id).into();
+        fields["output_index"] = 0.into();
+        fields["content_index"] = 0.into();
+        fields
+    }
+
+    /// Returns an event of a response.
+    fn event(&self, name: &str, mut fields: Value) -> Vec<u8> {
+        let number = self.next_event.get();
+        self.next_event.set(number + 1);
+        fields["type"] = name.into();
+        fields["sequence_number"] = number.into();
+        format!("event: {name}\ndata: {fields}\n\n").into_bytes()
     }
 
     fn chunk(&self, delta: &Value, finish_reason: &Value) -> Vec<u8> {
@@ -110,6 +201,20 @@ fn event(name: &str, fields: &[(&str, Value)]) -> Vec<u8> {
         data[*field] = value.clone();
     }
     format!("event: {name}\ndata: {data}\n\n").into_bytes()
+}
+
+fn response_text(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn response_usage(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    })
 }
 
 fn openai_usage(usage: &Usage) -> Value {

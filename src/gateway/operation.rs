@@ -8,7 +8,7 @@ use super::client::Client;
 use super::key_rate::KeyUse;
 use super::labels::Labels;
 use super::loops::SessionKey;
-use super::protocol::Protocol;
+use super::protocol::{ErrorForm, Protocol};
 use crate::budget::Reserve;
 use crate::calls::CallOutcome;
 use crate::event::{Attribution, Usage, UsageSource};
@@ -39,6 +39,8 @@ pub(super) struct Operation<'a> {
     pub(super) client: Client,
     /// Counts the request for the rates of its key, from the first attempt on.
     pub(super) key_use: OnceCell<KeyUse>,
+    /// The provider that stores the earlier turns, if the request continues any.
+    pub(super) origin: Option<String>,
 }
 
 impl Operation<'_> {
@@ -116,6 +118,13 @@ impl Operation<'_> {
     /// Returns the client's key and its session, if it states one.
     pub(super) fn session(&self) -> Option<SessionKey> {
         Some((self.client.key_id, self.attribution.session.clone()?))
+    }
+
+    pub(super) fn error_form(&self) -> ErrorForm {
+        match self.format {
+            ApiFormat::Responses => ErrorForm::Response,
+            _ => ErrorForm::Of(self.protocol),
+        }
     }
 
     /// Returns the call at one target. The texts stay in the request's body.

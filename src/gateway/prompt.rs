@@ -19,6 +19,8 @@ const MESSAGE_IMAGE_TOKENS_MAX: u64 = 4_784;
 const REFERENCE_TOKENS_MAX: u64 = 1_000_000;
 /// For rate limits an image counts as about 1,000 tokens, which is typical.
 const IMAGE_BYTES_TYPICAL: u64 = 4 << 10;
+/// Inputs of the Responses API that are one image.
+const IMAGE_KINDS: [&str; 2] = ["\"input_image\"", "\"computer_screenshot\""];
 /// Limits the nesting of contents: a document in a tool result in a message, and one more level.
 const CONTENTS_MAX: usize = 4;
 
@@ -31,6 +33,10 @@ pub struct Prompt {
     /// (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
     images: u64,
     references: u64,
+    /// References to items of earlier turns. All of them fit into one context window.
+    item_references: u64,
+    /// Tokens of earlier turns that the provider adds.
+    earlier_tokens: u64,
     has_sound: bool,
 }
 
@@ -44,6 +50,16 @@ impl Prompt {
         prompt
     }
 
+    /// Adds a part of unknown length that the provider stores.
+    pub fn add_reference(&mut self) {
+        self.references += 1;
+    }
+
+    /// Adds the tokens of earlier turns that the provider stores.
+    pub fn add_tokens(&mut self, tokens: u64) {
+        self.earlier_tokens = self.earlier_tokens.saturating_add(tokens);
+    }
+
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
     }
@@ -54,7 +70,9 @@ impl Prompt {
             ApiFormat::Messages | ApiFormat::TokenCount => MESSAGE_IMAGE_TOKENS_MAX,
             _ => CHAT_IMAGE_TOKENS_MAX,
         };
-        self.images * tokens_per_image + self.references * REFERENCE_TOKENS_MAX
+        let references = self.references + self.item_references.min(1);
+        let tokens = self.images * tokens_per_image + references * REFERENCE_TOKENS_MAX;
+        tokens.saturating_add(self.earlier_tokens)
     }
 
     /// Returns both together.
@@ -63,13 +81,17 @@ impl Prompt {
             text_bytes: self.text_bytes + other.text_bytes,
             images: self.images + other.images,
             references: self.references + other.references,
+            item_references: self.item_references + other.item_references,
+            earlier_tokens: self.earlier_tokens.saturating_add(other.earlier_tokens),
             has_sound: self.has_sound || other.has_sound,
         }
     }
 
     /// Returns the length in bytes of a text with about the same number of tokens.
     pub fn bytes_estimate(&self) -> u64 {
-        self.text_bytes + self.images * IMAGE_BYTES_TYPICAL
+        // About four bytes are a token.
+        let earlier_bytes = self.earlier_tokens.saturating_mul(4);
+        (self.text_bytes + self.images * IMAGE_BYTES_TYPICAL).saturating_add(earlier_bytes)
     }
 
     /// Returns whether any part is audio or video, which have other prices than text.
@@ -87,6 +109,7 @@ impl Prompt {
     /// Duplicate keys are ambiguous, so both count, and nothing is subtracted.
     fn part(&mut self, part: &RawValue, depth: usize) {
         let (mut kind, mut source) = (SingleField::default(), SingleField::default());
+        let mut has_file_id = false;
         each_non_null(part, |name, value| match name {
             "type" => drop(kind.take(value)),
             "source" => {
@@ -94,7 +117,8 @@ impl Prompt {
                     self.source(another, false, depth);
                 }
             }
-            "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
+            // A list in `output` is the result of a tool in the Responses API.
+            "content" | "output" if depth < CONTENTS_MAX => self.content(value, depth + 1),
             "image_url" => self.image_url(value),
             "file" => self.file(value),
             _ if name.ends_with("_url") => {
@@ -102,11 +126,28 @@ impl Prompt {
                 self.url(value);
             }
             "input_audio" | "input_video" => self.has_sound = true,
+            "file_id" => has_file_id = true,
+            "file_data" if value.get().starts_with('"') => {
+                self.images += 1;
+                self.has_sound |= is_sound(value);
+            }
             "inlineData" | "inline_data" | "fileData" | "file_data" => self.inline_data(value),
             _ => {}
         });
+        self.stored(&kind, has_file_id);
         if let Some(first) = source.first {
             self.source(first, kind.is("\"image\"") && !source.is_duplicate, depth);
+        }
+    }
+
+    /// Counts an input of the Responses API that the provider stores.
+    fn stored(&mut self, kind: &SingleField<'_>, has_file_id: bool) {
+        if kind.is("\"item_reference\"") {
+            self.item_references += 1;
+        } else if has_file_id && IMAGE_KINDS.iter().any(|it| kind.is(it)) {
+            self.images += 1;
+        } else if has_file_id && kind.is("\"input_file\"") {
+            self.references += 1;
         }
     }
 
@@ -276,6 +317,42 @@ mod tests {
         let written = read("0").text_bytes + content.len() as u64 - 1;
         assert_eq!(prompt.text_bytes, written, "{content}");
         (prompt.images, prompt.references)
+    }
+
+    #[test]
+    fn inputs_of_the_responses_api_are_counted() {
+        let image =
+            format!(r#"{{"type":"input_image","image_url":"data:image/png;base64,{DATA}"}}"#);
+        for content in [
+            format!("[{image}]"),
+            format!(r#"[{{"type":"function_call_output","output":[{image}]}}]"#),
+        ] {
+            let prompt = read(&content);
+            assert_eq!((prompt.images, prompt.references), (1, 0), "{content}");
+            let written = read("0").text_bytes + content.len() as u64;
+            assert!(prompt.text_bytes < written - DATA.len() as u64, "{content}");
+        }
+        for (part, expected) in [
+            (r#"{"type":"input_image","file_id":"f"}"#.to_owned(), (1, 0)),
+            (r#"{"file_id":"f","type":"input_file"}"#.into(), (0, 1)),
+            (r#"{"type":"input_file","file_url":"https://a/b.pdf"}"#.into(), (0, 1)),
+            (format!(r#"{{"type":"input_file","filename":"a","file_data":"{DATA}"}}"#), (1, 0)),
+            (r#"{"type":"computer_call_output","output":{"type":"computer_screenshot","file_id":"f"}}"#.into(), (1, 0)),
+            (r#"{"type":"function_call_output","output":"file_id"}"#.into(), (0, 0)),
+        ] {
+            assert_eq!(beside_text(&format!("[{part}]")), expected, "{part}");
+        }
+        let bound = |content: &str| {
+            let prompt = read(content);
+            prompt.media_tokens(ApiFormat::Responses)
+        };
+        let item = r#"{"type":"item_reference","id":"rs_1"}"#;
+        assert_eq!(bound(&format!("[{item},{item}]")), REFERENCE_TOKENS_MAX);
+        let mut prompt = read("0");
+        let before = prompt.media_tokens(ApiFormat::Responses);
+        prompt.add_tokens(700);
+        prompt.add_reference();
+        assert_eq!(prompt.media_tokens(ApiFormat::Responses), before + 700 + REFERENCE_TOKENS_MAX);
     }
 
     const DATA: &str = "iVBORw0KGgoAAAANSUhEUgAA";

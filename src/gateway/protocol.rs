@@ -45,6 +45,32 @@ impl Protocol {
     }
 }
 
+/// The form of an error within a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorForm {
+    Of(Protocol),
+    /// OpenAI's Responses API, whose events have types. The field `error` is that of other streams,
+    /// which OpenAI's SDKs look for.
+    Response,
+}
+
+impl ErrorForm {
+    /// Returns the event of an error.
+    pub fn event(self, refusal: &ApiError) -> Vec<u8> {
+        let Self::Of(protocol) = self else {
+            let ApiError { status, code, message, .. } = refusal;
+            let error = json!({
+                "type": "error", "code": code, "message": message, "param": null,
+                "sequence_number": 0, "error": {
+                    "message": message, "type": openai_type(*status), "param": null, "code": code,
+                },
+            });
+            return format!("event: error\ndata: {error}\n\n").into_bytes();
+        };
+        protocol.error_event(refusal)
+    }
+}
+
 fn openai_type(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -98,6 +124,11 @@ mod tests {
         assert_eq!(
             String::from_utf8(Protocol::Anthropic.error_event(&refusal)).unwrap(),
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"billing_error\",\"message\":\"no\"}}\n\n"
+        );
+        let event = String::from_utf8(ErrorForm::Response.event(&refusal)).unwrap();
+        assert!(
+            event.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":\"budget\","),
+            "{event}"
         );
     }
 }

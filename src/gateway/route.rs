@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::protocol::Protocol;
 use crate::listener::{ApiError, RequestHead};
 use crate::providers::ApiFormat;
+use crate::store::ObjectKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -19,6 +20,8 @@ pub enum Endpoint {
     Call(ApiFormat),
     /// Counts the tokens of a request.
     Count(ApiFormat),
+    /// Objects that the provider stores.
+    Object(ObjectKind),
     Models,
     Model,
 }
@@ -28,6 +31,8 @@ pub enum Endpoint {
 pub struct Route {
     pub protocol: Protocol,
     pub endpoint: Endpoint,
+    /// The path after the version.
+    pub path: String,
     /// The names in the path, decoded.
     pub names: Vec<String>,
     /// The deployment that a path of Azure names in place of the body's model.
@@ -40,6 +45,9 @@ impl Route {
         self.deployment.as_deref()
     }
 }
+
+/// The path of the Responses API.
+const RESPONSES: &str = "responses";
 
 struct Pattern {
     protocol: Protocol,
@@ -62,6 +70,16 @@ const fn pattern(
 #[rustfmt::skip] // One line for each.
 static PATTERNS: &[Pattern] = &[
     pattern(Protocol::OpenAi, "POST", "chat/completions", Endpoint::Call(ApiFormat::ChatCompletions)),
+    pattern(Protocol::OpenAi, "POST", RESPONSES, Endpoint::Call(ApiFormat::Responses)),
+    pattern(Protocol::OpenAi, "POST", "responses/compact", Endpoint::Call(ApiFormat::Compaction)),
+    pattern(Protocol::OpenAi, "POST", "responses/input_tokens", Endpoint::Count(ApiFormat::ResponseTokenCount)),
+    pattern(Protocol::OpenAi, "GET, DELETE", "responses/*", Endpoint::Object(ObjectKind::Response)),
+    pattern(Protocol::OpenAi, "POST", "responses/*/cancel", Endpoint::Object(ObjectKind::Response)),
+    pattern(Protocol::OpenAi, "GET", "responses/*/input_items", Endpoint::Object(ObjectKind::Response)),
+    pattern(Protocol::OpenAi, "POST", "conversations", Endpoint::Object(ObjectKind::Conversation)),
+    pattern(Protocol::OpenAi, "GET, POST, DELETE", "conversations/*", Endpoint::Object(ObjectKind::Conversation)),
+    pattern(Protocol::OpenAi, "GET, POST", "conversations/*/items", Endpoint::Object(ObjectKind::Conversation)),
+    pattern(Protocol::OpenAi, "GET, DELETE", "conversations/*/items/*", Endpoint::Object(ObjectKind::Conversation)),
     pattern(Protocol::OpenAi, "GET, HEAD", "models", Endpoint::Models),
     pattern(Protocol::OpenAi, "GET, HEAD", "models/**", Endpoint::Model),
     pattern(Protocol::Anthropic, "POST", "messages", Endpoint::Call(ApiFormat::Messages)),
@@ -174,9 +192,15 @@ pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
         Some((pattern, names)) => Ok(Route {
             protocol: pattern.protocol,
             endpoint: pattern.endpoint,
+            path: relative.path.to_owned(),
             names: names.into_iter().map(decoded).collect(),
             deployment: relative.deployment.map(decoded),
         }),
+        None if relative.path == RESPONSES && head.has_token("upgrade", "websocket") => {
+            // Codex then falls back to HTTP at once: <https://github.com/openai/codex/issues/43353>.
+            let message = format!("{path} does not support WebSockets; use POST");
+            Err(ApiError::new(426, "upgrade_required", message).with("upgrade", "HTTP/1.1"))
+        }
         None => {
             let message = format!("{path} does not support {}; use {allowed}", head.method);
             Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))

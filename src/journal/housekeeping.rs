@@ -94,7 +94,7 @@ impl Housekeeping {
         let oldest = self.prune_events(writer, now);
         let oldest = logged("cannot delete old events", oldest).flatten();
         type Step = fn(&mut Housekeeping, &mut Writer, Timestamp) -> Result<bool>;
-        let steps: [(&str, Step); 6] = [
+        let steps: [(&str, Step); 7] = [
             ("cannot count runs and cached responses", Self::count),
             ("cannot compute the daily totals of the ledger", Self::roll_up),
             ("cannot index blocks of ledger rows", |_, writer, _| {
@@ -104,6 +104,9 @@ impl Housekeeping {
             ("cannot delete old cached responses", Self::prune_responses),
             ("cannot delete old delivery keys of webhooks", |_, writer, now| {
                 Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP)
+            }),
+            ("cannot delete old objects of clients", |_, writer, now| {
+                Ok(writer.prune_objects(now, PRUNE_STEP)? == PRUNE_STEP)
             }),
         ];
         for (fault, step) in steps {

@@ -11,6 +11,9 @@ const NOTES_MAX: usize = 8;
 /// The reason of a call that used tools of the provider with unknown prices.
 pub(super) const TOOL_FEE: &str = "tool fee";
 
+/// The beginning of the reason of a call in another service tier.
+pub(super) const SERVICE_TIER: &str = "service tier";
+
 /// "1 USD = 10,000,000,000 ticks": <https://docs.x.ai/developers/cost-tracking>.
 const TICKS_PER_USD: f64 = 1e10;
 
@@ -42,6 +45,11 @@ impl Billing {
         if self.unpriced.len() < NOTES_MAX && !self.unpriced.contains(&reason) {
             self.unpriced.push(reason);
         }
+    }
+
+    /// Forgets the service tier, because a later part of the response states another.
+    pub(super) fn forget_tier(&mut self) {
+        self.unpriced.retain(|reason| !reason.starts_with(SERVICE_TIER));
     }
 
     /// Notes a fee for the uses of a tool. It replaces an earlier one of the same tool, because

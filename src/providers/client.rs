@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use ureq::http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use ureq::tls::TlsConfig;
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
@@ -58,11 +58,19 @@ pub(super) struct Client {
     agent: Agent,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Delete,
+}
+
 pub(super) struct HttpRequest<'a> {
     pub(super) url: &'a str,
     pub(super) headers: &'a [(&'static str, Header)],
-    /// JSON for POST; none for GET.
-    pub(super) body: Option<&'a [u8]>,
+    pub(super) method: Method,
+    /// JSON; only for POST.
+    pub(super) body: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,9 +151,12 @@ impl Client {
             return Err(Fault::cancelled());
         }
         let uri = parse_url(request.url, exchange.provider)?;
-        let response = match request.body {
-            Some(body) => self.send(Method::POST, &uri, request.headers, body, &exchange),
-            None => self.send(Method::GET, &uri, request.headers, (), &exchange),
+        let response = match request.method {
+            Method::Post => {
+                self.send(http::Method::POST, &uri, request.headers, request.body, &exchange)
+            }
+            Method::Get => self.send(http::Method::GET, &uri, request.headers, (), &exchange),
+            Method::Delete => self.send(http::Method::DELETE, &uri, request.headers, (), &exchange),
         }?;
         let (status, headers) = (response.status(), response.headers());
         exchange.receiver.head(status.as_u16(), headers);
@@ -167,7 +178,7 @@ impl Client {
 
     fn send(
         &self,
-        method: Method,
+        method: http::Method,
         uri: &Uri,
         headers: &[(&'static str, Header)],
         body: impl AsSendBody,
@@ -181,7 +192,7 @@ impl Client {
             ))
         };
         let mut builder = Request::builder().uri(uri).header(ACCEPT_ENCODING, "identity");
-        if method == Method::POST {
+        if method == http::Method::POST {
             builder = builder.header(CONTENT_TYPE, "application/json");
         }
         for (name, value) in headers {

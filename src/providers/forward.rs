@@ -11,14 +11,15 @@ use ureq::http::HeaderMap;
 use super::Providers;
 use super::call::{Answer, Call};
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, ReadRules, Receiver, redacted};
+use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, redacted};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
 use super::json;
+use super::object::ProviderObject;
 use super::transport::Scope;
 use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_error};
-use super::{anthropic, gemini, ollama, openai};
+use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 
 const RULES: ReadRules = ReadRules {
@@ -40,10 +41,14 @@ const PASSED_ON: &[&str] = &[
     "openai-model",
     "openai-processing-ms",
     "openai-version",
+    // For Codex, like `x-codex-*`:
+    // <https://github.com/openai/codex/blob/main/codex-rs/codex-api/src/sse/responses.rs>.
+    "x-models-etag",
+    "x-reasoning-included",
 ];
 /// Prefixes of further forwarded headers, which report the rest of a rate limit.
 const PASSED_ON_PREFIXES: &[&str] =
-    &["x-ratelimit-", "anthropic-ratelimit-", "anthropic-priority-"];
+    &["x-ratelimit-", "anthropic-ratelimit-", "anthropic-priority-", "x-codex-"];
 /// Limits the frames that are held back after an error, before anything was sent, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 /// Fields that each chunk of a stream repeats, or that hide its length. A chunk with only these and
@@ -79,11 +84,19 @@ pub enum ApiFormat {
     Messages,
     /// Anthropic's token count of a message.
     TokenCount,
+    /// A new response of OpenAI's Responses API.
+    Responses,
+    /// The same, which summarizes its input.
+    Compaction,
+    /// The token count of such a request.
+    ResponseTokenCount,
+    /// A request about stored objects, at the path of [`Forward::path`].
+    Object,
 }
 
-/// All formats.
+/// The formats of calls that generate text.
 pub const API_FORMATS: [ApiFormat; 3] =
-    [ApiFormat::ChatCompletions, ApiFormat::Messages, ApiFormat::TokenCount];
+    [ApiFormat::ChatCompletions, ApiFormat::Messages, ApiFormat::Responses];
 
 /// Returns the URL of a request and the reader of its answer.
 type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
@@ -108,8 +121,28 @@ impl ApiFormat {
                 let url = format!("{}/count_tokens", anthropic::url(it));
                 (url, Box::new(anthropic::CountReader))
             },
+            (Self::Responses, Kind::OpenAi) => {
+                |it, _| (openai::url_of(it, "responses"), response())
+            }
+            (Self::Responses, Kind::Ollama) => |it, _| (ollama::responses_url(it), response()),
+            (Self::Compaction, Kind::OpenAi) => {
+                |it, _| (openai::url_of(it, "responses/compact"), response())
+            }
+            (Self::ResponseTokenCount, Kind::OpenAi) => |it, _| {
+                let url = openai::url_of(it, "responses/input_tokens");
+                (url, Box::new(anthropic::CountReader))
+            },
+            (Self::Object, Kind::OpenAi) => {
+                |it, _| (it.base_url().to_owned(), Box::<responses::ObjectReader>::default())
+            }
             (
-                Self::ChatCompletions | Self::Messages | Self::TokenCount,
+                Self::ChatCompletions
+                | Self::Messages
+                | Self::TokenCount
+                | Self::Responses
+                | Self::Compaction
+                | Self::ResponseTokenCount
+                | Self::Object,
                 Kind::OpenAi | Kind::Anthropic | Kind::Gemini | Kind::Ollama | Kind::Echo,
             ) => return None,
         };
@@ -121,6 +154,10 @@ fn chat() -> Box<dyn Reader> {
     Box::<openai::ChatReader>::default()
 }
 
+fn response() -> Box<dyn Reader> {
+    Box::<responses::ResponseReader>::default()
+}
+
 fn messages() -> Box<dyn Reader> {
     Box::<anthropic::MessageReader>::default()
 }
@@ -129,10 +166,14 @@ pub struct Forward<'a> {
     /// Provider, model and streaming; its texts are not used.
     pub call: &'a Call,
     pub api_format: ApiFormat,
+    pub method: Method,
+    /// The path after the version, for [`ApiFormat::Object`].
+    pub path: Option<&'a str>,
     /// The query of the client's request, without `?`.
     pub query: &'a str,
     /// Returns all texts of the request, for an estimate if the provider does not count them.
     pub texts: &'a dyn Fn() -> String,
+    /// Only for [`Method::Post`].
     pub body: &'a [u8],
     /// Headers in addition to those that the protocol needs.
     pub headers: &'a [(&'static str, String)],
@@ -157,6 +198,8 @@ pub struct AnswerHead {
 
 /// Receives the answer, including the part after the client disconnected.
 pub trait ResponseSink {
+    /// The provider stores an object, or its status changed. Called before the client can read it.
+    fn object(&mut self, _object: &ProviderObject) {}
     /// Takes the answer in one piece. Returns false if the client disconnected.
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool;
     /// An answer in pieces begins. Returns false if the client disconnected.
@@ -198,6 +241,7 @@ impl Providers {
             sink,
             scope,
             first_token_ms: None,
+            object: None,
             hides_usage: forward.hides_usage,
             key: None,
             head: AnswerHead::default(),
@@ -211,6 +255,7 @@ impl Providers {
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
+        receiver.note_object(&partial);
         receiver.release();
         if let Err(fault) = &outcome {
             receiver.drop_silent_error(fault);
@@ -219,7 +264,9 @@ impl Providers {
             partial.billing.note_unpriced("audio tokens");
         }
         // Extracting the texts scans the whole body, so only for an estimate.
-        let has_any = outcome.is_ok() || partial.has_any();
+        let is_estimated = forward.api_format != ApiFormat::Object;
+        let counted = partial.usage;
+        let has_any = is_estimated && (outcome.is_ok() || partial.has_any());
         let texts = if has_any && partial.usage.input_tokens == 0 {
             // Joined by line feeds; the outer ones are not part of the text.
             (forward.texts)().trim_matches('\n').to_owned()
@@ -227,20 +274,23 @@ impl Providers {
             String::new()
         };
         let call = Call { prompt: texts, ..forward.call.clone() };
-        self.conclude(&call, outcome, partial, scope, receiver.first_token_ms).map_err(
-            |mut failure| {
-                if let Some(own) = forward.key {
-                    failure.message = own.key.redact(&failure.message);
-                    failure.model = own.key.redact_name(&failure.model);
-                }
-                Box::new(ForwardError {
-                    failure,
-                    refused: receiver.refused,
-                    is_begun: receiver.is_begun,
-                    is_reported_to_client: receiver.is_reported_to_client,
-                })
-            },
-        )
+        let concluded = self.conclude(&call, outcome, partial, scope, receiver.first_token_ms);
+        let concluded = concluded.map(|answer| match is_estimated {
+            true => answer,
+            false => Answer { usage: counted, ..answer },
+        });
+        concluded.map_err(|mut failure| {
+            if let Some(own) = forward.key {
+                failure.message = own.key.redact(&failure.message);
+                failure.model = own.key.redact_name(&failure.model);
+            }
+            Box::new(ForwardError {
+                failure,
+                refused: receiver.refused,
+                is_begun: receiver.is_begun,
+                is_reported_to_client: receiver.is_reported_to_client,
+            })
+        })
     }
 
     fn exchange_forward<'a>(
@@ -261,6 +311,10 @@ impl Providers {
             return Err(Fault::not_configured(message));
         };
         let (mut url, mut reader) = route(provider, forward.call);
+        if let Some(path) = forward.path {
+            url.push('/');
+            url.push_str(path);
+        }
         if !forward.query.is_empty() {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(forward.query);
@@ -268,7 +322,8 @@ impl Providers {
         let request = HttpRequest {
             url: &url,
             headers: &headers(forward, provider),
-            body: Some(forward.body),
+            method: forward.method,
+            body: forward.body,
         };
         receiver.key = forward.key.map(|own| &own.key).or(provider.key());
         let exchange = Exchange {
@@ -300,7 +355,7 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
     let mut headers: Vec<_> =
         given.map(|(name, value)| (*name, Header::Plain(value.clone()))).chain(key).collect();
     let (name, version) = anthropic::version();
-    if forward.api_format != ApiFormat::ChatCompletions
+    if matches!(forward.api_format, ApiFormat::Messages | ApiFormat::TokenCount)
         && headers.iter().all(|(given, _)| *given != name)
     {
         headers.push((name, version));
@@ -328,6 +383,8 @@ struct ClientReceiver<'a> {
     sink: &'a mut dyn ResponseSink,
     scope: &'a Scope,
     first_token_ms: Option<u64>,
+    /// The object that the sink knows.
+    object: Option<ProviderObject>,
     hides_usage: bool,
     key: Option<&'a Secret>,
     head: AnswerHead,
@@ -351,6 +408,16 @@ impl ClientReceiver<'_> {
         self.is_held |= !self.is_begun && !self.has_output;
         // Clients know no other form of an error.
         self.is_reported_to_client |= event.name == "error" || shows_error(event.data.as_bytes());
+    }
+
+    /// Announces a new object, or its new status.
+    fn note_object(&mut self, partial: &ResponseAccumulator) {
+        if let Some(object) = &partial.object
+            && self.object.as_ref() != Some(object)
+        {
+            self.sink.object(object);
+            self.object = Some(object.clone());
+        }
     }
 
     /// Turns held frames into the provider's error response.
@@ -379,7 +446,8 @@ impl Receiver for ClientReceiver<'_> {
         self.refused = Some((self.head.clone(), body));
     }
 
-    fn document(&mut self, bytes: &[u8], _: &ResponseAccumulator) {
+    fn document(&mut self, bytes: &[u8], partial: &ResponseAccumulator) {
+        self.note_object(partial);
         self.is_begun = true;
         // The cost stays the same if the client disconnected.
         self.sink.whole(&self.head, bytes);
@@ -391,6 +459,7 @@ impl Receiver for ClientReceiver<'_> {
         read: Option<&Result<Flow, Fault>>,
         partial: &ResponseAccumulator,
     ) {
+        self.note_object(partial);
         if let Some(event) = frame.event.filter(|_| read.is_some())
             && self.first_token_ms.is_none()
             && begins_the_answer(event, partial)
@@ -458,14 +527,23 @@ fn shows_error(json: &[u8]) -> bool {
     let document = json::read(json).unwrap_or_default();
     let choices = document["choices"].as_array().into_iter().flatten();
     let mut parts = choices.flat_map(|choice| [choice, &choice["delta"], &choice["message"]]);
-    document["type"] == "error"
+    let kinds = ["error", "response.failed", "response.cancelled"];
+    kinds.iter().any(|kind| document["type"] == *kind)
         || is_error(&document["error"])
         || parts.any(|part| is_error(&part["error"]))
 }
 
 /// Returns whether the event has the beginning of the answer: text, or a part of other output.
 fn begins_the_answer(event: &Event, partial: &ResponseAccumulator) -> bool {
-    let other = ["\"tool_calls\"", "\"content_block_delta\"", "\"reasoning_content\""];
+    let other = [
+        "\"tool_calls\"",
+        "\"content_block_delta\"",
+        "\"reasoning_content\"",
+        "\"response.function_call_arguments.delta\"",
+        "\"response.custom_tool_call_input.delta\"",
+        "\"response.reasoning_summary_text.delta\"",
+        "\"response.reasoning_text.delta\"",
+    ];
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
 
@@ -520,6 +598,8 @@ mod tests {
         let forward = Forward {
             call: &super::super::testing::call("m", false),
             api_format: ApiFormat::ChatCompletions,
+            method: Method::Post,
+            path: None,
             query: "",
             texts: &|| unreachable!("nothing came"),
             body: b"{}",
@@ -539,6 +619,10 @@ mod tests {
             (ApiFormat::ChatCompletions, &[Kind::OpenAi, Kind::Gemini, Kind::Ollama][..]),
             (ApiFormat::Messages, &[Kind::Anthropic, Kind::Ollama]),
             (ApiFormat::TokenCount, &[Kind::Anthropic]),
+            (ApiFormat::Responses, &[Kind::OpenAi, Kind::Ollama]),
+            (ApiFormat::Compaction, &[Kind::OpenAi]),
+            (ApiFormat::ResponseTokenCount, &[Kind::OpenAi]),
+            (ApiFormat::Object, &[Kind::OpenAi]),
         ] {
             let kinds = [Kind::OpenAi, Kind::Anthropic, Kind::Gemini, Kind::Ollama, Kind::Echo];
             let reached = kinds.into_iter().filter(|kind| format.is_supported_by(*kind));

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::Providers;
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
+use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver};
 use super::config::{Kind, ProviderConfig, host};
 use super::failure::Fault;
 use super::framer::Event;
@@ -83,7 +83,7 @@ impl Providers {
         let Some((url, headers)) = request(provider) else {
             return Err(Fault::not_configured("does not list models"));
         };
-        let request = HttpRequest { url: &url, headers: &headers, body: None };
+        let request = HttpRequest { url: &url, headers: &headers, method: Method::Get, body: &[] };
         let mut reader = ListReader { kind: provider.kind, models: Vec::new() };
         let exchange = Exchange {
             provider: name,

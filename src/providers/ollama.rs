@@ -32,6 +32,11 @@ pub(super) fn chat_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/chat/completions", base_url(provider))
 }
 
+/// Returns the URL of OpenAI's Responses API, which stores nothing here.
+pub(super) fn responses_url(provider: &ProviderConfig) -> String {
+    format!("{}/v1/responses", base_url(provider))
+}
+
 /// Returns the URL of Anthropic's protocol.
 pub(super) fn messages_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/messages", base_url(provider))

@@ -34,6 +34,11 @@ pub(super) fn url(provider: &ProviderConfig) -> String {
     format!("{}/chat/completions", provider.base_url())
 }
 
+/// Returns the URL of the Responses API, or of another path.
+pub(super) fn url_of(provider: &ProviderConfig, path: &str) -> String {
+    format!("{}/{path}", provider.base_url())
+}
+
 /// Returns the header with the key.
 pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
     let value = format!("Bearer {}", key.expose());
@@ -240,7 +245,7 @@ fn usage_of(document: &Value) -> &Value {
 
 /// Notes counts of audio, images and video, which have other prices than text. Mistral counts
 /// seconds of audio.
-fn note_media(usage: &Value, billing: &mut Billing) {
+pub(super) fn note_media(usage: &Value, billing: &mut Billing) {
     for details in ["prompt_tokens_details", "completion_tokens_details"] {
         for kind in ["audio", "image", "video"] {
             if is_counted(&usage[details], &format!("{kind}_tokens")) {
@@ -256,7 +261,7 @@ fn note_media(usage: &Value, billing: &mut Billing) {
 /// Notes the uses of the server's own tools, which cost extra: searches of OpenRouter, Perplexity's
 /// deep research and xAI. Their prices depend on the search engine or the model; these providers
 /// state the whole cost.
-fn note_tools(usage: &Value, billing: &mut Billing) {
+pub(super) fn note_tools(usage: &Value, billing: &mut Billing) {
     let names = ["num_search_queries", "citation_tokens", "num_sources_used"];
     if names.iter().any(|name| is_counted(usage, name))
         || is_counted(usage, "num_server_side_tools_used")

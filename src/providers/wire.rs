@@ -3,11 +3,12 @@
 
 use serde_json::Value;
 
-use super::billing::Billing;
+use super::billing::{Billing, SERVICE_TIER};
 use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::{Event, Framing};
 use super::json;
+use super::object::ProviderObject;
 use crate::event::{Usage, UsageSource};
 
 /// Limits the text of an answer, in bytes: the longest of current models (128,000 tokens) is about
@@ -83,6 +84,8 @@ pub(super) struct ResponseAccumulator {
     pub(super) finish_reason: Option<String>,
     /// True if the provider marked the end of the answer.
     pub(super) is_complete: bool,
+    /// The object that the provider stores.
+    pub(super) object: Option<ProviderObject>,
 }
 
 impl ResponseAccumulator {
@@ -162,7 +165,7 @@ impl ResponseAccumulator {
             let mut standard = STANDARD_TIERS.iter();
             if !standard.any(|known| known.eq_ignore_ascii_case(tier)) {
                 let tier = one_line(tier, FINISH_CHARS_MAX);
-                self.billing.note_unpriced(format!("service tier {tier}"));
+                self.billing.note_unpriced(format!("{SERVICE_TIER} {tier}"));
             }
         }
     }

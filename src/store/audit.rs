@@ -208,6 +208,13 @@ impl Audit {
         Ok(last.unwrap_or(0))
     }
 
+    /// Returns the number of pending rows whose calls continue at the provider.
+    pub fn open_calls(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM stored_objects JOIN ledger ON ledger.id = ledger_id
+             WHERE is_open AND status = 'PENDING'";
+        Ok(one(&self.db, sql, [])?.unwrap_or(0))
+    }
+
     pub fn calls(&self, each: impl FnMut(AuditCall)) -> Result<()> {
         self.each(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,

@@ -68,6 +68,13 @@ impl Count {
     }
 }
 
+/// The reservation of a settled call whose cost is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeldAmount {
+    Kept,
+    Freed,
+}
+
 #[derive(Clone)]
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
@@ -206,11 +213,16 @@ impl Budgets {
         &mut self,
         db: &Connection,
         row: &LedgerEntry,
+        held: HeldAmount,
     ) -> Result<Vec<BudgetWarning>> {
-        if self.all.is_empty() {
+        if self.all.is_empty() && held == HeldAmount::Kept {
             return Ok(Vec::new());
         }
         let (requested_model, reserve) = opened(db, row.id)?;
+        if held == HeldAmount::Freed {
+            let sql = "UPDATE ledger SET reserved_nanousd = 0, reserved_tokens = 0 WHERE id = ?1";
+            execute(db, sql, params![row.id])?;
+        }
         let scope = Scope {
             flow_id: row.flow_id,
             provider: &row.provider,
@@ -234,10 +246,12 @@ impl Budgets {
             }
             let budget = &self.all[at];
             let reserved = budget.reserved(&reserve).unwrap_or(0);
-            // If the result is unknown, the reservation is still held.
             let spent = spent_by(row, budget.limit);
-            let change =
-                spent.map_or(Amounts::default(), |spent| Amounts { spent, held: -reserved });
+            let change = match (spent, held) {
+                // If the result is unknown, the reservation is still held.
+                (None, HeldAmount::Kept) => Amounts::default(),
+                (spent, _) => Amounts { spent: spent.unwrap_or(0), held: -reserved },
+            };
             let session = row.more.attribution.session.as_deref();
             let session = session.filter(|_| budget.per == Per::Session);
             let (amounts, period) = match (&mut self.counts[at], &row.run_id) {

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::budgets::{Budgets, Reservation};
-use super::change::{Applied, NewCall, Receipt, Settlement};
+use super::budgets::{Budgets, HeldAmount, Reservation};
+use super::change::{Applied, NewCall, ObjectName, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
 use super::end_users;
@@ -11,6 +11,7 @@ use super::keys;
 use super::ledger::ENTRY_COLUMNS;
 use super::prices;
 use super::sql::{execute, one, require_row};
+use super::stored_objects;
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
 use crate::money::Usd;
@@ -128,6 +129,30 @@ impl CallWriter {
     }
 
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {
+        self.settle_call(db, settlement, HeldAmount::Kept)
+    }
+
+    /// Closes an object whose end stays unknown; see [`Change::ExpireObject`](super::Change).
+    pub(super) fn expire(
+        &mut self,
+        db: &Connection,
+        name: &ObjectName,
+        settlement: Option<&Settlement>,
+    ) -> Result<Applied> {
+        let closed = stored_objects::close(db, name)?;
+        match settlement.map(|it| self.settle_call(db, it, HeldAmount::Freed)) {
+            // Its call was settled in another way.
+            None | Some(Err(Error::NotFound(_))) => Ok(closed),
+            Some(settled) => settled,
+        }
+    }
+
+    fn settle_call(
+        &mut self,
+        db: &Connection,
+        settlement: &Settlement,
+        held: HeldAmount,
+    ) -> Result<Applied> {
         let usage = &settlement.usage;
         let charge = &settlement.charge;
         let price_id = match &charge.price {
@@ -169,7 +194,7 @@ impl CallWriter {
         )?;
         require_row(changed, || format!("pending ledger row {}", settlement.id))?;
         let row = ledger_row(db, settlement.id)?;
-        let warnings = self.budgets.settle(db, &row)?;
+        let warnings = self.budgets.settle(db, &row, held)?;
         let context = context(&row, settlement.at);
         let mut applied = updated(row, settlement.at);
         let warned = warnings

@@ -6,7 +6,7 @@ use crate::budget::{Budget, CallBounds, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
     Attribution, Billing, CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy,
-    RunStatus, Usage,
+    RunStatus, Usage, text_form,
 };
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
@@ -214,6 +214,45 @@ pub struct KeyEdit {
     pub tokens_per_minute: Option<Option<u64>>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    Response,
+    Conversation,
+    File,
+    Batch,
+}
+
+text_form!(ObjectKind {
+    Response = "response",
+    Conversation = "conversation",
+    File = "file",
+    Batch = "batch",
+});
+
+/// Names an object of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectName {
+    pub kind: ObjectKind,
+    /// The provider's id.
+    pub id: String,
+    /// The virtual key that created it; none for clients without one, which share their objects.
+    pub key_id: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    pub name: ObjectName,
+    pub provider: String,
+    /// The requested model, if the object has one.
+    pub model: Option<String>,
+    pub created_at: Timestamp,
+    /// The row of the call that created it, if it has one.
+    pub ledger_id: Option<i64>,
+    pub is_open: bool,
+    /// Further facts, as JSON.
+    pub details: Option<String>,
+}
+
 /// One change to write. Its events are derived from it (see [`Batch::apply`](super::Batch::apply)).
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -314,6 +353,15 @@ pub enum Change {
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
     CorrectCall(Correction),
+    /// Remembers an object that a provider stores for a client.
+    Remember(StoredObject),
+    /// Closes an open object. Refused, with all changes of its transaction, if it is not open.
+    CloseObject(ObjectName),
+    /// Closes an object whose end stays unknown, settles its call if there is one, and frees its
+    /// reservation. Refused like [`Change::CloseObject`].
+    ExpireObject(ObjectName, Option<Settlement>),
+    /// Removes an object, unless it is open.
+    ForgetObject(ObjectName),
     FinishNode(FinishedNode),
     /// Skips a node that is not on a selected branch.
     SkipNode {

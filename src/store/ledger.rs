@@ -191,6 +191,10 @@ impl Store {
         })
     }
 
+    pub fn ledger_row(&self, id: i64) -> Result<Option<LedgerEntry>> {
+        self.one(&format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1"), [id])
+    }
+
     /// Returns rows that are still pending because their process ended, oldest first.
     pub fn pending_calls(&self) -> Result<Vec<LedgerEntry>> {
         let filter = LedgerFilter { status: Some(CallStatus::Pending), ..LedgerFilter::default() };

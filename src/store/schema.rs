@@ -409,6 +409,23 @@ CREATE TABLE secrets (
 ) STRICT, WITHOUT ROWID;
 ",
     "
+-- Objects that providers store for clients, see store/stored_objects.rs.
+CREATE TABLE stored_objects (
+    kind        TEXT NOT NULL,
+    id          TEXT NOT NULL,          -- the provider's
+    owner       INTEGER NOT NULL,       -- id in keys; 0 for clients without a virtual key
+    provider    TEXT NOT NULL,
+    model       TEXT,                   -- the requested model
+    created_ms  INTEGER NOT NULL,
+    ledger_id   INTEGER,
+    is_open     INTEGER NOT NULL,       -- its cost is booked later
+    details     TEXT,                   -- JSON
+    PRIMARY KEY (kind, id, owner)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX stored_objects_by_time ON stored_objects (created_ms);
+CREATE INDEX stored_objects_open ON stored_objects (created_ms) WHERE is_open;
+",
+    "
 -- The part of a day's use that is only reserved, because the cost of its calls is unknown. Daily
 -- sums are computed again.
 DELETE FROM ledger_days;

@@ -10,7 +10,7 @@ use crate::event::{Billing, CallStatus, CostSource, RefusedBy, RunStatus, UsageS
 use crate::flow::Concern;
 use crate::money::Usd;
 use crate::schedule::Missed;
-use crate::store::NodeStatus;
+use crate::store::{NodeStatus, ObjectKind};
 use crate::time::Timestamp;
 
 /// A value that is read from one or more columns of a row.
@@ -119,6 +119,7 @@ stored_as_text!(
     CostSource,
     Missed,
     NodeStatus,
+    ObjectKind,
     RefusedBy,
     RunStatus,
     Status,

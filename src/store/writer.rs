@@ -14,7 +14,7 @@ use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
     block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
-    prompt_densities, response_cache, run_changes, suggestions, triggers,
+    prompt_densities, response_cache, run_changes, stored_objects, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -131,6 +131,11 @@ impl Writer {
     /// Removes up to `step` expired delivery keys. Returns their number.
     pub fn prune_hook_keys(&mut self, now: Timestamp, step: usize) -> Result<usize> {
         triggers::prune_hook_keys(&self.db, now, step)
+    }
+
+    /// Removes up to `step` old objects of clients. Returns their number.
+    pub fn prune_objects(&mut self, now: Timestamp, step: usize) -> Result<usize> {
+        stored_objects::prune(&self.db, now, step)
     }
 
     /// Indexes up to `step` blocks of ledger rows. Returns how many entries were written.
@@ -268,6 +273,10 @@ impl Batch<'_> {
                 prompt_densities::raise(db, provider, model, *density).map(done)
             }
             Change::EraseEndUser { names } => calls.erase_end_user(db, names),
+            Change::Remember(object) => stored_objects::remember(db, object),
+            Change::CloseObject(name) => stored_objects::close(db, name),
+            Change::ExpireObject(name, settlement) => calls.expire(db, name, settlement.as_ref()),
+            Change::ForgetObject(name) => stored_objects::forget(db, name),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
             Change::SetBudgets { all, version } => {

@@ -122,6 +122,7 @@ impl Calls<'_> {
 
     fn end(&mut self, is_in_use: bool) -> Result<()> {
         let (rows, last, pending) = (&mut self.rows, self.last, self.pending);
+        let open = self.audit.open_calls()?.min(pending);
         let assigned = self.audit.last_number("ledger")?;
         if assigned != last {
             rows.add(format_args!(
@@ -136,7 +137,8 @@ impl Calls<'_> {
                  killed; the next `flowledger serve` sets them to UNKNOWN"
             }
         };
-        rows.notes.push((pending, description));
+        rows.notes.push((pending - open, description));
+        rows.notes.push((open, "background calls whose end was not read yet"));
         rows.notes.push((self.unpriced, "rows with tokens and an unknown price"));
         rows.notes.push((self.unknown, "failed calls with unknown tokens and an unknown cost"));
         let costs = &mut self.costs.notes;

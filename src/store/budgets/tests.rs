@@ -384,6 +384,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger DROP COLUMN project;
              ALTER TABLE ledger DROP COLUMN billing;
              ALTER TABLE ledger_days DROP COLUMN subscription_cost;
+              DROP TABLE stored_objects;
              DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
@@ -403,7 +404,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 10
+            schema::version() - 11
         ))
         .unwrap();
     drop(connection);
