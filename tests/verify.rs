@@ -255,16 +255,16 @@ fn every_external_change_is_reported_with_both_values() {
             &["1 ledger rows have no event, although the log is complete"],
         ),
         (
-            "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+            "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
             &[
-                "totals of 1970-01-08,  of /: stored [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], computed from the ledger rows none",
+                "totals of 1970-01-08,  of /: stored [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], computed from the ledger rows none",
             ],
         ),
         (
             "INSERT INTO ledger_summed VALUES (1, 99999)",
             &[
                 "SUCCESS of openai/gpt-4o-mini in flow ",
-                " as tester: stored none, computed from the ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0, 0, 0, 0, 0]",
+                " as tester: stored none, computed from the ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0, 0, 0, 0, 0, 0]",
             ],
         ),
         (
