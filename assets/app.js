@@ -135,14 +135,14 @@ const TOASTS = {
   FLOW_COMPLETED: (payload) => ["completed", [{ name: nameOf(payload) }, " completed"], `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
   FLOW_FAILED: (payload) => ["failed", [{ name: nameOf(payload) }, " failed"], payload.error],
   FLOW_CANCELLED: (payload) => ["cancelled", [{ name: nameOf(payload) }, " cancelled"]],
-  BUDGET_WARNING: ({ budget, percent, used, limit, per, hard, kind, session }) => kind === "loop" ? [
+  BUDGET_WARNING: ({ budget, percent, used, spent, held, limit, per, hard, kind, session }) => kind === "loop" ? [
     "warning",
     ["Session ", { name: session }, " repeats itself"],
     `${used[0].toUpperCase()}${used.slice(1)}. ${hard ? `Budget “${budget}” refuses its further calls.` : "No budget stops it."}`,
   ] : [
     "warning",
     ["Budget “", { name: budget }, `”: ${percent} % used`],
-    `${used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
+    `${held ? `${spent} spent, ${held} held` : used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
   ],
   OPTIMIZATION_AVAILABLE: ({ suggestion }) => [
     "saving",

@@ -5,9 +5,11 @@ import { h, setText } from "./dom.js";
 import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
-/** Fields that have another name in the API. */
+/** Leaves other input as it is, for the server's error. */
+const wholeOrText = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed);
 /** Fields with the same name in the API that restrict a budget. */
 const FILTERS = ["tag", "client", "endUser", "project"];
+/** Fields that have another name in the API. */
 const FIELD_OF = { __proto__: null, limitUsd: "limit", limitTokens: "limit" };
 
 /**
@@ -35,7 +37,10 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     endUser: createField("endUser", "End user", text({}), "Leave empty for all traffic."),
     project: createField("project", "Project", text({}), "Leave empty for all traffic."),
     timezone: createField("timezone", "Time zone", text({ list: zones.root.id })),
+    minOutputTokens: createField("minOutputTokens", "Lowest output limit", text({ inputmode: "numeric" }), "Tokens. Leave empty for 1024."),
     hard: createField("hard", "Hard limit: refuse calls that might exceed it", h("input", { type: "checkbox" })),
+    onShort: createField("onShort", "Refuse calls instead of lowering their output limit", h("input", { type: "checkbox" })),
+    bound: createField("bound", "Strict: count each byte of a prompt as a token", h("input", { type: "checkbox" })),
     allowUnpriced: createField("allowUnpriced", "Allow calls with an unknown price", h("input", { type: "checkbox" })),
     includeSubscriptions: createField("includeSubscriptions", "Include calls that a subscription covers", h("input", { type: "checkbox" })),
     onLoop: createField("onLoop", "Stop a session that repeats itself", h("input", { type: "checkbox" })),
@@ -61,8 +66,10 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       },
     },
     title,
-    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -4).map((field) => field.root)),
+    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -6).map((field) => field.root)),
     fields.hard.root,
+    fields.onShort.root,
+    fields.bound.root,
     fields.allowUnpriced.root,
     fields.includeSubscriptions.root,
     fields.onLoop.root,
@@ -96,6 +103,9 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     for (const filter of FILTERS) controls[filter].value = budget?.[filter] ?? "";
     controls.timezone.value = budget?.timezone ?? LOCAL_ZONE;
     controls.hard.checked = budget?.hard ?? true;
+    controls.onShort.checked = budget?.onShort === "refuse";
+    controls.bound.checked = budget?.bound === "strict";
+    controls.minOutputTokens.value = String(budget?.minOutputTokens ?? "");
     controls.allowUnpriced.checked = budget?.allowUnpriced ?? false;
     controls.includeSubscriptions.checked = budget?.includeSubscriptions ?? false;
     controls.onLoop.checked = budget?.onLoop === "stop";
@@ -117,6 +127,8 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     controls.timezone.disabled = ["run", "session"].includes(controls.per.value);
     controls.includeSubscriptions.disabled = controls.unit.value === "tokens";
     controls.onLoop.disabled = controls.per.value !== "session" || !controls.hard.checked;
+    for (const name of ["onShort", "bound"]) controls[name].disabled = !controls.hard.checked;
+    controls.minOutputTokens.disabled = !controls.hard.checked || controls.onShort.checked;
     controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";
   }
 
@@ -133,6 +145,9 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       ...Object.fromEntries(FILTERS.filter(typed).map((filter) => [filter, typed(filter)])),
       hard: controls.hard.checked,
       allowUnpriced: controls.allowUnpriced.checked,
+      ...(controls.onShort.checked ? { onShort: "refuse" } : {}),
+      ...(controls.bound.checked ? { bound: "strict" } : {}),
+      ...(typed("minOutputTokens") ? { minOutputTokens: wholeOrText(typed("minOutputTokens")) } : {}),
       ...(controls.includeSubscriptions.checked ? { includeSubscriptions: true } : {}),
       ...(controls.onLoop.checked && !controls.onLoop.disabled ? { onLoop: "stop" } : {}),
       timezone: typed("timezone"),

@@ -19,6 +19,10 @@ const NAME_BYTES_MAX: usize = 100;
 const VERSION_BYTES: usize = 16;
 /// Percentages of a limit at which viewers are warned.
 pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
+/// The default of [`Budget::min_output_tokens`]. Shorter answers of coding agents are rarely useful.
+const OUTPUT_TOKENS_MIN: u32 = 1_024;
+/// Covers the rounding of the costs that the reservation of a lowered limit is calculated from.
+const ROUNDING_NANOUSD: i64 = 2;
 
 /// Days and months follow the budget's time zone. A session is one of a client at the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,27 @@ impl Limit {
     }
 }
 
+/// The bound of a prompt's tokens by which a budget reserves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputBound {
+    /// Counted, or measured on earlier calls, with a margin.
+    #[default]
+    Estimated,
+    /// One token for each byte.
+    Strict,
+}
+
+/// The reaction of a hard budget that has too little left for the whole output limit of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnShort {
+    /// Lowers the output limit to the remaining amount.
+    #[default]
+    Lower,
+    Refuse,
+}
+
 /// A call counts for every budget that covers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -97,6 +122,10 @@ pub struct Budget {
     pub hard: bool,
     /// Lets a hard budget in money allow calls without a known price, which cannot be counted.
     pub allow_unpriced: bool,
+    pub bound: InputBound,
+    pub on_short: OnShort,
+    /// The lowest output limit to lower a call to; none for [`OUTPUT_TOKENS_MIN`].
+    pub min_output_tokens: Option<u32>,
     pub timezone: String,
     zone: TimeZone,
 }
@@ -120,6 +149,76 @@ pub struct Reserve {
     /// None if the price is unknown.
     pub cost: Option<Usd>,
     pub tokens: u64,
+}
+
+/// The maximum usage of a call by one bound of its prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maximum {
+    /// Without output.
+    pub input: Reserve,
+    /// With the whole output limit.
+    pub whole: Reserve,
+}
+
+/// The output limit of a request, which budgets may lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// Tokens of each choice.
+    pub tokens: u32,
+    /// A lowered limit must be above this number of tokens, which are reserved for thinking.
+    pub thinking_tokens: u32,
+}
+
+/// The bounds of a call between which the budgets that cover it choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallBounds {
+    pub strict: Maximum,
+    pub estimated: Maximum,
+    /// None if the limit must stay as it is.
+    pub output: Option<OutputLimit>,
+}
+
+/// The amounts in a budget's unit that count in a period or run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Used by settled calls.
+    pub spent: i64,
+    /// Reserved by calls in flight and by calls whose cost is unknown.
+    pub held: i64,
+}
+
+impl Amounts {
+    pub fn used(self) -> i64 {
+        self.spent.saturating_add(self.held)
+    }
+
+    pub fn plus(self, change: Self) -> Self {
+        Self {
+            spent: self.spent.saturating_add(change.spent),
+            held: self.held.saturating_add(change.held),
+        }
+    }
+}
+
+impl Maximum {
+    /// Returns the maximum usage with a lowered limit; a bound of the exact one.
+    pub fn lowered(&self, output: OutputLimit, limit: u32) -> Reserve {
+        let part = |input: i64, whole: i64| {
+            let all = u128::from(whole.saturating_sub(input).max(0).unsigned_abs());
+            let share = (all * u128::from(limit)).div_ceil(u128::from(output.tokens.max(1)));
+            input.saturating_add(i64::try_from(share).unwrap_or(i64::MAX))
+        };
+        let cost = self.input.cost.zip(self.whole.cost).map(|(input, whole)| {
+            let cost = part(input.nanousd, whole.nanousd).saturating_add(ROUNDING_NANOUSD);
+            Usd::from_nanousd(cost.min(whole.nanousd))
+        });
+        let tokens = part(saturating(self.input.tokens), saturating(self.whole.tokens));
+        Reserve { cost, tokens: tokens.unsigned_abs() }
+    }
+}
+
+fn saturating(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,12 +248,22 @@ struct Document {
     hard: bool,
     #[serde(default)]
     allow_unpriced: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    bound: InputBound,
+    #[serde(default, skip_serializing_if = "is_default")]
+    on_short: OnShort,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_output_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "is_false")]
     include_subscriptions: bool,
     #[serde(default, skip_serializing_if = "OnLoop::is_warn")]
     on_loop: OnLoop,
     #[serde(default = "utc")]
     timezone: String,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn yes() -> bool {
@@ -191,6 +300,9 @@ impl Budget {
             limit_tokens,
             hard: self.hard,
             allow_unpriced: self.allow_unpriced,
+            bound: self.bound,
+            on_short: self.on_short,
+            min_output_tokens: self.min_output_tokens,
             include_subscriptions: self.include_subscriptions,
             on_loop: self.on_loop,
             timezone: self.timezone.clone(),
@@ -229,8 +341,32 @@ impl Budget {
     pub fn reserved(&self, reserve: &Reserve) -> Option<i64> {
         match self.limit {
             Limit::Usd(_) => reserve.cost.map(|cost| cost.nanousd),
-            Limit::Tokens(_) => Some(i64::try_from(reserve.tokens).unwrap_or(i64::MAX)),
+            Limit::Tokens(_) => Some(saturating(reserve.tokens)),
         }
+    }
+
+    /// Returns the highest output limit of each choice that fits into `left`; none if that is too
+    /// low, or if this budget does not lower limits.
+    pub fn output_that_fits(
+        &self,
+        maximum: &Maximum,
+        output: OutputLimit,
+        left: i64,
+    ) -> Option<u32> {
+        if self.on_short == OnShort::Refuse {
+            return None;
+        }
+        let (input, whole) = (self.reserved(&maximum.input)?, self.reserved(&maximum.whole)?);
+        let rounding = if matches!(self.limit, Limit::Usd(_)) { ROUNDING_NANOUSD } else { 0 };
+        let left = left.saturating_sub(input).saturating_sub(rounding);
+        let per_limit = whole.saturating_sub(input);
+        if left <= 0 || per_limit <= 0 {
+            return None;
+        }
+        let fits = i128::from(left) * i128::from(output.tokens) / i128::from(per_limit);
+        let fits = u32::try_from(fits).unwrap_or(u32::MAX).min(output.tokens.saturating_sub(1));
+        let least = self.min_output_tokens.unwrap_or(OUTPUT_TOKENS_MIN);
+        (fits >= least && fits > output.thinking_tokens).then_some(fits)
     }
 
     /// Returns the start of the period that contains `at`, and the start of the next one. A budget
@@ -263,12 +399,14 @@ impl Budget {
         reached.max().unwrap_or(0)
     }
 
-    pub fn warning(&self, used: i64, percent: u8) -> BudgetWarning {
+    pub fn warning(&self, amounts: Amounts, percent: u8) -> BudgetWarning {
         BudgetWarning {
             budget: self.name.clone(),
             per: self.per.to_string(),
             percent,
-            used: self.limit.show(used),
+            used: self.limit.show(amounts.used()),
+            spent: self.limit.show(amounts.spent),
+            held: self.limit.show(amounts.held),
             limit: self.limit.show(self.limit.amount()),
             hard: self.hard,
             kind: WarningKind::Limit,
@@ -276,18 +414,19 @@ impl Budget {
         }
     }
 
-    /// Returns the error for a call that needs `reserve` in addition to the `used` and reserved
-    /// amount.
-    pub fn refusal(&self, used: i64, reserve: i64) -> Error {
+    /// Returns the reason for refusing a call that needs `reserve` in addition to the present
+    /// amounts.
+    pub fn refusal(&self, amounts: Amounts, reserve: i64) -> String {
         let limit = self.limit;
-        Error::Budget(format!(
-            "budget `{}` refused the call: limit {} per {}, used or reserved {}, maximum of this call {}",
+        format!(
+            "budget `{}` refused the call: limit {} per {}, spent {}, held {}, this call up to {}",
             self.name,
             limit.show(limit.amount()),
             self.per,
-            limit.show(used),
+            limit.show(amounts.spent),
+            limit.show(amounts.held),
             limit.show(reserve),
-        ))
+        )
     }
 
     /// Returns the error for a call of a session that repeats itself.
@@ -423,6 +562,9 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         let why = "must be `PROVIDER/MODEL`; a `*` at the end matches any rest";
         fault("model", why.into());
     }
+    if document.min_output_tokens == Some(0) {
+        fault("minOutputTokens", "must be at least 1".into());
+    }
     if document.on_loop == OnLoop::Stop && !(document.per == Per::Session && document.hard) {
         fault("onLoop", "`stop` needs a hard budget per session".into());
     }
@@ -445,6 +587,9 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         limit,
         hard: document.hard,
         allow_unpriced: document.allow_unpriced,
+        bound: document.bound,
+        on_short: document.on_short,
+        min_output_tokens: document.min_output_tokens,
         timezone: document.timezone,
         zone,
     })

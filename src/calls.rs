@@ -11,6 +11,7 @@
 //! because the engine commits them with the end of the node; other callers pass them to
 //! [`Calls::settle`].
 
+mod prompt_size;
 mod response_cache;
 mod settlement;
 mod settlement_queue;
@@ -18,16 +19,20 @@ mod settlement_queue;
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::prompt_size::PromptMeasures;
+pub use self::prompt_size::{PromptText, TextSize};
 use self::response_cache::{CacheLookup, ResponseCache, key_of};
 pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
 pub use self::settlement::{interrupted, later_settlement, lost_call, prompt_hash, unknown_end};
 use self::settlement_queue::SettlementQueue;
+use crate::budget::{CallBounds, OutputLimit};
 use crate::error::{Error, Result};
 use crate::event::RefusedBy;
 use crate::journal::Journal;
+use crate::prices::COST_MAX;
 use crate::providers::{
     Answer, CacheWrites, Call, Cancel, Failure, Permit, PricedOptions, Providers,
 };
@@ -41,20 +46,24 @@ use crate::time::Timestamp;
 pub const PERMIT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Interval at which a blocked caller checks that its client is still connected.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The time from the end of a call until its settlement is queued, with ample reserve.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// Stack size of the thread that commits settlements.
 const STACK_BYTES: usize = 64 << 10;
 
 /// The source of a prompt's size.
 #[derive(Clone, Copy, Debug)]
-pub enum PromptSize {
-    /// The texts of the call.
+pub enum PromptSize<'a> {
+    /// The texts of the call, which budgets refuse rather than lower.
     OfCall,
     /// The client's request body, which contains the prompt.
     OfBody {
         /// The expected size in bytes, for the rate limit.
         bytes: u64,
-        /// The largest possible size in bytes, for the budget reservation.
-        bytes_max: u64,
+        /// The prompt, for the budget reservation.
+        prompt: &'a dyn PromptText,
+        /// The output limit of the request, if budgets may lower it.
+        output: Option<OutputLimit>,
         /// The parts that may be written to the provider's prompt cache.
         cache_writes: CacheWrites,
         /// The options that may add to the price.
@@ -67,7 +76,7 @@ pub struct CallRequest<'a> {
     pub call: &'a Call,
     /// Time and reservation are missing; they are set when the intent is committed.
     pub row: NewCall,
-    pub prompt: PromptSize,
+    pub prompt: PromptSize<'a>,
     /// The cache key, and the maximum age of an acceptable stored response.
     pub cache: Option<(String, Duration)>,
     /// True if the client sends its own key, so the configured one may be missing.
@@ -105,6 +114,8 @@ pub enum CallOutcome {
     Cached(Arc<Bought>),
     /// A hard budget has too little left; no call was made.
     OverBudget(String),
+    /// A hard budget has too little left until calls in flight have ended; no call was made.
+    HeldBudget(String),
     /// No permit was available within [`PERMIT_WAIT_MAX`]; no call was made. Contains the remaining
     /// wait.
     RateLimited(Duration),
@@ -170,19 +181,63 @@ pub struct Calls {
     store: Arc<Store>,
     providers: Arc<Providers>,
     cache: ResponseCache,
+    measures: Arc<PromptMeasures>,
     settlements: Arc<SettlementQueue>,
+    in_flight: Arc<InFlight>,
     threads: Arc<Threads>,
+}
+
+/// Counts the calls in flight, so that a caller can wait for the settlement of one.
+#[derive(Default)]
+struct InFlight {
+    state: Mutex<InFlightState>,
+    is_settled: Condvar,
+}
+
+#[derive(Default)]
+struct InFlightState {
+    count: usize,
+    last_end: Option<Instant>,
+}
+
+struct InFlightGuard<'a> {
+    of: &'a InFlight,
+    /// True if the intent is committed.
+    is_made: bool,
+}
+
+impl InFlight {
+    fn state(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> InFlightGuard<'_> {
+        self.state().count += 1;
+        InFlightGuard { of: self, is_made: false }
+    }
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.of.state();
+        state.count -= 1;
+        if self.is_made {
+            state.last_end = Some(Instant::now());
+        }
+    }
 }
 
 impl Calls {
     /// Starts the thread that commits settlements.
     ///
     /// # Errors
-    /// Fails when the system cannot start another thread.
+    /// Fails when the system cannot start another thread, or the database cannot be read.
     pub fn start(store: Arc<Store>, journal: Journal, providers: Arc<Providers>) -> Result<Self> {
         let calls = Self {
             cache: ResponseCache::new(Arc::clone(&store)),
+            measures: Arc::new(PromptMeasures::load(&store)?),
             settlements: Arc::new(SettlementQueue::new(journal)),
+            in_flight: Arc::default(),
             threads: Arc::default(),
             store,
             providers,
@@ -237,11 +292,13 @@ impl Calls {
             return Prepared::Over(Ended::without_row(CallOutcome::RateLimited(wait)));
         }
         // Refuses early: a call over its budget need not wait. The journal checks again.
-        let row = is_new.then(|| self.intent(request));
-        if let Some(row) = row
-            && let Err(Error::Budget(why)) = self.store.check_budgets(&row)
-        {
-            return Prepared::Over(over_budget(row, why, Vec::new()));
+        if is_new {
+            let prefixes = self.prefixes(request);
+            let check = |row: &NewCall| self.store.check_budgets(row);
+            let (row, checked) = self.open(request, &prefixes, check);
+            if let Err(error @ (Error::Budget(_) | Error::BudgetHeld(_))) = checked {
+                return Prepared::Over(over_budget(row, error, Vec::new()));
+            }
         }
         Prepared::Deferred { wait, resources: Some(resources), reason: WaitReason::RateLimit }
     }
@@ -344,7 +401,7 @@ impl Calls {
         Err(Box::new(Ended::without_row(CallOutcome::Cancelled)))
     }
 
-    /// Like [`Calls::make_row`], for an exchange that does not need its row.
+    /// Like [`Calls::make_limited`], for requests whose output limit stays as it is.
     pub fn make(
         &self,
         request: &CallRequest<'_>,
@@ -352,36 +409,49 @@ impl Calls {
         before: Vec<Change>,
         exchange: impl FnOnce(Option<FillGuard>) -> Exchanged,
     ) -> Ended {
-        self.make_row(request, resources, before, |_, fill| exchange(fill))
+        self.make_limited(request, resources, before, |_, fill, _| exchange(fill))
     }
 
     /// Commits the intent, after `before` and in the same transaction, makes the call through
     /// `exchange`, and computes its settlement. If the intent cannot be committed, [`Ended`]
-    /// contains the changes of `before`. `exchange` receives the id of the row.
-    pub fn make_row(
+    /// contains the changes of `before`. `exchange` gets the id of the row, and the output limit of
+    /// each choice, if budgets lowered it. Then the answer is not cached, because the next request
+    /// may have more left.
+    pub fn make_limited(
         &self,
         request: &CallRequest<'_>,
         resources: CallResources,
         before: Vec<Change>,
-        exchange: impl FnOnce(i64, Option<FillGuard>) -> Exchanged,
+        exchange: impl FnOnce(i64, Option<FillGuard>, Option<u32>) -> Exchanged,
     ) -> Ended {
-        let row = self.intent(request);
-        let mut changes = before.clone();
-        changes.push(Change::OpenCall(row.clone()));
-        let id = match self.settlements.commit_with(changes) {
-            Ok(Receipt::Call(entry)) => entry.id,
+        let prefixes = self.prefixes(request);
+        let commit = |row: &NewCall| {
+            let mut changes = before.clone();
+            changes.push(Change::OpenCall(row.clone()));
+            self.settlements.commit_with(changes)
+        };
+        // From before the commit, so that the held amount of a call is never without it.
+        let mut in_flight = self.in_flight.enter();
+        let (row, receipt) = self.open(request, &prefixes, commit);
+        let (id, limit) = match receipt {
+            Ok(Receipt::Call(entry)) => (entry.id, None),
+            Ok(Receipt::LoweredCall(entry, limit)) => (entry.id, Some(limit)),
             Ok(_) => {
                 let error = Error::internal("the journal returned no ledger row");
                 return Ended::without_row(CallOutcome::NotCommitted(error));
             }
-            Err(Error::Budget(why)) => return over_budget(row, why, before),
+            Err(error @ (Error::Budget(_) | Error::BudgetHeld(_))) => {
+                return over_budget(row, error, before);
+            }
             Err(error) => {
                 return Ended { outcome: CallOutcome::NotCommitted(error), changes: before };
             }
         };
         resources.permit.consume();
         let began = Timestamp::now();
-        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(id, resources.fill)));
+        in_flight.is_made = true;
+        let fill = resources.fill.filter(|_| limit.is_none());
+        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(id, fill, limit)));
         let (providers, call) = (&self.providers, request.call);
         match exchanged {
             Ok((Ok(answer), filled)) => {
@@ -389,6 +459,7 @@ impl Calls {
                 let to_store = filled.map(|filled| filled.done(&answer.model, &settlement));
                 let mut changes = vec![Change::SettleCall(settlement)];
                 changes.extend(to_store.map(Change::KeepAnswer));
+                changes.extend(self.measure(request, &prefixes, &answer));
                 Ended { outcome: CallOutcome::Answered(answer), changes }
             }
             Ok((Err(failure), _)) => {
@@ -411,16 +482,86 @@ impl Calls {
         }
     }
 
-    /// Returns the row to commit before the call, with the worst-case cost reserved.
-    fn intent(&self, request: &CallRequest<'_>) -> NewCall {
+    fn prefixes(&self, request: &CallRequest<'_>) -> Vec<u64> {
+        match request.prompt {
+            PromptSize::OfCall => Vec::new(),
+            PromptSize::OfBody { prompt, .. } => self.measures.prefixes(request.call, prompt),
+        }
+    }
+
+    fn measure(
+        &self,
+        request: &CallRequest<'_>,
+        prefixes: &[u64],
+        answer: &Answer,
+    ) -> Option<Change> {
+        match request.prompt {
+            // Results of searches are part of the input, but not of the prompt.
+            PromptSize::OfBody { prompt, options, .. } if options.searches == 0 => {
+                self.measures.measure(request.call, prompt, prefixes, &answer.usage)
+            }
+            _ => None,
+        }
+    }
+
+    /// Passes the intent of a call to `commit`. If a budget refuses it, or would have to lower its
+    /// output limit, its tokens are counted, which takes time, and it is passed on again.
+    fn open<T>(
+        &self,
+        request: &CallRequest<'_>,
+        prefixes: &[u64],
+        mut commit: impl FnMut(&NewCall) -> Result<T>,
+    ) -> (NewCall, Result<T>) {
+        let can_count = matches!(request.prompt, PromptSize::OfBody { prompt, .. }
+            if prompt.can_count(&request.call.model));
+        let mut row = self.intent(request, prefixes, None);
+        if can_count {
+            let unlowered = row.bounds.map(|bounds| CallBounds { output: None, ..bounds });
+            let row = NewCall { bounds: unlowered, ..row.clone() };
+            match commit(&row) {
+                Err(Error::Budget(_) | Error::BudgetHeld(_)) => {}
+                result => return (row, result),
+            }
+        }
+        if let PromptSize::OfBody { prompt, .. } = request.prompt
+            && can_count
+        {
+            row = self.intent(request, prefixes, prompt.count(&request.call.model));
+        }
+        let result = commit(&row);
+        (row, result)
+    }
+
+    /// Returns the row to commit before the call, with the maximum cost to reserve. `counted` is the
+    /// number of the prompt's tokens, if it was counted.
+    fn intent(&self, request: &CallRequest<'_>, prefixes: &[u64], counted: Option<u64>) -> NewCall {
         let (call, at) = (request.call, Timestamp::now());
-        let reserve = match request.prompt {
-            PromptSize::OfCall => self.providers.reserve(call, at),
-            PromptSize::OfBody { bytes_max, cache_writes, options, .. } => {
-                self.providers.reserve_for(call, bytes_max, cache_writes, options, at)
+        let (reserve, bounds) = match request.prompt {
+            PromptSize::OfCall => (self.providers.reserve(call, at), None),
+            PromptSize::OfBody { prompt, output, cache_writes, options, .. } => {
+                let strict = prompt.size().tokens_max();
+                let estimated = self.measures.estimate(call, prompt, prefixes, counted);
+                let tokens = [strict, estimated];
+                let [strict, estimated] =
+                    self.providers.maxima(call, tokens, cache_writes, options, at);
+                // A capped cost does not say how much each token costs.
+                let is_capped = strict.whole.cost.is_some_and(|cost| cost >= COST_MAX);
+                let output = output.filter(|_| !is_capped);
+                (strict.whole, Some(CallBounds { strict, estimated, output }))
             }
         };
-        NewCall { at, reserve, ..request.row.clone() }
+        NewCall { at, reserve, bounds, ..request.row.clone() }
+    }
+
+    /// Returns whether a call is being made or settled, which may free a held amount.
+    pub fn is_any_in_flight(&self) -> bool {
+        let state = self.in_flight.state();
+        state.count > 0 || state.last_end.is_some_and(|end| end.elapsed() < SETTLED_WITHIN)
+    }
+
+    /// Waits until a client's call is settled, at most [`WATCH_INTERVAL`].
+    pub fn wait_for_settlement(&self) {
+        drop(self.in_flight.is_settled.wait_timeout(self.in_flight.state(), WATCH_INTERVAL));
     }
 
     /// Queues the settlement of a call without waiting. It is committed with the next intent, or
@@ -429,6 +570,7 @@ impl Calls {
         if !changes.is_empty() {
             self.settlements.settle(changes);
         }
+        self.in_flight.is_settled.notify_all();
     }
 
     /// Commits the settlement of a call and waits for it, even while the disk is full.
@@ -472,8 +614,12 @@ impl Filled {
 }
 
 /// Returns the end of a call over its budget. The refusal gets its own row.
-fn over_budget(row: NewCall, why: String, before: Vec<Change>) -> Ended {
-    let mut changes = before;
+fn over_budget(row: NewCall, error: Error, before: Vec<Change>) -> Ended {
+    let (mut changes, why) = (before, error.to_string());
     changes.push(Change::RefuseCall(row, RefusedBy::Budget, why.clone()));
-    Ended { outcome: CallOutcome::OverBudget(why), changes }
+    let outcome = match error {
+        Error::BudgetHeld(_) => CallOutcome::HeldBudget(why),
+        _ => CallOutcome::OverBudget(why),
+    };
+    Ended { outcome, changes }
 }

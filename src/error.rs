@@ -34,6 +34,9 @@ pub enum Error {
     /// A budget does not allow the call.
     #[error("{0}")]
     Budget(String),
+    /// A budget does not allow the call, but may once calls in flight have ended.
+    #[error("{0}")]
+    BudgetHeld(String),
     /// A limit is reached; a retry may succeed.
     #[error("{0}")]
     Busy(String),

@@ -94,8 +94,14 @@ pub struct BudgetWarning {
     /// `day`, `month`, `run` or `session`.
     pub per: String,
     pub percent: u8,
-    /// The used or reserved amount in readable form, such as `4.1 USD`.
+    /// The spent and held amounts together, in readable form, such as `4.1 USD`.
     pub used: String,
+    /// Empty in events of earlier versions, like `held`.
+    #[serde(default)]
+    pub spent: String,
+    /// Reserved by calls in flight and by calls whose cost is unknown.
+    #[serde(default)]
+    pub held: String,
     pub limit: String,
     /// True if calls beyond the limit are refused.
     pub hard: bool,

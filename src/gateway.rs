@@ -21,7 +21,9 @@ mod labels;
 mod loops;
 mod objects;
 mod operation;
+mod output_limit;
 mod prompt;
+mod prompt_text;
 mod protocol;
 mod route;
 mod stats;
@@ -231,8 +233,9 @@ impl Gateway {
         let targets = self.targets(operation)?;
         let mut attempt = 0;
         let mut error = None;
-        for target in &targets {
-            match self.attempt(operation, target, &mut attempt, reply) {
+        for (at, target) in targets.iter().enumerate() {
+            let is_last = at + 1 == targets.len();
+            match self.attempt(operation, target, is_last, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
                 Attempt::Unusable(why) => {
                     error.get_or_insert(why);

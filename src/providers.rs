@@ -59,6 +59,7 @@ use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
 pub use content_encoding::{Coding, Decoder, ZSTD_WINDOW_BYTES_MAX};
 pub use costs::{CacheWrites, prompt_tokens_max};
+pub use estimate::count as count_tokens;
 use failure::Fault;
 pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
@@ -72,6 +73,7 @@ pub use network::{Authorities, Network, Proxy, ProxyRule};
 pub use object::{ProviderObject, is_object_id};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
+pub use tokenizer::has_known_tokenizer;
 use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 

@@ -29,6 +29,7 @@ mod ledger;
 mod ledger_filter;
 mod node_changes;
 mod prices;
+mod prompt_densities;
 mod reader;
 mod response_cache;
 mod run_changes;

@@ -64,7 +64,7 @@ fn a_hard_budget_refuses_a_call_and_records_a_row() {
     assert_eq!(run["status"], "FAILED", "{run:#}");
     let error = run["error"].as_str().unwrap();
     assert!(
-        error.contains("budget `daily` refused the call: limit 0.0013 USD per day, used or reserved 0.00123 USD"),
+        error.contains("budget `daily` refused the call: limit 0.0013 USD per day, spent 0.00123 USD, held 0 USD, this call up to"),
         "{error}"
     );
     assert_eq!(run["cost"], json!(0));
@@ -82,6 +82,7 @@ fn a_hard_budget_refuses_a_call_and_records_a_row() {
     assert_eq!(rows[1]["total_cost_usd"].to_string(), COST);
     let state = state(&server);
     assert_eq!(state["used"], "0.00123");
+    assert_eq!((&state["spent"], &state["held"]), (&json!("0.00123"), &json!("0")));
     assert_eq!(state["left"], "0.00007");
     assert_eq!(state["percent"], 94);
 }
@@ -127,7 +128,7 @@ fn a_budget_keeps_its_usage_across_a_restart() {
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
-    assert!(error.contains("limit 2500 tokens per day, used or reserved 2200 tokens"), "{error}");
+    assert!(error.contains("limit 2500 tokens per day, spent 2200 tokens, held 0 tokens, this call up to 1033 tokens"), "{error}");
 }
 
 #[test]
@@ -144,13 +145,16 @@ fn a_call_of_unknown_outcome_counts_its_reservation() {
     set(&server, json!([{"name": "tokens", "per": "day", "limitTokens": 10_000}]));
     let run_id = server.execute(flow, &json!({}));
     questions.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(state(&server)["used"], 1_033);
+    let amounts =
+        |state: Value| (state["used"].clone(), state["spent"].clone(), state["held"].clone());
+    let held = (json!(1_033), json!(0), json!(1_033));
+    assert_eq!(amounts(state(&server)), held);
     server.start_again();
     eventually("it is over", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "FAILED"
     });
     assert_eq!(rows(&server)[0]["status"], "UNKNOWN");
-    assert_eq!(state(&server)["used"], 1_033);
+    assert_eq!(amounts(state(&server)), held);
 }
 
 #[test]
@@ -248,6 +252,7 @@ fn a_soft_budget_notifies_once_per_share_and_blocks_nothing() {
         (&payload["used"], &payload["limit"]),
         (&json!("0.00123 USD"), &json!("0.00123 USD"))
     );
+    assert_eq!((&payload["spent"], &payload["held"]), (&json!("0.00123 USD"), &json!("0 USD")));
 }
 
 #[test]

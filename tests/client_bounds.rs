@@ -34,7 +34,7 @@ fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestSer
 /// The same, with a hard budget of `tokens` per day.
 fn server_with_tokens(upstream: &Upstream, tokens: u64) -> TestServer {
     let server = server_with(upstream, |_| {});
-    let budgets = json!({"budgets": [{"name": "all", "per": "day", "limitTokens": tokens}]});
+    let budgets = json!({"budgets": [{"name": "all", "per": "day", "limitTokens": tokens, "onShort": "refuse"}]});
     let set = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
     assert_eq!(set.status, 200, "{}", set.text());
     server

@@ -545,7 +545,7 @@ fn the_reservation_includes_surcharges_and_fees_of_a_request() {
     let server = server_with(&upstream, |_| {});
     // 10,000 tokens of output cost 0.25 USD; ×1.1 and five searches are beyond the limit.
     let budgets = json!({"budgets": [
-        {"name": "b", "per": "month", "limitUsd": "0.26", "allowUnpriced": true}]});
+        {"name": "b", "per": "month", "limitUsd": "0.26", "allowUnpriced": true, "onShort": "refuse"}]});
     let set = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
     assert_eq!(set.status, 200, "{}", set.text());
     let status = |more: Value| {

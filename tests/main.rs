@@ -5,6 +5,7 @@
 //! - `bad_input`: bad input gets a clear answer, and no data is stored.
 //! - `binary`: runs the program as a child process.
 //! - `browser`: a headless Chromium with deadlines and cleanup.
+//! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
@@ -60,6 +61,7 @@ mod aimock;
 mod bad_input;
 mod binary;
 mod browser;
+mod budget_bounds;
 mod budgets;
 mod calls;
 mod client_answers;

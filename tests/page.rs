@@ -893,6 +893,48 @@ fn map_items_are_counted_live_and_can_be_opened() {
 }
 
 #[test]
+fn the_held_part_of_a_budget_is_hatched() {
+    let (release, released) = crossbeam_channel::unbounded::<()>();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = released.recv_timeout(DEADLINE);
+        let _ = stream.write_all(completion("done", 100, 1_000).as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitTokens": 10_000, "bound": "strict", "onShort": "refuse", "minOutputTokens": 2_000}]});
+    let put = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
+    assert_eq!(put.status, 200, "{}", put.text());
+    let flow =
+        server.save(&chain("Dear", &[agent_node("only", "x", &json!({"maxTokens": 1_000}))]));
+    release.send(()).unwrap();
+    server.run(flow, &json!({}));
+    server.execute(flow, &json!({}));
+    let person = Person::opens(&server);
+    person.presses("budgets-button");
+    // 1,100 tokens of the first call, 1,033 reserved for the second.
+    person.sees_budget("daily", 21, "2,133 of 10,000 tokens used");
+    person.sees_text("budgets", "1,100 tokens spent, 1,033 tokens held");
+    let share = "Math.round(100 * document.querySelector('.meter-held').clientWidth
+        / document.querySelector('.meter-fill').clientWidth)";
+    person.browser.wait_for(&format!("Math.abs({share} - 48) <= 2"));
+    release.send(()).unwrap();
+    person.sees_budget("daily", 22, "2,200 of 10,000 tokens used");
+    person.browser.wait_for("document.querySelector('.meter-held').clientWidth === 0");
+    // The form keeps the options of a hard budget.
+    person.presses("budget-edit");
+    person.fills_in("limit", "20000");
+    person.presses("budget-save");
+    person.sees_budget("daily", 11, "2,200 of 20,000 tokens used");
+    let saved = &server.get("/api/budget").json()["budgets"][0];
+    assert_eq!(
+        (&saved["bound"], &saved["onShort"], &saved["minOutputTokens"]),
+        (&json!("strict"), &json!("refuse"), &json!(2_000))
+    );
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
 fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let upstream = Upstream::saying(completion("done", 100, 1_000));
     let server = TestServer::start_with(|config| {

@@ -317,14 +317,24 @@ fn daily_sums_are_compared_by_name() {
                 coalesce(model_asked, model_used), key_name,
                 sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
                 sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-                    WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END)
+                    WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END),
+                sum(CASE WHEN cost_nanousd IS NULL THEN coalesce(reserved_nanousd, 0) ELSE 0 END),
+                sum(CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
+                    ELSE coalesce(reserved_tokens, 0) END)
              FROM ledger GROUP BY 1, 2, 3, 4, 5;"
         ))
         .unwrap();
     drop(connection);
     let ended = verify(summed.path());
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    for change in ["tokens = tokens + 1", "nanousd = 7", "provider = 'other'", "day = 7"] {
+    for change in [
+        "tokens = tokens + 1",
+        "nanousd = 7",
+        "held_nanousd = 7",
+        "held_tokens = held_tokens + 1",
+        "provider = 'other'",
+        "day = 7",
+    ] {
         let (changed, connection) = copy(summed.path());
         let sql = format!("UPDATE budget_days SET {change} WHERE provider = 'echo'");
         assert!(connection.execute(&sql, []).unwrap() > 0);

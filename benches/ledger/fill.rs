@@ -159,6 +159,7 @@ impl Books {
             billing: None,
             looping: None,
             reserve: Reserve::default(),
+            bounds: None,
         })
     }
 }

@@ -280,6 +280,7 @@ impl Job {
                 billing: None,
                 looping: None,
                 reserve: Reserve::default(),
+                bounds: None,
             },
             prompt: PromptSize::OfCall,
             cache: agent.cache_age.map(|age| (calls.cache_key(call), age)),
@@ -438,7 +439,9 @@ fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
         }
         CallOutcome::Cached(bought) => Outcome::finished(bought.output.as_str(), 0, true, changes),
         CallOutcome::Failed(failure) => failed(*failure, changes),
-        CallOutcome::OverBudget(why) | CallOutcome::NotConfigured(why) => {
+        CallOutcome::OverBudget(why)
+        | CallOutcome::HeldBudget(why)
+        | CallOutcome::NotConfigured(why) => {
             Outcome::failed_with(why, changes, Remedy::AnotherTarget)
         }
         CallOutcome::NotCommitted(error) => {

@@ -1,7 +1,7 @@
 //! One attempt at a client's call: one target, one ledger row.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::cache::CACHED_HEADER;
@@ -26,6 +26,10 @@ use crate::providers::{
 };
 use crate::store::{Bought, NewCall};
 
+/// Limits the wait for amounts that calls in flight hold in a budget. Clients wait longer for the
+/// start of an answer.
+const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
+
 pub(super) enum Attempt {
     /// The client has its answer or a part of it, or disconnected.
     Over,
@@ -38,11 +42,13 @@ pub(super) enum Attempt {
 }
 
 impl Gateway {
-    /// Tries one target. Increments `number` for an attempt with a ledger row.
+    /// Tries one target. Increments `number` for an attempt with a ledger row. If it is the last one
+    /// and a budget has enough left without the amounts that calls in flight hold, waits for these.
     pub(super) fn attempt(
         &self,
         operation: &Operation<'_>,
         target: &Target,
+        is_last: bool,
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
@@ -66,25 +72,38 @@ impl Gateway {
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
         let mut objects = self.recorder(operation, &call);
-        let ended = match self.calls.wait(&request, &waiter) {
-            Err(ended) => *ended,
-            Ok(resources) => self.calls.make_row(&request, resources, Vec::new(), |id, fill| {
-                operation.begin_call();
-                if kind == Kind::Echo {
-                    return self.echo(operation, &call, fill, &guard, reply);
+        let give_up_at = Instant::now() + HELD_WAIT_MAX;
+        let ended = loop {
+            let ended = match self.calls.wait(&request, &waiter) {
+                Err(ended) => *ended,
+                Ok(resources) => {
+                    let exchange = |id, fill, limit| {
+                        operation.begin_call();
+                        if kind == Kind::Echo {
+                            return self.echo(operation, &call, fill, &guard, reply);
+                        }
+                        objects.set_row(id);
+                        let shows_miss = operation.cache_age.is_some();
+                        let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
+                        let mut sink = sink.with_limit(limit);
+                        let result = self.forward(operation, &call, limit, &guard, &mut sink);
+                        let filled = sink.into_filled();
+                        let result = result.map_err(|error| {
+                            let failure = Box::new(error.failure.clone());
+                            forward_error = Some(error);
+                            failure
+                        });
+                        (result, filled)
+                    };
+                    self.calls.make_limited(&request, resources, Vec::new(), exchange)
                 }
-                objects.set_row(id);
-                let shows_miss = operation.cache_age.is_some();
-                let mut sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
-                let result = self.forward(operation, &call, &guard, &mut sink);
-                let filled = sink.into_filled();
-                let result = result.map_err(|error| {
-                    let failure = Box::new(error.failure.clone());
-                    forward_error = Some(error);
-                    failure
-                });
-                (result, filled)
-            }),
+            };
+            let is_held = matches!(ended.outcome, CallOutcome::HeldBudget(_));
+            let may_wait = || self.calls.is_any_in_flight() && Instant::now() < give_up_at;
+            if !is_held || !is_last || !may_wait() {
+                break ended;
+            }
+            self.calls.wait_for_settlement();
         };
         operation.end_call(&ended.outcome);
         if ended.has_row() {
@@ -96,7 +115,7 @@ impl Gateway {
 
     fn call_request<'a>(
         &self,
-        operation: &Operation<'_>,
+        operation: &'a Operation<'_>,
         call: &'a Call,
         attempt: u32,
     ) -> CallRequest<'a> {
@@ -108,7 +127,12 @@ impl Gateway {
             row: NewCall { billing, ..operation.row(call, attempt) },
             prompt: PromptSize::OfBody {
                 bytes: request.prompt.bytes_estimate(),
-                bytes_max: request.prompt.bytes_max(operation.protocol),
+                prompt: request,
+                // Calls of `echo` are free.
+                output: request
+                    .limit
+                    .output()
+                    .filter(|_| self.providers.kind(&call.provider) != Some(Kind::Echo)),
                 cache_writes: request.cache_writes,
                 options: request.priced_options,
             },
@@ -159,7 +183,7 @@ impl Gateway {
                 let message = "internal error; see the server's log";
                 self.fail(operation.error_form(), ApiError::new(500, "internal", message), reply)
             }
-            CallOutcome::OverBudget(why) => {
+            CallOutcome::OverBudget(why) | CallOutcome::HeldBudget(why) => {
                 self.calls.commit_refusal(changes);
                 // A retry would not help.
                 failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))
@@ -253,10 +277,16 @@ impl Gateway {
         &self,
         operation: &Operation<'_>,
         call: &Call,
+        limit: Option<u32>,
         guard: &InFlightGuard<'_>,
         sink: &mut ClientSink<'_, '_, '_>,
     ) -> Result<Answer, Box<ForwardError>> {
         let request = &operation.request;
+        let name = match operation.format {
+            ApiFormat::Responses => "max_output_tokens",
+            _ => self.providers.output_limit_name(&call.provider),
+        };
+        let limit = limit.map(|limit| request.limit.edits(limit, name)).unwrap_or_default();
         let adds_usage = self.adds_usage(operation, &call.provider);
         let forward = Forward {
             call,
@@ -265,7 +295,7 @@ impl Gateway {
             path: None,
             query: &operation.query,
             texts: &|| request.all_texts(),
-            body: &request.for_model(&call.model, adds_usage),
+            body: &request.edited(&call.model, adds_usage, &limit),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,

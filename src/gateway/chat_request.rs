@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::json::each_field;
+use super::output_limit::RequestLimit;
 use super::prompt::Prompt;
+use crate::calls::TextSize;
 use crate::ids::hex;
 use crate::listener::ApiError;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, ApiFormat, CacheWrites, PricedOptions};
@@ -19,6 +21,11 @@ use crate::providers::{ANSWER_TOKENS_ASSUMED, ApiFormat, CacheWrites, PricedOpti
 const MODEL_BYTES_MAX: usize = 256;
 /// The assumed limit of web searches of a request that sets none (`max_uses`).
 const SEARCHES_ASSUMED: u64 = 10;
+/// More than the system prompt that Anthropic adds to a request with tools, of up to 530 tokens
+/// (<https://docs.anthropic.com/en/docs/tool-use-pricing-and-tokens>). Tools of its own have built-in
+/// descriptions of unpublished length; as much is assumed for each.
+const TOOL_PROMPT_TOKENS_MAX: u64 = 1_000;
+
 /// The names of an API format for the parts of a request.
 struct Shape {
     /// The known fields; each may occur once.
@@ -29,6 +36,8 @@ struct Shape {
     choices: &'static str,
     system: &'static str,
     messages: &'static str,
+    /// The fields that may reserve a part of the output for thinking.
+    thinking: &'static [&'static str],
 }
 
 const CHAT: Shape = Shape {
@@ -42,6 +51,8 @@ const CHAT: Shape = Shape {
         "system",
         "messages",
         "tools",
+        "thinking",
+        "reasoning",
         "models",
     ],
     // The client may set both; which one counts depends on the provider.
@@ -49,6 +60,7 @@ const CHAT: Shape = Shape {
     choices: "n",
     system: "system",
     messages: "messages",
+    thinking: &["thinking", "reasoning"],
 };
 
 /// OpenAI's Responses API. The limit includes reasoning.
@@ -70,6 +82,7 @@ const RESPONSES: Shape = Shape {
     choices: "",
     system: "instructions",
     messages: "input",
+    thinking: &[],
 };
 
 impl Shape {
@@ -110,6 +123,7 @@ pub struct ChatRequest<'a> {
     usage_edit: (Range<usize>, &'static str),
     /// The limit of all choices of the answer together, in tokens.
     pub max_tokens: Option<u32>,
+    pub limit: RequestLimit,
     pub prompt: Prompt,
     /// The part that may be written to the provider's cache.
     pub cache_writes: CacheWrites,
@@ -123,6 +137,8 @@ pub struct ChatRequest<'a> {
     pub previous_response: Option<String>,
     /// The stored conversation that this request continues.
     pub conversation: Option<String>,
+    /// The maximum tokens that the provider adds for tools.
+    tool_tokens: u64,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
@@ -249,11 +265,9 @@ impl<'a> ChatRequest<'a> {
         let (model, model_at) = model(body, &fields, deployment)?;
         let is_streamed = fields.flag("stream")?.unwrap_or(false);
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        let mut limit_per_choice = None;
-        for name in shape.limits {
-            limit_per_choice = limit_per_choice.max(fields.limit(name)?);
-        }
         let choices = fields.whole(shape.choices)?.map_or(1, saturating).max(1);
+        let limit = output_limit(body, &fields, shape, choices, format)?;
+        let limit_per_choice = limit.highest();
         let max_tokens = match choices {
             1 => limit_per_choice,
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
@@ -272,6 +286,7 @@ impl<'a> ChatRequest<'a> {
             wants_usage,
             usage_edit,
             max_tokens,
+            limit,
             prompt,
             cache_writes: cache_writes(body),
             priced_options: priced_options(body, fields.get("tools")),
@@ -279,11 +294,25 @@ impl<'a> ChatRequest<'a> {
             is_stored: format == ApiFormat::Responses && fields.flag("store")?.unwrap_or(true),
             previous_response: fields.id(body, "previous_response_id")?,
             conversation: fields.id(body, "conversation")?,
+            tool_tokens: tool_tokens(format, fields.get("tools")),
             system,
             messages,
             tools: fields.get("tools"),
             models: fields.get("models"),
         })
+    }
+
+    pub(super) fn format(&self) -> ApiFormat {
+        self.format
+    }
+
+    /// Returns the size of the prompt or of a part of it.
+    pub(super) fn text_size(&self, prompt: &Prompt, has_tools: bool) -> TextSize {
+        TextSize {
+            bytes: prompt.text_bytes(),
+            media_tokens: prompt.media_tokens(self.format),
+            tool_tokens: if has_tools { self.tool_tokens } else { 0 },
+        }
     }
 
     /// Returns the models that a router may use in place of `model`, as OpenRouter does
@@ -300,6 +329,16 @@ impl<'a> ChatRequest<'a> {
 
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
+        self.edited(model, asks_usage, &[])
+    }
+
+    /// Like `for_model`, with further edits: ranges of the body and their new texts.
+    pub fn edited(
+        &self,
+        model: &str,
+        asks_usage: bool,
+        others: &[(Range<usize>, String)],
+    ) -> Vec<u8> {
         let model = Value::from(model).to_string();
         let (range, model) = match self.model_at.clone() {
             ModelPlace::Value(range) => (range, model),
@@ -310,6 +349,7 @@ impl<'a> ChatRequest<'a> {
         if asks_usage {
             edits.push(self.usage_edit.clone());
         }
+        edits.extend(others.iter().map(|(range, text)| (range.clone(), text.as_str())));
         edits.sort_by_key(|(range, _)| range.start);
         let mut body = String::with_capacity(self.body.len() + 64);
         let mut done = 0;
@@ -482,13 +522,54 @@ fn range_of(body: &str, value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
+/// Returns the output limit of each choice, and its places. If an OpenAI request has none, a limit
+/// can be added.
+fn output_limit(
+    body: &str,
+    fields: &Fields<'_>,
+    shape: &Shape,
+    choices: u32,
+    format: ApiFormat,
+) -> Result<RequestLimit, ApiError> {
+    let may_add = matches!(format, ApiFormat::ChatCompletions | ApiFormat::Responses);
+    let added_at = Some(fields.end).filter(|_| may_add);
+    let mut limit = RequestLimit::new(choices, added_at);
+    for name in shape.limits {
+        if let (Some(value), Some(tokens)) = (fields.get(name), fields.limit(name)?) {
+            limit.add(range_of(body, value), tokens);
+        }
+    }
+    for thinking in shape.thinking.iter().filter_map(|name| fields.get(name)) {
+        limit.reserve_thinking(thinking);
+    }
+    Ok(limit)
+}
+
+/// Returns the maximum tokens that the provider adds to a prompt with tools: Anthropic a system
+/// prompt, and the descriptions of its own tools.
+fn tool_tokens(format: ApiFormat, tools: Option<&RawValue>) -> u64 {
+    let tools = read(tools);
+    let Some(tools) = tools.as_array().filter(|tools| !tools.is_empty()) else {
+        return 0;
+    };
+    match format {
+        ApiFormat::Messages => {
+            let is_own = |tool: &&Value| tool["type"].as_str().is_some_and(|it| it != "custom");
+            TOOL_PROMPT_TOKENS_MAX * (1 + tools.iter().filter(is_own).count() as u64)
+        }
+        _ => 0,
+    }
+}
+
 /// Returns the part that the request may ask the provider to cache: any part if the body may
-/// contain the name `cache_control`, else nothing. JSON can also write its letters as `\u0063`,
-/// which is not usual, so any such escape counts.
+/// contain the name `cache_control`, also for an hour if it may contain `ttl`, because the default is
+/// five minutes (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>). JSON can
+/// also write its letters as `\u0063`, which is not usual, so any such escape counts.
 fn cache_writes(text: &str) -> CacheWrites {
-    match may_contain(text, "cache_control") {
-        true => CacheWrites::Long,
-        false => CacheWrites::None,
+    match (may_contain(text, "cache_control"), may_contain(text, "ttl")) {
+        (true, true) => CacheWrites::Long,
+        (true, false) => CacheWrites::Short,
+        (false, _) => CacheWrites::None,
     }
 }
 
@@ -559,6 +640,10 @@ mod tests {
             (r#""\u00e9 \u001b""#, CacheWrites::None),
             (
                 r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Short,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]"#,
                 CacheWrites::Long,
             ),
             (
@@ -627,7 +712,7 @@ mod tests {
         let plain = read_response(r#"{"model":"m","prompt":null}"#).unwrap().prompt;
         let body = r#"{"model":"m","prompt":{"id":"pmpt_1"}}"#;
         let template = read_response(body).unwrap().prompt;
-        let tokens = |prompt: Prompt| prompt.bytes_max(super::super::protocol::Protocol::OpenAi);
+        let tokens = |prompt: Prompt| prompt.media_tokens(ApiFormat::Responses);
         assert!(tokens(template) >= tokens(plain) + 1_000_000);
     }
 

@@ -1,6 +1,7 @@
 //! The client as the sink of an answer, which is also recorded if it is to be cached.
 
 use super::cache::{CACHED_HEADER, Recording};
+use super::output_limit::MAX_TOKENS_HEADER;
 use super::stored::ObjectRecorder;
 use crate::calls::{FillGuard, Filled};
 use crate::listener::ResponseWriter;
@@ -10,6 +11,8 @@ pub(super) struct ClientSink<'a, 'b, 'c> {
     reply: &'a mut ResponseWriter<'b>,
     /// True if the client allows a cached answer, so the header must state that this one is not.
     shows_miss: bool,
+    /// The output limit of each choice, if budgets lowered it.
+    limit: Option<String>,
     recording: Option<Recording>,
     objects: &'a mut ObjectRecorder<'c>,
 }
@@ -21,19 +24,17 @@ impl<'a, 'b, 'c> ClientSink<'a, 'b, 'c> {
         objects: &'a mut ObjectRecorder<'c>,
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
-        Self { reply, shows_miss, recording: fill.map(Recording::new), objects }
+        Self { reply, shows_miss, limit: None, recording: fill.map(Recording::new), objects }
+    }
+
+    /// Reports a lowered output limit to the client.
+    pub(super) fn with_limit(self, limit: Option<u32>) -> Self {
+        Self { limit: limit.map(|limit| limit.to_string()), ..self }
     }
 
     /// Returns the answer if it is complete and to be cached.
     pub(super) fn into_filled(self) -> Option<Filled> {
         self.recording.and_then(Recording::into_filled)
-    }
-
-    fn fields<'h>(&self, head: &'h AnswerHead) -> Vec<(&'h str, &'h str)> {
-        let all = head.headers.iter();
-        all.map(|(name, value)| (name.as_str(), value.as_str()))
-            .chain(self.shows_miss.then_some((CACHED_HEADER, "false")))
-            .collect()
     }
 
     /// If the recording stops, callers that wait for it make the call themselves.
@@ -53,13 +54,13 @@ impl ResponseSink for ClientSink<'_, '_, '_> {
         self.record(|recording| {
             recording.begin(head) && recording.push(body) && recording.end(true)
         });
-        let fields = self.fields(head);
+        let fields = fields(head, self.shows_miss, self.limit.as_deref());
         self.reply.whole(head.status, &fields, body)
     }
 
     fn begin(&mut self, head: &AnswerHead) -> bool {
         self.record(|recording| recording.begin(head));
-        let fields = self.fields(head);
+        let fields = fields(head, self.shows_miss, self.limit.as_deref());
         self.reply.begin(head.status, &fields)
     }
 
@@ -74,4 +75,17 @@ impl ResponseSink for ClientSink<'_, '_, '_> {
         self.record(|recording| recording.end(is_whole));
         self.reply.end();
     }
+}
+
+/// Returns the headers of the response.
+fn fields<'a>(
+    head: &'a AnswerHead,
+    shows_miss: bool,
+    limit: Option<&'a str>,
+) -> Vec<(&'a str, &'a str)> {
+    let all = head.headers.iter();
+    all.map(|(name, value)| (name.as_str(), value.as_str()))
+        .chain(shows_miss.then_some((CACHED_HEADER, "false")))
+        .chain(limit.map(|limit| (MAX_TOKENS_HEADER, limit)))
+        .collect()
 }

@@ -162,6 +162,7 @@ impl Operation<'_> {
             billing: None,
             looping: self.looping.clone(),
             reserve: Reserve::default(),
+            bounds: None,
         }
     }
 }

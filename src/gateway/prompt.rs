@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 
 use super::json::{each_element, each_field};
-use super::protocol::Protocol;
+use crate::providers::ApiFormat;
 
 /// The maximum tokens of an image for chat completions: gpt-4o-mini counts 2,833 and 5,667 for each
 /// of up to 2 × 4 tiles ("Calculating costs" in
@@ -60,15 +60,31 @@ impl Prompt {
         self.earlier_tokens = self.earlier_tokens.saturating_add(tokens);
     }
 
-    /// Returns an upper bound of the tokens, because a token has at least one byte.
-    pub fn bytes_max(&self, protocol: Protocol) -> u64 {
-        let tokens_per_image = match protocol {
-            Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
-            Protocol::Anthropic => MESSAGE_IMAGE_TOKENS_MAX,
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// Returns the maximum tokens of images, documents and references, in addition to the text.
+    pub fn media_tokens(&self, format: ApiFormat) -> u64 {
+        let tokens_per_image = match format {
+            ApiFormat::Messages | ApiFormat::TokenCount => MESSAGE_IMAGE_TOKENS_MAX,
+            _ => CHAT_IMAGE_TOKENS_MAX,
         };
         let references = self.references + self.item_references.min(1);
         let tokens = self.images * tokens_per_image + references * REFERENCE_TOKENS_MAX;
-        (self.text_bytes + tokens).saturating_add(self.earlier_tokens)
+        tokens.saturating_add(self.earlier_tokens)
+    }
+
+    /// Returns both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            text_bytes: self.text_bytes + other.text_bytes,
+            images: self.images + other.images,
+            references: self.references + other.references,
+            item_references: self.item_references + other.item_references,
+            earlier_tokens: self.earlier_tokens.saturating_add(other.earlier_tokens),
+            has_sound: self.has_sound || other.has_sound,
+        }
     }
 
     /// Returns the length in bytes of a text with about the same number of tokens.
@@ -328,15 +344,15 @@ mod tests {
         }
         let bound = |content: &str| {
             let prompt = read(content);
-            prompt.bytes_max(Protocol::OpenAi) - prompt.text_bytes
+            prompt.media_tokens(ApiFormat::Responses)
         };
         let item = r#"{"type":"item_reference","id":"rs_1"}"#;
         assert_eq!(bound(&format!("[{item},{item}]")), REFERENCE_TOKENS_MAX);
         let mut prompt = read("0");
-        let before = prompt.bytes_max(Protocol::OpenAi);
+        let before = prompt.media_tokens(ApiFormat::Responses);
         prompt.add_tokens(700);
         prompt.add_reference();
-        assert_eq!(prompt.bytes_max(Protocol::OpenAi), before + 700 + REFERENCE_TOKENS_MAX);
+        assert_eq!(prompt.media_tokens(ApiFormat::Responses), before + 700 + REFERENCE_TOKENS_MAX);
     }
 
     const DATA: &str = "iVBORw0KGgoAAAANSUhEUgAA";
@@ -466,8 +482,7 @@ mod tests {
             assert_eq!(beside_text(&content), expected, "{content}");
         }
         let prompt = read(&format!(r#"[{{"type":"document","source":{pdf}}}]"#));
-        let most = prompt.bytes_max(Protocol::Anthropic);
-        assert_eq!(most, prompt.text_bytes + MESSAGE_IMAGE_TOKENS_MAX);
+        assert_eq!(prompt.media_tokens(ApiFormat::Messages), MESSAGE_IMAGE_TOKENS_MAX);
         assert!(prompt.text_bytes > DATA.len() as u64);
     }
 
@@ -481,7 +496,8 @@ mod tests {
             parts.extend((0..count).map(|_| image.clone()));
             let prompt = read(&serde_json::to_string(&parts).unwrap());
             prop_assert!(prompt.images >= count);
-            prop_assert!(prompt.bytes_max(Protocol::OpenAi) >= prompt.text_bytes);
+            let tokens = prompt.media_tokens(ApiFormat::ChatCompletions);
+            prop_assert!(tokens >= count * CHAT_IMAGE_TOKENS_MAX);
             prop_assert!(prompt.text_bytes > 3 * text.len() as u64);
         }
     }

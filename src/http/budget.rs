@@ -101,8 +101,9 @@ fn without_state(mut document: Value) -> Value {
 
 fn view(state: &BudgetState) -> Value {
     let mut view = state.budget.to_json();
-    if let (Some(used), Some((start, end))) = (state.used, state.period) {
+    if let (Some(amounts), Some((start, end))) = (state.amounts, state.period) {
         let limit = state.budget.limit;
+        let used = amounts.used();
         let left = limit.amount().saturating_sub(used).max(0);
         let amount = |amount: i64| match limit {
             Limit::Usd(_) => Value::from(Usd::from_nanousd(amount).to_string()),
@@ -110,6 +111,8 @@ fn view(state: &BudgetState) -> Value {
         };
         view["state"] = json!({
             "used": amount(used),
+            "spent": amount(amounts.spent),
+            "held": amount(amounts.held),
             "left": amount(left),
             "percent": percent(used, limit.amount()),
             "from": start,

@@ -203,7 +203,7 @@ impl From<Error> for ApiError {
             Error::Invalid { .. } => (422, "invalid"),
             Error::NotFound(_) => (404, "not_found"),
             Error::Conflict(_) => (409, "conflict"),
-            Error::Budget(_) => (402, "budget"),
+            Error::Budget(_) | Error::BudgetHeld(_) => (402, "budget"),
             Error::Busy(_) => (429, "busy"),
             Error::Stopping => (503, "stopping"),
             Error::Disk(_) => (503, "disk"),

@@ -258,6 +258,7 @@ impl Trials {
                 billing: None,
                 looping: None,
                 reserve: Reserve::default(),
+                bounds: None,
             },
             prompt: PromptSize::OfCall,
             cache: None,
@@ -367,6 +368,7 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
             "the call was not sent, because it was not written to the ledger: {error}"
         )),
         CallOutcome::OverBudget(error)
+        | CallOutcome::HeldBudget(error)
         | CallOutcome::NotConfigured(error)
         | CallOutcome::Panicked(error) => failed(error),
         // Trials use no cache.

@@ -8,7 +8,8 @@ use super::billing::{Billing, PricedOptions, TOOL_FEE};
 use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{FailedCallCost, Failure};
-use crate::budget::Reserve;
+use super::openai;
+use crate::budget::{Maximum, Reserve};
 use crate::event::{Charge, CostSource, Usage, UsageSource};
 use crate::money::Usd;
 use crate::prices::{COST_MAX, Quote};
@@ -245,38 +246,40 @@ impl Providers {
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let is_marked = call.cache_marks != CacheMarks::default();
         let writes = self.cache_writes(&call.provider, is_marked);
-        self.reserve_for(call, call.prompt_bytes(), writes, PricedOptions::default(), at)
+        let tokens = [prompt_tokens_max(call.prompt_bytes())];
+        let [maximum] = self.maxima(call, tokens, writes, PricedOptions::default(), at);
+        maximum.whole
     }
 
-    /// Like [`Providers::reserve`], for a prompt of this length instead of the one in `call`.
-    /// `writes` is the part that may be written to a cache, in addition to the provider's automatic
-    /// writes.
-    pub fn reserve_for(
+    /// Like [`Providers::reserve`], for each of these numbers of prompt tokens. `writes` is the part
+    /// that may be written to a cache, in addition to the provider's automatic writes.
+    pub fn maxima<const N: usize>(
         &self,
         call: &Call,
-        prompt_bytes: u64,
+        prompt_tokens: [u64; N],
         writes: CacheWrites,
         options: PricedOptions,
         at: Timestamp,
-    ) -> Reserve {
-        let usage = Usage {
-            input_tokens: prompt_tokens_max(prompt_bytes),
-            output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
-            source: UsageSource::Estimated,
-            ..Usage::default()
-        };
+    ) -> [Maximum; N] {
         let quote = self.quote_or_log(call, &call.model, at);
         let quote = quote.and_then(|quote| match self.kind(&call.provider) {
             Some(Kind::Anthropic) => quote.with_surcharges(&anthropic::surcharges(options)),
             _ => Some(quote),
         });
         let writes = writes.max(self.cache_writes(&call.provider, false));
-        let variants = || writes.variants(usage);
-        let cost_max = quote.and_then(|quote| variants().map(|usage| quote.cost(&usage)).max());
-        Reserve {
-            cost: cost_max.map(|cost| cost.min(COST_MAX)),
-            tokens: usage.input_tokens.saturating_add(usage.output_tokens),
-        }
+        let reserve = |input_tokens: u64, output_tokens: u64| {
+            let source = UsageSource::Estimated;
+            let usage = Usage { input_tokens, output_tokens, source, ..Usage::default() };
+            let costs =
+                |quote: &Quote| writes.variants(usage).map(|usage| quote.cost(&usage)).max();
+            Reserve {
+                cost: quote.as_ref().and_then(costs).map(|cost| cost.min(COST_MAX)),
+                tokens: input_tokens.saturating_add(output_tokens),
+            }
+        };
+        let output = u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
+        prompt_tokens
+            .map(|input| Maximum { input: reserve(input, 0), whole: reserve(input, output) })
     }
 
     /// Returns the part of a call that may be written to a cache, with or without marks. Servers of
@@ -287,6 +290,12 @@ impl Providers {
             Some(Kind::OpenAi) => CacheWrites::Short,
             _ => CacheWrites::None,
         }
+    }
+
+    /// Returns the name of the output limit in chat completions for a provider.
+    pub fn output_limit_name(&self, provider: &str) -> &'static str {
+        let config = self.providers.get(provider);
+        openai::max_tokens_name(config.map_or("", ProviderConfig::base_url))
     }
 
     /// Returns the models of a provider whose names the price table knows.

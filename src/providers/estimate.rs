@@ -87,7 +87,7 @@ fn tokens_beyond(text: &str, bytes: usize) -> u64 {
 
 fn tokens(text: &str) -> u64 {
     if text.len() <= COUNTED_BYTES_MAX {
-        return blocks(text).map(tokenizer::count).sum();
+        return count(text);
     }
     let samples = COUNTED_BYTES_MAX / BLOCK_BYTES_MAX;
     let (mut counted, mut bytes) = (0, 0);
@@ -99,6 +99,11 @@ fn tokens(text: &str) -> u64 {
         }
     }
     counted * text.len() as u64 / bytes.max(1)
+}
+
+/// Counts the tokens of a text.
+pub fn count(text: &str) -> u64 {
+    blocks(text).map(tokenizer::count).sum()
 }
 
 /// Cuts a text before white space if possible, because word tokens include the space before.

@@ -70,7 +70,7 @@ pub(super) fn messages(call: &Call) -> Value {
 /// a request that has it, on OpenAI's own hosts and on Azure's; every model there accepts the new
 /// name. Compatible servers (llama.cpp, older vLLM, many others) know only the old name, and would
 /// ignore or reject the new.
-fn max_tokens_name(base_url: &str) -> &'static str {
+pub(super) fn max_tokens_name(base_url: &str) -> &'static str {
     let host = host(base_url);
     if host == "api.openai.com" || host.ends_with(".openai.azure.com") {
         "max_completion_tokens"

@@ -953,8 +953,9 @@ fn the_reservation_covers_cache_writes_of_marked_prompts() {
         (CacheWrites::Short, used(all, 0)),
         (CacheWrites::Long, used(all, all)),
     ] {
-        let reserve = providers.reserve_for(&call, 2_000, writes, PricedOptions::default(), at);
-        assert_eq!(reserve.cost, most, "{writes:?}");
+        let tokens = [prompt_tokens_max(2_000)];
+        let [maximum] = providers.maxima(&call, tokens, writes, PricedOptions::default(), at);
+        assert_eq!(maximum.whole.cost, most, "{writes:?}");
     }
     assert!(used(0, 0) < used(all, 0) && used(all, 0) < used(all, all));
     let of_prompt = |cache_marks| {
@@ -992,9 +993,9 @@ fn the_reservation_covers_automatic_caching() {
         assert_eq!(providers.reserve(&call, at).cost, written);
         assert_eq!(written > used(0), is_dearer, "{model}");
         // If a client marks nothing, the provider may still write to its cache.
-        let reserve =
-            providers.reserve_for(&call, 1_000, CacheWrites::None, PricedOptions::default(), at);
-        assert_eq!(reserve.cost, written);
+        let (tokens, writes) = ([prompt_tokens_max(1_000)], CacheWrites::None);
+        let [maximum] = providers.maxima(&call, tokens, writes, PricedOptions::default(), at);
+        assert_eq!(maximum.whole.cost, written);
     }
 }
 

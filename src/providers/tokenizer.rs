@@ -22,6 +22,20 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
     Vocabulary::read(&plain).unwrap_or_default()
 });
 
+/// The first parts of the names of models with this tokenizer, as in `model.py` of tiktoken 0.12.
+const MODELS: [&str; 9] =
+    ["gpt-4o", "chatgpt-4o", "gpt-4.1", "gpt-4.5", "gpt-5", "gpt-oss", "o1", "o3", "o4-mini"];
+
+/// Returns whether a model, with or without the path of its maker, has this tokenizer.
+pub fn has_known_tokenizer(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let name = name.strip_prefix("ft:").unwrap_or(&name);
+    MODELS.iter().any(|start| {
+        let rest = name.strip_prefix(start);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
+    })
+}
+
 /// Returns the number of tokens in a text.
 pub(super) fn count(text: &str) -> u64 {
     let vocabulary = &*VOCABULARY;

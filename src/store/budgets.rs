@@ -21,7 +21,9 @@ use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
 use super::sql::{FromRow, all, execute, one, single};
-use crate::budget::{self, BUDGETS_MAX, Budget, Limit, OnLoop, Per, Reserve, Scope};
+use crate::budget::{
+    self, Amounts, BUDGETS_MAX, Budget, InputBound, Limit, OnLoop, OnShort, Per, Reserve, Scope,
+};
 use crate::error::{Error, Result};
 use crate::event::{
     Attribution, Billing, BudgetWarning, Event, EventContext, LedgerEntry, UsageSource, WarningKind,
@@ -38,24 +40,26 @@ const LOOPS: &str = "";
 const SESSIONS_MAX: usize = 128;
 
 /// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
-/// tokens. Rows without use were refused or never sent.
+/// tokens, with the part of it that is only reserved. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
         tags, client, end_user, project, billing,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
+             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens,
+        CASE WHEN cost_nanousd IS NULL THEN coalesce(reserved_nanousd, 0) ELSE 0 END AS held_nanousd,
+        CASE WHEN usage_source != 'none' OR cost_nanousd = 0 THEN 0
+             ELSE coalesce(reserved_tokens, 0) END AS held_tokens
      FROM ledger";
-/// The same columns for days that are summed up.
-const DAYS: &str = "SELECT flow_id, provider, model, key_name, tags, client, end_user, project,
-        billing, nanousd, tokens FROM budget_days";
 const NAMES: &str = "flow_id, provider, model, key_name, tags, client, end_user, project, billing";
-const SUMS: &str = "sum(nanousd), sum(tokens)";
+/// The amounts in [`ROWS`], which `budget_days` has too.
+const AMOUNTS: &str = "nanousd, tokens, held_nanousd, held_tokens";
+const SUMS: &str = "sum(nanousd), sum(tokens), sum(held_nanousd), sum(held_tokens)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     start: Timestamp,
     end: Timestamp,
-    used: i64,
+    amounts: Amounts,
 }
 
 impl Count {
@@ -66,8 +70,8 @@ impl Count {
 
 /// The reservation of a settled call whose cost is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reservation {
-    Counts,
+pub(super) enum HeldAmount {
+    Kept,
     Freed,
 }
 
@@ -151,11 +155,12 @@ impl Budgets {
         self.set(db, &all)
     }
 
-    /// Counts a call that is about to be made.
+    /// Counts a call that is about to be made, with the reservation that its budgets choose.
     ///
     /// # Errors
-    /// [`Error::Budget`] for a call that a hard budget does not allow; it is not counted.
-    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
+    /// [`Error::Budget`] or [`Error::BudgetHeld`] for a call that a hard budget does not allow; it is
+    /// not counted.
+    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Reservation> {
         let scope = scope(call);
         let session = call.attribution.session.as_deref();
         let covers = |budget: &Budget| {
@@ -173,6 +178,7 @@ impl Budgets {
             self.count(db, at, call.at)?;
         }
         let of_run = self.rows_of_run(db, &covering, call.run_id.as_deref())?;
+        let mut hard = Vec::new();
         for &at in &covering {
             let budget = &self.all[at];
             if budget.on_loop == OnLoop::Stop
@@ -180,36 +186,26 @@ impl Budgets {
             {
                 return Err(budget.loop_refusal(sign));
             }
-            let used = match (self.counts[at], session) {
-                (Some(count), _) => count.used,
+            let amounts = match (self.counts[at], session) {
+                (Some(count), _) => count.amounts,
                 (None, Some(session)) if budget.per == Per::Session => {
-                    self.sessions.used(db, at, budget, session)?
+                    self.sessions.amounts(db, at, budget, session)?
                 }
-                (None, _) => used_of(budget, &of_run),
+                (None, _) => amounts_of(budget, &of_run),
             };
-            match budget.reserved(&call.reserve) {
-                None if budget.hard && !budget.allow_unpriced => {
-                    return Err(budget.unpriced_refusal(&scope));
-                }
-                // A free call is allowed even if nothing is left.
-                Some(needed)
-                    if budget.hard
-                        && needed > 0
-                        && used.saturating_add(needed) > budget.limit.amount() =>
-                {
-                    return Err(budget.refusal(used, needed));
-                }
-                _ => {}
+            if budget.hard {
+                hard.push((budget, amounts));
             }
         }
+        let reservation = reservation(call, &hard)?;
         for at in covering {
-            let needed = self.all[at].reserved(&call.reserve).unwrap_or(0);
+            let needed = self.all[at].reserved(&reservation.reserve).unwrap_or(0);
             if let Some(count) = &mut self.counts[at] {
-                count.used = count.used.saturating_add(needed);
+                count.amounts = count.amounts.plus(Amounts { spent: 0, held: needed });
             }
-            self.sessions.add(at, session, needed);
+            self.sessions.add(at, session, Amounts { spent: 0, held: needed });
         }
-        Ok(())
+        Ok(reservation)
     }
 
     /// Replaces a call's reserve by its result. Returns the warnings for viewers.
@@ -217,13 +213,13 @@ impl Budgets {
         &mut self,
         db: &Connection,
         row: &LedgerEntry,
-        reservation: Reservation,
+        held: HeldAmount,
     ) -> Result<Vec<BudgetWarning>> {
-        if self.all.is_empty() && reservation == Reservation::Counts {
+        if self.all.is_empty() && held == HeldAmount::Kept {
             return Ok(Vec::new());
         }
         let (requested_model, reserve) = opened(db, row.id)?;
-        if reservation == Reservation::Freed {
+        if held == HeldAmount::Freed {
             let sql = "UPDATE ledger SET reserved_nanousd = 0, reserved_tokens = 0 WHERE id = ?1";
             execute(db, sql, params![row.id])?;
         }
@@ -250,38 +246,38 @@ impl Budgets {
             }
             let budget = &self.all[at];
             let reserved = budget.reserved(&reserve).unwrap_or(0);
-            let left = match reservation {
-                Reservation::Counts => reserved,
-                Reservation::Freed => 0,
+            let spent = spent_by(row, budget.limit);
+            let change = match (spent, held) {
+                // If the result is unknown, the reservation is still held.
+                (None, HeldAmount::Kept) => Amounts::default(),
+                (spent, _) => Amounts { spent: spent.unwrap_or(0), held: -reserved },
             };
-            let settled = used_by(row, budget.limit, left);
             let session = row.more.attribution.session.as_deref();
             let session = session.filter(|_| budget.per == Per::Session);
-            let (used, period) = match (&mut self.counts[at], &row.run_id) {
+            let (amounts, period) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.contains(row.timestamp) => {
                     if was_counted[at] {
-                        let used = count.used.saturating_sub(reserved);
-                        count.used = used.saturating_add(settled);
+                        count.amounts = count.amounts.plus(change);
                     }
-                    (count.used, count.start.0.to_string())
+                    (count.amounts, count.start.0.to_string())
                 }
                 (None, _) if let Some(session) = session => {
                     // A session that is read now includes the settled row.
-                    self.sessions.add(at, Some(session), settled.saturating_sub(reserved));
-                    (self.sessions.used(db, at, budget, session)?, session.to_owned())
+                    self.sessions.add(at, Some(session), change);
+                    (self.sessions.amounts(db, at, budget, session)?, session.to_owned())
                 }
                 (None, Some(run_id)) if budget.per == Per::Run => {
-                    (used_of(budget, &of_run), run_id.clone())
+                    (amounts_of(budget, &of_run), run_id.clone())
                 }
                 // The row is outside the counted period, so the ledger has it, or it belongs to
                 // no run.
                 _ => continue,
             };
-            let level = budget.level(used);
+            let level = budget.level(amounts.used());
             if level > 0 && level > warned_percent(db, &budget.name, &period)? {
                 set_warned_percent(db, &budget.name, &period, level)?;
                 let session = session.map(str::to_owned);
-                warnings.push(BudgetWarning { session, ..budget.warning(used, level) });
+                warnings.push(BudgetWarning { session, ..budget.warning(amounts, level) });
             }
         }
         Ok(warnings)
@@ -304,6 +300,8 @@ impl Budgets {
             per: Per::Session.to_string(),
             percent: 100,
             used: sign.clone(),
+            spent: String::new(),
+            held: String::new(),
             limit: stop.map(|it| it.limit.show(it.limit.amount())).unwrap_or_default(),
             hard: stop.is_some(),
             kind: WarningKind::Loop,
@@ -342,8 +340,8 @@ impl Budgets {
             let is_old = count.is_none_or(|count| count.end <= start);
             let is_same = || budget.has_period() && budget.period(moment) == (start, end);
             if other == at || (is_old && is_same()) {
-                let used = used_of(budget, &rows);
-                *count = Some(Count { start, end, used });
+                let amounts = amounts_of(budget, &rows);
+                *count = Some(Count { start, end, amounts });
             }
         }
         Ok(())
@@ -371,9 +369,9 @@ impl Store {
     /// is made when the intent of the call is committed.
     ///
     /// # Errors
-    /// [`Error::Budget`] for a call that one of them would refuse.
+    /// [`Error::Budget`] or [`Error::BudgetHeld`] for a call that one of them would refuse.
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
-        self.read(|db| Budgets::load(db)?.open(db, call))
+        self.read(|db| Budgets::load(db)?.open(db, call)).map(drop)
     }
 }
 
@@ -396,17 +394,81 @@ fn scope(call: &NewCall) -> Scope<'_> {
     }
 }
 
-/// Returns the use of a settled row, as [`ROWS`] computes it.
-fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
+/// The amount that a call reserves.
+pub(super) struct Reservation {
+    pub(super) reserve: Reserve,
+    /// The output limit of each choice, if the budgets lowered it.
+    pub(super) output_limit: Option<u32>,
+}
+
+/// Returns the reservation of a call that fits into all of these hard budgets. If one of them has a
+/// strict bound, it applies to the reservation, which is one amount for all budgets.
+///
+/// # Errors
+/// [`Error::Budget`] names the first budget that the call does not fit into, or
+/// [`Error::BudgetHeld`] if it would fit without the held amounts.
+fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservation> {
+    let is_strict = hard.iter().any(|(budget, _)| budget.bound == InputBound::Strict);
+    let maximum = call.bounds.map(|bounds| match is_strict {
+        true => bounds.strict,
+        false => bounds.estimated,
+    });
+    let output = call.bounds.and_then(|bounds| bounds.output);
+    let reserve = maximum.map_or(call.reserve, |maximum| maximum.whole);
+    let mut output_limit = None;
+    let mut held = None;
+    for (budget, amounts) in hard {
+        let Some(needed) = budget.reserved(&reserve) else {
+            if budget.allow_unpriced {
+                continue;
+            }
+            return Err(budget.unpriced_refusal(&scope(call)));
+        };
+        // Returns the limit that fits into an amount; the inner option is none for the whole one.
+        let fits_into = |left: i64| {
+            // A free call is allowed even if nothing is left.
+            if needed == 0 || needed <= left {
+                return Some(None);
+            }
+            let (maximum, output) = maximum.zip(output)?;
+            budget.output_that_fits(&maximum, output, left).map(Some)
+        };
+        let unspent = budget.limit.amount().saturating_sub(amounts.spent);
+        match fits_into(unspent.saturating_sub(amounts.held)) {
+            Some(None) => {}
+            Some(Some(fits)) => {
+                output_limit = Some(output_limit.map_or(fits, |other: u32| other.min(fits)));
+            }
+            // Only the calls of clients wait for others.
+            None if maximum.is_some()
+                && budget.on_short == OnShort::Lower
+                && fits_into(unspent).is_some() =>
+            {
+                held.get_or_insert_with(|| budget.refusal(*amounts, needed));
+            }
+            None => return Err(Error::Budget(budget.refusal(*amounts, needed))),
+        }
+    }
+    if let Some(why) = held {
+        return Err(Error::BudgetHeld(why));
+    }
+    let lowered = output_limit.zip(maximum).zip(output);
+    let reserve =
+        lowered.map_or(reserve, |((limit, maximum), output)| maximum.lowered(output, limit));
+    Ok(Reservation { reserve, output_limit })
+}
+
+/// Returns the use of a settled row, as [`ROWS`] computes it; none if it is unknown.
+fn spent_by(row: &LedgerEntry, limit: Limit) -> Option<i64> {
     let usage = &row.usage;
     match (limit, row.total_cost_usd) {
-        (Limit::Usd(_), Some(cost)) => cost.nanousd,
+        (Limit::Usd(_), cost) => cost.map(|cost| cost.nanousd),
         (Limit::Tokens(_), _) if usage.source != UsageSource::None => {
-            i64::try_from(usage.input_tokens.saturating_add(usage.output_tokens))
-                .unwrap_or(i64::MAX)
+            let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
+            Some(i64::try_from(tokens).unwrap_or(i64::MAX))
         }
-        (Limit::Tokens(_), Some(Usd::ZERO)) => 0,
-        _ => reserved,
+        (Limit::Tokens(_), Some(Usd::ZERO)) => Some(0),
+        _ => None,
     }
 }
 
@@ -422,6 +484,8 @@ struct Used {
     billing: Option<Billing>,
     nanousd: i64,
     tokens: i64,
+    held_nanousd: i64,
+    held_tokens: i64,
 }
 
 from_row!(Reserve; cost, tokens);
@@ -443,6 +507,8 @@ impl FromRow for Used {
             billing: FromRow::read(row, at)?,
             nanousd: FromRow::read(row, at)?,
             tokens: FromRow::read(row, at)?,
+            held_nanousd: FromRow::read(row, at)?,
+            held_tokens: FromRow::read(row, at)?,
         })
     }
 }
@@ -461,13 +527,16 @@ impl Used {
     }
 }
 
-fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
+fn amounts_of(budget: &Budget, rows: &[Used]) -> Amounts {
     let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
     let amounts = covered.map(|row| match budget.limit {
-        Limit::Usd(_) => row.nanousd,
-        Limit::Tokens(_) => row.tokens,
+        Limit::Usd(_) => (row.nanousd, row.held_nanousd),
+        Limit::Tokens(_) => (row.tokens, row.held_tokens),
     });
-    amounts.fold(0, i64::saturating_add)
+    amounts.fold(Amounts::default(), |sum, (used, held)| Amounts {
+        spent: sum.spent.saturating_add(used.saturating_sub(held)),
+        held: sum.held.saturating_add(held),
+    })
 }
 
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
@@ -480,7 +549,8 @@ fn between_sql() -> String {
     let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
     format!(
         "SELECT {NAMES}, {SUMS}
-         FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+         FROM (SELECT {NAMES}, {AMOUNTS} FROM budget_days WHERE day >= ? AND day < ?
+            UNION ALL {of_rows} UNION ALL {of_rows})
          GROUP BY {NAMES}"
     )
 }
@@ -507,19 +577,25 @@ struct SessionCounts {
 
 #[derive(Clone, Copy)]
 struct SessionCount {
-    used: i64,
+    amounts: Amounts,
     accessed: u64,
 }
 
 impl SessionCounts {
     /// Returns the use of a session, which is read from its rows if it is not counted.
-    fn used(&mut self, db: &Connection, at: usize, budget: &Budget, session: &str) -> Result<i64> {
+    fn amounts(
+        &mut self,
+        db: &Connection,
+        at: usize,
+        budget: &Budget,
+        session: &str,
+    ) -> Result<Amounts> {
         self.clock += 1;
         let accessed = self.clock;
         let key = (at, Arc::from(session));
         if let Some(count) = self.counts.get_mut(&key) {
             count.accessed = accessed;
-            return Ok(count.used);
+            return Ok(count.amounts);
         }
         if self.counts.len() >= SESSIONS_MAX
             && let Some(oldest) = self.counts.iter().min_by_key(|(_, count)| count.accessed)
@@ -527,23 +603,23 @@ impl SessionCounts {
             let oldest = oldest.0.clone();
             self.counts.remove(&oldest);
         }
-        let used = used_of(budget, &used_by_session(db, session)?);
-        self.counts.insert(key, SessionCount { used, accessed });
-        Ok(used)
+        let amounts = amounts_of(budget, &used_by_session(db, session)?);
+        self.counts.insert(key, SessionCount { amounts, accessed });
+        Ok(amounts)
     }
 
     /// Adds to the use of a session, if it is counted.
-    fn add(&mut self, at: usize, session: Option<&str>, amount: i64) {
+    fn add(&mut self, at: usize, session: Option<&str>, change: Amounts) {
         let count = session.and_then(|session| self.counts.get_mut(&(at, Arc::from(session))));
         if let Some(count) = count {
-            count.used = count.used.saturating_add(amount);
+            count.amounts = count.amounts.plus(change);
         }
     }
 }
 
 pub(super) fn roll_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO budget_days (day, {NAMES}, nanousd, tokens) SELECT ?1, {NAMES}, {SUMS}
+        "INSERT INTO budget_days (day, {NAMES}, {AMOUNTS}) SELECT ?1, {NAMES}, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY {NAMES}"
     );
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
@@ -597,8 +673,8 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// Used or reserved in the current period, in the budget's unit; none if the budget is per run or session.
-    pub used: Option<i64>,
+    /// The amounts of the current period; none if the budget is per run or session.
+    pub amounts: Option<Amounts>,
     /// Start and end of the current period; none if the budget is per run or session.
     pub period: Option<(Timestamp, Timestamp)>,
 }
@@ -621,8 +697,8 @@ impl Store {
                 {
                     vacant.insert(used_between(&snapshot, start, end)?);
                 }
-                let used = period.map(|period| used_of(&budget, &rows_of[&period]));
-                states.push(BudgetState { budget, used, period });
+                let amounts = period.map(|period| amounts_of(&budget, &rows_of[&period]));
+                states.push(BudgetState { budget, amounts, period });
             }
             Ok(states)
         })

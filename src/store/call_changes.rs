@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::budgets::{Budgets, Reservation};
+use super::budgets::{Budgets, HeldAmount, Reservation};
 use super::change::{Applied, NewCall, ObjectName, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
@@ -54,8 +54,15 @@ impl CallWriter {
     /// # Errors
     /// [`Error::Budget`](crate::error::Error::Budget) for a call that a hard budget does not allow.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
-        self.budgets.open(db, call)?;
-        self.insert(db, call, None, None)
+        let Reservation { reserve, output_limit } = self.budgets.open(db, call)?;
+        let mut applied = match reserve == call.reserve {
+            true => self.insert(db, call, None, None)?,
+            false => self.insert(db, &NewCall { reserve, ..call.clone() }, None, None)?,
+        };
+        if let (Some(limit), Receipt::Call(row)) = (output_limit, &applied.receipt) {
+            applied.receipt = Receipt::LoweredCall(row.clone(), limit);
+        }
+        Ok(applied)
     }
 
     /// Inserts the row of a call that is about to be made, was `refused`, or was `cached` (by a
@@ -122,7 +129,7 @@ impl CallWriter {
     }
 
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {
-        self.settle_call(db, settlement, Reservation::Counts)
+        self.settle_call(db, settlement, HeldAmount::Kept)
     }
 
     /// Closes an object whose end stays unknown; see [`Change::ExpireObject`](super::Change).
@@ -133,7 +140,7 @@ impl CallWriter {
         settlement: Option<&Settlement>,
     ) -> Result<Applied> {
         let closed = stored_objects::close(db, name)?;
-        match settlement.map(|it| self.settle_call(db, it, Reservation::Freed)) {
+        match settlement.map(|it| self.settle_call(db, it, HeldAmount::Freed)) {
             // Its call was settled in another way.
             None | Some(Err(Error::NotFound(_))) => Ok(closed),
             Some(settled) => settled,
@@ -144,7 +151,7 @@ impl CallWriter {
         &mut self,
         db: &Connection,
         settlement: &Settlement,
-        reservation: Reservation,
+        held: HeldAmount,
     ) -> Result<Applied> {
         let usage = &settlement.usage;
         let charge = &settlement.charge;
@@ -187,7 +194,7 @@ impl CallWriter {
         )?;
         require_row(changed, || format!("pending ledger row {}", settlement.id))?;
         let row = ledger_row(db, settlement.id)?;
-        let warnings = self.budgets.settle(db, &row, reservation)?;
+        let warnings = self.budgets.settle(db, &row, held)?;
         let context = context(&row, settlement.at);
         let mut applied = updated(row, settlement.at);
         let warned = warnings

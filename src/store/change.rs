@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::budget::{Budget, Reserve};
+use crate::budget::{Budget, CallBounds, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
     Attribution, Billing, CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy,
@@ -148,7 +148,10 @@ pub struct NewCall {
     pub billing: Option<Billing>,
     /// The sign that the call's session repeats itself, if it does.
     pub looping: Option<String>,
+    /// The strict maximum.
     pub reserve: Reserve,
+    /// None if exactly `reserve` is to be reserved.
+    pub bounds: Option<CallBounds>,
 }
 
 #[derive(Clone, Debug)]
@@ -297,7 +300,7 @@ pub enum Change {
         prompt: Option<Prompt>,
         at: Timestamp,
     },
-    /// Records the intent of a call. Refused if a hard budget does not allow it.
+    /// Records the intent of a call. Hard budgets may lower its output limit, or refuse it.
     OpenCall(NewCall),
     /// Records a call that was refused before it was made, with the reason. Its row costs nothing.
     RefuseCall(NewCall, RefusedBy, String),
@@ -337,6 +340,12 @@ pub enum Change {
         at: Timestamp,
     },
     SettleCall(Settlement),
+    /// Stores the density of a prompt, in tokens per million bytes, unless a higher one is stored.
+    RaiseDensity {
+        provider: String,
+        model: String,
+        density: u64,
+    },
     /// Removes the names of an end user from all rows; the rows stay.
     EraseEndUser {
         names: Vec<String>,
@@ -412,6 +421,8 @@ pub enum Receipt {
     /// The number of rows whose end user was removed.
     Erased(usize),
     Call(Box<LedgerEntry>),
+    /// A call whose output limit the budgets lowered: its row, and the new limit of each choice.
+    LoweredCall(Box<LedgerEntry>, u32),
     Done,
 }
 

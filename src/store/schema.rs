@@ -425,6 +425,24 @@ CREATE TABLE stored_objects (
 CREATE INDEX stored_objects_by_time ON stored_objects (created_ms);
 CREATE INDEX stored_objects_open ON stored_objects (created_ms) WHERE is_open;
 ",
+    "
+-- The part of a day's use that is only reserved, because the cost of its calls is unknown. Daily
+-- sums are computed again.
+DELETE FROM ledger_days;
+DELETE FROM budget_days;
+DELETE FROM ledger_summed;
+ALTER TABLE budget_days ADD COLUMN held_nanousd INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budget_days ADD COLUMN held_tokens INTEGER NOT NULL DEFAULT 0;
+",
+    "
+-- The most tokens that a prompt of a model had for its bytes, see calls/prompt_size.rs.
+CREATE TABLE prompt_densities (
+    provider    TEXT NOT NULL,
+    model       TEXT NOT NULL,          -- as requested
+    per_million INTEGER NOT NULL,       -- tokens per million bytes
+    PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.

@@ -264,7 +264,12 @@ mod tests {
         apply(&mut writer, expire.clone()).unwrap();
         assert!(store.pending_calls().unwrap().is_empty());
         let used = |store: &Store| -> Vec<Option<i64>> {
-            store.budgets(Timestamp(3_000)).unwrap().iter().map(|it| it.used).collect()
+            store
+                .budgets(Timestamp(3_000))
+                .unwrap()
+                .iter()
+                .map(|it| it.amounts.map(|it| it.used()))
+                .collect()
         };
         assert_eq!(used(&store), [Some(0), Some(0)]);
         apply(&mut writer, Change::OpenCall(call())).unwrap();

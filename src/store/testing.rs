@@ -26,6 +26,7 @@ pub fn new_call(at: i64) -> NewCall {
         billing: None,
         looping: None,
         reserve: Reserve::default(),
+        bounds: None,
     }
 }
 

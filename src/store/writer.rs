@@ -14,7 +14,7 @@ use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
     block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
-    response_cache, run_changes, stored_objects, suggestions, triggers,
+    prompt_densities, response_cache, run_changes, stored_objects, suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
@@ -269,6 +269,9 @@ impl Batch<'_> {
                 calls.insert(db, call, None, Some((model, *saved)))
             }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::RaiseDensity { provider, model, density } => {
+                prompt_densities::raise(db, provider, model, *density).map(done)
+            }
             Change::EraseEndUser { names } => calls.erase_end_user(db, names),
             Change::Remember(object) => stored_objects::remember(db, object),
             Change::CloseObject(name) => stored_objects::close(db, name),

@@ -1,10 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::{CallBounds, Maximum, OutputLimit};
 use crate::error::Error;
 use crate::event::{Charge, Event, Usage};
 use crate::store::testing::{self, apply, new_call, row};
-use crate::store::{Applied, Change, Settlement, Writer, schema};
+use crate::store::{Applied, Change, Receipt, Settlement, Writer, schema};
 
 /// In nano-dollars per day.
 const LIMIT: i64 = 1_000;
@@ -73,8 +74,95 @@ proptest! {
         }
         for (day, used) in used {
             let state = store.budgets(Timestamp(day * MS_PER_DAY)).unwrap();
-            prop_assert_eq!(state[0].used, Some(used));
+            prop_assert_eq!(state[0].amounts.map(Amounts::used), Some(used));
         }
+    }
+}
+
+/// A call with an input of `strict` nano-dollars at most, estimated at `estimated`, and an output of
+/// `tokens` at 7 nano-dollars each.
+fn bounded_call(strict: i64, estimated: i64, tokens: u32, thinking_tokens: u32) -> NewCall {
+    let maximum = |input: i64| {
+        let reserve = |cost: i64| Reserve {
+            cost: Some(Usd::from_nanousd(cost)),
+            tokens: cost.unsigned_abs(),
+        };
+        Maximum { input: reserve(input), whole: reserve(input + i64::from(tokens) * 7) }
+    };
+    let (strict, estimated) = (maximum(strict), maximum(estimated));
+    let output = Some(OutputLimit { tokens, thinking_tokens });
+    let bounds = Some(CallBounds { strict, estimated, output });
+    NewCall { reserve: strict.whole, bounds, ..new_call(5) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// If no input exceeds its strict bound, calls together exceed a limit by at most the sum of the
+    /// differences between the strict bounds and the estimates of the calls in flight at a time. It
+    /// is 0 for strict budgets, and if no input exceeds its estimate.
+    #[test]
+    fn spending_exceeds_a_limit_by_at_most_the_margin(
+        is_strict: bool,
+        is_estimate_right: bool,
+        limit in 20_000..400_000_i64,
+        steps in prop::collection::vec(
+            // (the strict input, the estimate in percent of it, tokens, tokens for thinking, the
+            // settled share of the input and output in percent, the number of calls to settle)
+            (0..30_000_i64, 10..=100_i64, 1..40_000_u32, 0..3_000_u32, 0..=100_i64, 0..3_usize),
+            1..60,
+        ),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let bound = if is_strict { "strict" } else { "estimated" };
+        let limit_usd = Usd::from_nanousd(limit).to_string();
+        let all = serde_json::json!({"budgets": [
+            {"name": "b", "per": "day", "limitUsd": limit_usd, "bound": bound},
+            {"name": "soft", "per": "day", "limitUsd": "0", "hard": false, "bound": "strict"},
+        ]});
+        let all = budget::parse_all(all).unwrap();
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        let is_bound = is_strict || is_estimate_right;
+        let (mut open, mut spent, mut margin) = (Vec::new(), 0, 0);
+        for (strict, percent, tokens, thinking_tokens, share, count) in steps {
+            let estimated = strict * percent / 100;
+            let call = bounded_call(strict, estimated, tokens, thinking_tokens);
+            match apply(&mut writer, Change::OpenCall(call)).map(|applied| applied.receipt) {
+                Ok(receipt) => {
+                    let (row, granted) = match receipt {
+                        Receipt::Call(row) => (row, tokens),
+                        Receipt::LoweredCall(row, lowered) => {
+                            prop_assert!(lowered >= 1_024 && lowered < tokens);
+                            prop_assert!(lowered > thinking_tokens);
+                            (row, lowered)
+                        }
+                        other => panic!("{other:?}"),
+                    };
+                    let input = if is_estimate_right { estimated } else { strict };
+                    let actual = (input + i64::from(granted) * 7) * share / 100;
+                    open.push((row.id, actual, strict - estimated));
+                }
+                Err(Error::Budget(_)) => {}
+                // It would fit if no other call was in flight.
+                Err(Error::BudgetHeld(_)) => prop_assert!(!open.is_empty()),
+                Err(other) => panic!("{other:?}"),
+            }
+            margin = margin.max(open.iter().map(|(.., difference)| *difference).sum::<i64>());
+            let state = store.budgets(Timestamp(5)).unwrap()[0].amounts.unwrap();
+            prop_assert!(!is_bound || state.used() <= limit);
+            for (id, actual, _) in open.split_off(open.len().saturating_sub(count)) {
+                apply(&mut writer, Change::SettleCall(settlement(id, 5, actual))).unwrap();
+                spent += actual;
+            }
+            let state = store.budgets(Timestamp(5)).unwrap()[0].amounts.unwrap();
+            prop_assert_eq!(state.spent, spent);
+        }
+        for (id, actual, _) in open {
+            apply(&mut writer, Change::SettleCall(settlement(id, 5, actual))).unwrap();
+            spent += actual;
+        }
+        let margin = if is_bound { 0 } else { margin };
+        prop_assert!(spent <= limit + margin, "{spent} > {limit} + {margin}");
     }
 }
 
@@ -273,7 +361,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
     let used = |store: &Store| -> Vec<i64> {
         let states = store.budgets(Timestamp(100 * MS_PER_DAY)).unwrap();
-        states.iter().filter_map(|state| state.used).collect()
+        states.iter().filter_map(|state| state.amounts).map(Amounts::used).collect()
     };
     assert_eq!(used(&store), expected);
     // The last days of the month are too recent for the rollup.
@@ -284,7 +372,8 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "CREATE TABLE origins AS
+            "DROP TABLE prompt_densities;
+             CREATE TABLE origins AS
                  SELECT id, client, session, end_user, project, billing FROM ledger;
              DROP TABLE secrets;
              DROP INDEX ledger_by_session;
@@ -315,7 +404,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 9
+            schema::version() - 11
         ))
         .unwrap();
     drop(connection);
@@ -411,7 +500,7 @@ fn a_session_budget_warns_for_each_session() {
     // A call without a session is not covered.
     let id = row(apply(&mut writer, Change::OpenCall(call(5, 1))).unwrap()).id;
     assert!(settle(&mut writer, id, 5_000).is_empty());
-    assert_eq!(store.budgets(Timestamp(5)).unwrap()[0].used, None);
+    assert_eq!(store.budgets(Timestamp(5)).unwrap()[0].amounts, None);
 }
 
 #[test]
