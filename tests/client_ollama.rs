@@ -117,7 +117,8 @@ fn ollama_streams_end_with_an_error_line_if_they_fail() {
         }
     }
     let refused = json_answer("404 Not Found", r#"{"error":"model 'x' not found"}"#);
-    let server = server(&Upstream::saying(refused));
+    let upstream = Upstream::saying(refused);
+    let server = server(&upstream);
     let response = server.post("/api/chat", &request("/api/chat", "x"));
     assert_eq!(
         (response.status, response.text().as_str()),

@@ -287,11 +287,9 @@ impl<'a> ChatRequest<'a> {
         let quoted = Value::from(model).to_string();
         let (ranges, model) = match self.model_at.clone() {
             ModelPlace::Value(range) => (vec![range], quoted),
-            ModelPlace::Missing(start, true) => {
-                (vec![start..start], format!(r#""model":{quoted},"#))
-            }
-            ModelPlace::Missing(start, false) => {
-                (vec![start..start], format!(r#""model":{quoted}"#))
+            ModelPlace::Missing(start, is_followed) => {
+                let (place, end) = (start..start, if is_followed { "," } else { "" });
+                (vec![place], format!(r#""model":{quoted}{end}"#))
             }
             ModelPlace::Path(ranges) if model.contains('/') => (ranges, quoted),
             ModelPlace::Path(ranges) => {
