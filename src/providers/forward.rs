@@ -337,7 +337,7 @@ impl Providers {
         if let Err(fault) = &outcome {
             receiver.drop_silent_error(fault);
         }
-        if forward.has_sound {
+        if forward.has_sound && !partial.has_modalities {
             partial.billing.note_unpriced("audio tokens");
         }
         // Extracting the texts scans the whole body, so only for an estimate.

@@ -21,6 +21,12 @@ const VERSION: &str = "v1beta";
 
 const MODALITY_CHARS_MAX: usize = 20;
 
+const PROMPT_DETAILS: &[&str] = &["promptTokensDetails", "toolUsePromptTokensDetails"];
+const TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED"];
+/// In a prompt, images, videos and documents have the price of text, and audio has not:
+/// "(text / image / video)" in <https://ai.google.dev/gemini-api/docs/pricing>.
+const PRICED_AS_TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED", "IMAGE", "VIDEO", "DOCUMENT"];
+
 /// Returns a request. The key is in a header, because logs would show it in the URL.
 /// <https://ai.google.dev/api/all-methods>.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
@@ -186,7 +192,8 @@ impl ContentReader {
     }
 
     fn note_usage(&mut self, usage: &Value, partial: &mut ResponseAccumulator) {
-        note_modalities(usage, &mut partial.billing);
+        note_modalities(usage, PROMPT_DETAILS, PRICED_AS_TEXT, partial);
+        note_modalities(usage, &["candidatesTokensDetails"], TEXT, partial);
         if !counts_anything(usage) {
             return;
         }
@@ -223,7 +230,10 @@ impl Reader for EmbeddingReader {
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
-        ContentReader::default().note_usage(&body["usageMetadata"], partial);
+        let usage = &body["usageMetadata"];
+        // Each has a price of its own.
+        note_modalities(usage, &["promptTokensDetails", "promptTokenDetails"], TEXT, partial);
+        ContentReader::default().note_usage(usage, partial);
         check_reported(body)?;
         if !body["embedding"].is_object() && !body["embeddings"].is_array() {
             return Err(Fault::bad_answer("the response has no `embedding` or `embeddings`"));
@@ -235,14 +245,19 @@ impl Reader for EmbeddingReader {
 
 /// Notes tokens of images, audio, video and documents, which may have other prices than text:
 /// <https://ai.google.dev/api/generate-content#ModalityTokenCount>.
-fn note_modalities(usage: &Value, billing: &mut Billing) {
-    let names = ["promptTokensDetails", "toolUsePromptTokensDetails", "candidatesTokensDetails"];
-    for details in names.into_iter().filter_map(|name| usage[name].as_array()) {
+fn note_modalities(
+    usage: &Value,
+    names: &[&str],
+    known: &[&str],
+    partial: &mut ResponseAccumulator,
+) {
+    for details in names.iter().filter_map(|name| usage[*name].as_array()) {
+        partial.has_modalities = true;
         for counted in details.iter().filter(|counted| is_counted(counted, "tokenCount")) {
             let modality = counted["modality"].as_str().unwrap_or("TEXT");
-            if !["TEXT", "MODALITY_UNSPECIFIED"].contains(&modality) {
+            if !known.contains(&modality) {
                 let modality = one_line(&modality.to_lowercase(), MODALITY_CHARS_MAX);
-                billing.note_unpriced(format!("{modality} tokens"));
+                partial.billing.note_unpriced(format!("{modality} tokens"));
             }
         }
     }
