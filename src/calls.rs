@@ -411,6 +411,31 @@ impl Calls {
         }
     }
 
+    /// Commits the intent of a call that continues at the provider after its request, such as a batch.
+    /// Returns the id of its row, which its caller settles.
+    ///
+    /// # Errors
+    /// Returns the end of a call that is not made.
+    pub fn open(
+        &self,
+        request: &CallRequest<'_>,
+        resources: CallResources,
+    ) -> std::result::Result<i64, Box<Ended>> {
+        let row = self.intent(request);
+        match self.settlements.commit_with(vec![Change::OpenCall(row.clone())]) {
+            Ok(Receipt::Call(entry)) => {
+                resources.permit.consume();
+                Ok(entry.id)
+            }
+            Ok(_) => {
+                let error = Error::internal("the journal returned no ledger row");
+                Err(Box::new(Ended::without_row(CallOutcome::NotCommitted(error))))
+            }
+            Err(Error::Budget(why)) => Err(Box::new(over_budget(row, why, Vec::new()))),
+            Err(error) => Err(Box::new(Ended::without_row(CallOutcome::NotCommitted(error)))),
+        }
+    }
+
     /// Returns the row to commit before the call, with the worst-case cost reserved.
     fn intent(&self, request: &CallRequest<'_>) -> NewCall {
         let (call, at) = (request.call, Timestamp::now());

@@ -13,12 +13,14 @@ mod client;
 mod client_sink;
 mod count;
 mod echo;
+mod form;
 mod in_flight;
 mod json;
 mod key_rate;
 mod keys;
 mod labels;
 mod loops;
+mod models;
 mod objects;
 mod operation;
 mod prompt;
@@ -29,7 +31,7 @@ mod stored;
 mod targets;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,7 @@ use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
 use self::labels::Labels;
 use self::loops::Loops;
+use self::models::ModelLists;
 use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
@@ -104,6 +107,7 @@ pub struct Gateway {
     threads: Threads,
     /// Stops the search for objects that were never read to their end.
     expiry: Cancel,
+    model_lists: ModelLists,
 }
 
 impl Gateway {
@@ -130,6 +134,7 @@ impl Gateway {
         let providers = Arc::clone(calls.providers());
         let end_users = EndUsers::load(&store, settings.hash_end_users)?;
         let loops = Loops::new(settings.loop_limits);
+        let model_lists = ModelLists::default();
         Ok(Self {
             settings,
             token,
@@ -143,6 +148,7 @@ impl Gateway {
             in_flight,
             threads,
             expiry,
+            model_lists,
         })
     }
 
@@ -151,6 +157,7 @@ impl Gateway {
     pub fn shutdown(&self, deadline: Instant) -> usize {
         self.expiry.cancel();
         let left = self.in_flight.stop(deadline);
+        self.model_lists.stop(deadline);
         self.threads.join(deadline);
         left
     }
@@ -173,19 +180,42 @@ impl Gateway {
             }
             Endpoint::Object(kind) => self.object(kind, route, head, body, reply),
             Endpoint::Models => {
-                let names = self.names(head)?;
-                answer_json(reply, &targets::list(&names));
+                let models = self.models(route.protocol, head)?;
+                answer_json(reply, &models::list(route.protocol, &models, head)?);
                 Ok(())
             }
             Endpoint::Model => {
                 let name = route.names.first().map_or("", String::as_str);
-                let names = self.names(head)?;
+                let models = self.models(route.protocol, head)?;
+                let model = models.iter().find(|model| model.id == name);
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
-                answer_json(reply, &targets::one(&names, name).ok_or_else(unknown)?);
+                answer_json(reply, &model.ok_or_else(unknown)?.to_json());
                 Ok(())
             }
         }
+    }
+
+    /// Returns the models that a client can use in its protocol.
+    fn models(
+        &self,
+        protocol: Protocol,
+        head: &RequestHead,
+    ) -> Result<Vec<models::Model>, ApiError> {
+        let client = self.client(head)?;
+        let formats: Vec<ApiFormat> = route::formats_of(protocol);
+        let supports = |kind| formats.iter().any(|it| attempt::is_supported_by(*it, kind));
+        let aliases = &self.settings.aliases;
+        let mut models = self.model_lists.models(protocol, aliases, &self.providers, supports);
+        models.retain(|model| match aliases.get(&model.id) {
+            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
+            None => {
+                let prefix = format!("{}/", model.owner);
+                let name = model.id.strip_prefix(&prefix).unwrap_or(&model.id);
+                client.may_use(&model.owner, name)
+            }
+        });
+        Ok(models)
     }
 
     /// Makes the call of a request.
@@ -199,9 +229,21 @@ impl Gateway {
     ) -> Result<(), Box<ErrorResponse>> {
         let labels = Labels::read(head)?;
         let cache_age = cache::age_max(head)?;
-        let request = ChatRequest::read(format, body, route.model())?;
-        let operation = self.operation(format, route, head, request)?;
-        let mut operation = Operation { labels, cache_age, ..operation };
+        let boundary = form::boundary(head);
+        let request = match boundary {
+            Some(boundary) => {
+                let form = form::Form::read(body, boundary)?;
+                ChatRequest::read_form(format, body, &form, route.model())?
+            }
+            None => ChatRequest::read(format, body, route.model())?,
+        };
+        let mut operation = self.operation(format, route, head, request)?;
+        if boundary.is_some() {
+            operation
+                .headers
+                .extend(head.header("content-type").map(|it| ("content-type", it.to_owned())));
+        }
+        operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
         operation.origin = self.origin(&mut operation)?;
         if operation.request.is_background {
@@ -312,20 +354,6 @@ impl Gateway {
             client: self.client(head)?,
             key_use: OnceCell::new(),
         })
-    }
-
-    /// Returns the names of the models that the client may use.
-    fn names(&self, head: &RequestHead) -> Result<BTreeSet<String>, ApiError> {
-        let client = self.client(head)?;
-        let mut names = targets::names(&self.settings.aliases, &self.providers);
-        names.retain(|name| match self.settings.aliases.get(name) {
-            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
-            None => {
-                let (provider, model) = name.split_once('/').unwrap_or(("", name));
-                client.may_use(provider, model)
-            }
-        });
-        Ok(names)
     }
 
     /// Returns the origin of a request as its row stores it.

@@ -9,6 +9,7 @@
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
 //! - `client_bounds`: limits on client calls, and their errors.
+//! - `client_endpoints`: embeddings, completions, moderations, reranking, images and sound.
 //! - `client_kinds`: providers of every kind behind `/v1`.
 //! - `client_routes`: paths, keys, encodings and queries of clients.
 //! - `client_streams`: streams for clients, and the accounting of broken ones.
@@ -64,6 +65,7 @@ mod budgets;
 mod calls;
 mod client_answers;
 mod client_bounds;
+mod client_endpoints;
 mod client_kinds;
 mod client_routes;
 mod client_streams;

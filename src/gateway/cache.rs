@@ -9,12 +9,13 @@ use sha2::{Digest, Sha256};
 
 use super::Gateway;
 use super::operation::Operation;
+use super::route::path_of;
 use crate::calls::{FillGuard, Filled};
 use crate::flow::CACHE_AGE_MAX;
 use crate::ids::hex;
 use crate::listener::ApiError;
 use crate::listener::RequestHead;
-use crate::providers::{AnswerHead, Call};
+use crate::providers::{API_FORMATS, AnswerHead, Call};
 use crate::store::ANSWER_BYTES_MAX;
 
 /// The request header with the maximum age of an answer, in seconds.
@@ -82,6 +83,12 @@ impl Gateway {
             adds_usage,
             hex(&Sha256::digest(body)),
         ]);
+        if !API_FORMATS.contains(&operation.format)
+            && let Some(all) = all.as_array_mut()
+        {
+            // One body may be valid for several of these.
+            all.push(path_of(operation.format).into());
+        }
         if let Some(all) = all.as_array_mut().filter(|_| !operation.query.is_empty()) {
             all.push(operation.query.as_str().into());
         }

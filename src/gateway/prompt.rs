@@ -60,6 +60,11 @@ impl Prompt {
         self.earlier_tokens = self.earlier_tokens.saturating_add(tokens);
     }
 
+    /// A body that has files, whose tokens have no known bound.
+    pub fn of_bytes(length: usize) -> Self {
+        Self { text_bytes: length as u64, has_sound: false, ..Self::default() }
+    }
+
     /// Returns an upper bound of the tokens, because a token has at least one byte.
     pub fn bytes_max(&self, protocol: Protocol) -> u64 {
         let tokens_per_image = match protocol {

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use super::protocol::Protocol;
 use crate::listener::{ApiError, RequestHead};
-use crate::providers::ApiFormat;
+use crate::providers::{API_FORMATS, ApiFormat};
 use crate::store::ObjectKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,17 @@ static PATTERNS: &[Pattern] = &[
     pattern(Protocol::OpenAi, "GET, POST, DELETE", "conversations/*", Endpoint::Object(ObjectKind::Conversation)),
     pattern(Protocol::OpenAi, "GET, POST", "conversations/*/items", Endpoint::Object(ObjectKind::Conversation)),
     pattern(Protocol::OpenAi, "GET, DELETE", "conversations/*/items/*", Endpoint::Object(ObjectKind::Conversation)),
+    pattern(Protocol::OpenAi, "POST", "completions", Endpoint::Call(ApiFormat::Completions)),
+    pattern(Protocol::OpenAi, "POST", "embeddings", Endpoint::Call(ApiFormat::Embeddings)),
+    pattern(Protocol::OpenAi, "POST", "moderations", Endpoint::Call(ApiFormat::Moderations)),
+    pattern(Protocol::OpenAi, "POST", "rerank", Endpoint::Call(ApiFormat::Rerank)),
+    pattern(Protocol::OpenAi, "POST", "v2/rerank", Endpoint::Call(ApiFormat::RerankV2)),
+    pattern(Protocol::OpenAi, "POST", "images/generations", Endpoint::Call(ApiFormat::Images)),
+    pattern(Protocol::OpenAi, "POST", "images/edits", Endpoint::Call(ApiFormat::ImageEdits)),
+    pattern(Protocol::OpenAi, "POST", "images/variations", Endpoint::Call(ApiFormat::ImageVariations)),
+    pattern(Protocol::OpenAi, "POST", "audio/speech", Endpoint::Call(ApiFormat::Speech)),
+    pattern(Protocol::OpenAi, "POST", "audio/transcriptions", Endpoint::Call(ApiFormat::Transcriptions)),
+    pattern(Protocol::OpenAi, "POST", "audio/translations", Endpoint::Call(ApiFormat::Translations)),
     pattern(Protocol::OpenAi, "GET, HEAD", "models", Endpoint::Models),
     pattern(Protocol::OpenAi, "GET, HEAD", "models/**", Endpoint::Model),
     pattern(Protocol::Anthropic, "POST", "messages", Endpoint::Call(ApiFormat::Messages)),
@@ -208,6 +219,16 @@ pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
     }
 }
 
+/// Returns the formats of a protocol's calls that generate text.
+pub fn formats_of(protocol: Protocol) -> Vec<ApiFormat> {
+    let of_protocol = PATTERNS.iter().filter(|it| it.protocol == protocol);
+    let formats = of_protocol.filter_map(|it| match it.endpoint {
+        Endpoint::Call(format) if API_FORMATS.contains(&format) => Some(format),
+        _ => None,
+    });
+    formats.collect()
+}
+
 /// Returns the usual path of an API format.
 pub fn path_of(format: ApiFormat) -> String {
     let is_path =
@@ -216,7 +237,10 @@ pub fn path_of(format: ApiFormat) -> String {
 }
 
 fn full_path(pattern: &Pattern) -> String {
-    format!("{}{}", version(pattern.protocol), pattern.path)
+    match pattern.path.starts_with("v2/") {
+        true => format!("/{}", pattern.path),
+        false => format!("{}{}", version(pattern.protocol), pattern.path),
+    }
 }
 
 /// Returns the query to send to the provider: without keys, and without the version of Azure's API.
@@ -240,7 +264,10 @@ fn unknown(path: &str, relative: &str) -> ApiError {
     if let Some(closest) = closest.filter(|it| distance(it) <= it.path.len() / 2) {
         let _ = write!(message, "; did you mean {}?", full_path(closest));
     } else {
-        let calls = PATTERNS.iter().filter(|it| matches!(it.endpoint, Endpoint::Call(_)));
+        let is_conversation = |format: &ApiFormat| API_FORMATS.iter().any(|known| known == format);
+        let calls = PATTERNS
+            .iter()
+            .filter(|it| matches!(&it.endpoint, Endpoint::Call(format) if is_conversation(format)));
         let calls: Vec<String> = calls.map(full_path).collect();
         let _ = write!(message, "; use one of {}", calls.join(", "));
     }

@@ -13,15 +13,19 @@ use super::call::{Answer, Call};
 use super::cancel::Cancel;
 use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, redacted};
 use super::config::{Kind, ProviderConfig};
+use super::counted::CountedReader;
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
 use super::json;
+use super::media::MediaReader;
 use super::object::ProviderObject;
 use super::transport::Scope;
 use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_error};
 use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 
+/// Limits the answer of other calls than conversations: embeddings of many texts, several images.
+const OTHER_BYTES_MAX: usize = 128 << 20;
 const RULES: ReadRules = ReadRules {
     // Images and sound are base64.
     document_bytes_max: 32 << 20,
@@ -90,6 +94,19 @@ pub enum ApiFormat {
     Compaction,
     /// The token count of such a request.
     ResponseTokenCount,
+    Completions,
+    Embeddings,
+    Moderations,
+    /// Cohere's and Jina's order of documents by relevance.
+    Rerank,
+    /// The same in Cohere's second version.
+    RerankV2,
+    Images,
+    ImageEdits,
+    ImageVariations,
+    Speech,
+    Transcriptions,
+    Translations,
     /// A request about stored objects, at the path of [`Forward::path`].
     Object,
 }
@@ -135,6 +152,39 @@ impl ApiFormat {
             (Self::Object, Kind::OpenAi) => {
                 |it, _| (it.base_url().to_owned(), Box::<responses::ObjectReader>::default())
             }
+            (Self::Completions, Kind::OpenAi) => |it, _| (at(it, "completions"), texts()),
+            (Self::Completions, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "completions"), texts())
+            }
+            (Self::Embeddings, Kind::OpenAi) => |it, _| (at(it, "embeddings"), embeddings()),
+            (Self::Embeddings, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Embeddings, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Moderations, Kind::OpenAi) => {
+                |it, _| (at(it, "moderations"), Box::new(CountedReader::moderations()))
+            }
+            (Self::Rerank, Kind::OpenAi) => |it, _| (at(it, "rerank"), rerank()),
+            (Self::RerankV2, Kind::OpenAi) => |it, _| {
+                let url = at(it, "rerank");
+                let older = url.strip_suffix("/v1/rerank").map(|base| format!("{base}/v2/rerank"));
+                (older.unwrap_or(url), rerank())
+            },
+            (Self::Images, Kind::OpenAi) => |it, _| (at(it, "images/generations"), images()),
+            (Self::Images, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "images/generations"), images())
+            }
+            (Self::ImageEdits, Kind::OpenAi) => |it, _| (at(it, "images/edits"), images()),
+            (Self::ImageVariations, Kind::OpenAi) => {
+                |it, _| (at(it, "images/variations"), images())
+            }
+            (Self::Speech, Kind::OpenAi) => |it, _| (at(it, "audio/speech"), audio()),
+            (Self::Transcriptions, Kind::OpenAi) => {
+                |it, _| (at(it, "audio/transcriptions"), audio())
+            }
+            (Self::Translations, Kind::OpenAi) => |it, _| (at(it, "audio/translations"), audio()),
             (
                 Self::ChatCompletions
                 | Self::Messages
@@ -142,12 +192,56 @@ impl ApiFormat {
                 | Self::Responses
                 | Self::Compaction
                 | Self::ResponseTokenCount
-                | Self::Object,
+                | Self::Object
+                | Self::Completions
+                | Self::Embeddings
+                | Self::Moderations
+                | Self::Rerank
+                | Self::RerankV2
+                | Self::Images
+                | Self::ImageEdits
+                | Self::ImageVariations
+                | Self::Speech
+                | Self::Transcriptions
+                | Self::Translations,
                 Kind::OpenAi | Kind::Anthropic | Kind::Gemini | Kind::Ollama | Kind::Echo,
             ) => return None,
         };
         Some(route)
     }
+}
+
+/// Returns the URL of a path at a server of OpenAI's protocol.
+fn at(provider: &ProviderConfig, path: &str) -> String {
+    format!("{}/{path}", provider.base_url())
+}
+
+/// Returns the URL of a path beside that of chat completions.
+fn beside_chat(chat_url: String, path: &str) -> String {
+    match chat_url.strip_suffix("chat/completions") {
+        Some(base) => format!("{base}{path}"),
+        None => chat_url,
+    }
+}
+
+fn texts() -> Box<dyn Reader> {
+    Box::new(openai::ChatReader::of_texts())
+}
+
+fn embeddings() -> Box<dyn Reader> {
+    Box::new(CountedReader::embeddings())
+}
+
+fn rerank() -> Box<dyn Reader> {
+    Box::new(CountedReader::rerank())
+}
+
+fn images() -> Box<dyn Reader> {
+    Box::new(MediaReader::images())
+}
+
+fn audio() -> Box<dyn Reader> {
+    Box::new(MediaReader::audio())
 }
 
 fn chat() -> Box<dyn Reader> {
@@ -221,6 +315,8 @@ pub struct ForwardError {
     pub is_begun: bool,
     /// True if that part ends with the provider's own error.
     pub is_reported_to_client: bool,
+    /// True if that part is no stream of events, so an error cannot follow it.
+    pub is_bytes: bool,
 }
 
 impl Providers {
@@ -250,6 +346,7 @@ impl Providers {
             has_output: false,
             is_held: false,
             is_begun: false,
+            is_bytes: false,
             has_failed: false,
             is_reported_to_client: false,
         };
@@ -264,7 +361,7 @@ impl Providers {
             partial.billing.note_unpriced("audio tokens");
         }
         // Extracting the texts scans the whole body, so only for an estimate.
-        let is_estimated = forward.api_format != ApiFormat::Object;
+        let is_estimated = forward.api_format != ApiFormat::Object && !partial.has_no_estimate;
         let counted = partial.usage;
         let has_any = is_estimated && (outcome.is_ok() || partial.has_any());
         let texts = if has_any && partial.usage.input_tokens == 0 {
@@ -289,6 +386,7 @@ impl Providers {
                 refused: receiver.refused,
                 is_begun: receiver.is_begun,
                 is_reported_to_client: receiver.is_reported_to_client,
+                is_bytes: receiver.is_bytes,
             })
         })
     }
@@ -332,7 +430,14 @@ impl Providers {
             key: receiver.key,
             is_streamed: forward.call.stream,
             scope,
-            rules: ReadRules { drain_max: forward.drain_max, ..RULES },
+            rules: ReadRules {
+                drain_max: forward.drain_max,
+                document_bytes_max: match API_FORMATS.contains(&forward.api_format) {
+                    true => RULES.document_bytes_max,
+                    false => OTHER_BYTES_MAX,
+                },
+                ..RULES
+            },
             reader: reader.as_mut(),
             receiver,
             partial,
@@ -364,7 +469,7 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
 }
 
 /// Returns the head for the client, with the key redacted: some servers repeat it.
-fn answer_head(status: u16, headers: &HeaderMap, key: Option<&Secret>) -> AnswerHead {
+pub(super) fn answer_head(status: u16, headers: &HeaderMap, key: Option<&Secret>) -> AnswerHead {
     let passed_on = |name: &str| {
         let mut prefixes = PASSED_ON_PREFIXES.iter();
         PASSED_ON.contains(&name) || prefixes.any(|prefix| name.starts_with(prefix))
@@ -395,6 +500,7 @@ struct ClientReceiver<'a> {
     /// True from an error before any output was sent: another target may still answer.
     is_held: bool,
     is_begun: bool,
+    is_bytes: bool,
     has_failed: bool,
     is_reported_to_client: bool,
 }
@@ -499,6 +605,14 @@ impl Receiver for ClientReceiver<'_> {
         if !frame.is_ended {
             self.ready.extend_from_slice(b"\n\n");
         }
+    }
+
+    fn bytes(&mut self, piece: &[u8]) -> bool {
+        let elapsed_ms = || self.scope.elapsed_ms();
+        self.first_token_ms.get_or_insert_with(elapsed_ms);
+        self.is_bytes = true;
+        self.ready.extend_from_slice(piece);
+        self.flush()
     }
 
     fn flush(&mut self) -> bool {
