@@ -6,6 +6,7 @@
 
 mod attempt;
 mod attribution;
+mod batches;
 mod body;
 mod cache;
 mod chat_request;
@@ -13,6 +14,7 @@ mod client;
 mod client_sink;
 mod count;
 mod echo;
+mod files;
 mod form;
 mod in_flight;
 mod json;
@@ -56,7 +58,7 @@ use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Cancel, Providers};
 use crate::secret::Secret;
-use crate::store::{EndUsers, Store};
+use crate::store::{EndUsers, ObjectKind, Store};
 use crate::threads::Threads;
 use crate::time::Timestamp;
 
@@ -179,6 +181,8 @@ impl Gateway {
                 self.count_tokens(&operation, reply)
             }
             Endpoint::Object(kind) => self.object(kind, route, head, body, reply),
+            // Answered without the whole body in memory.
+            Endpoint::Storage(_) => Ok(()),
             Endpoint::Models => {
                 let models = self.models(route.protocol, head)?;
                 answer_json(reply, &models::list(route.protocol, &models, head)?);
@@ -245,6 +249,7 @@ impl Gateway {
         }
         operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
+        self.check_files(&operation)?;
         operation.origin = self.origin(&mut operation)?;
         if operation.request.is_background {
             // Only the beginning of the response would be stored.
@@ -290,6 +295,16 @@ impl Gateway {
             }
         }
         Err(error.unwrap_or_else(|| no_target().into()))
+    }
+
+    /// Checks that a virtual key created the files that its request refers to.
+    fn check_files(&self, operation: &Operation<'_>) -> Result<(), ApiError> {
+        if operation.client.key_id.is_some() {
+            for id in operation.request.file_ids() {
+                self.find(ObjectKind::File, &id, &operation.client)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the client may name this flow. With a virtual key, a missing flow and one of
@@ -388,9 +403,12 @@ impl RequestHandler for Gateway {
         let protocol =
             route.as_ref().map_or_else(|_| route::protocol_of(head), |route| route.protocol);
         let answered = match route {
-            Ok(route) => body::read(head, body)
-                .map_err(Box::from)
-                .and_then(|bytes| self.route(&route, head, &bytes, reply)),
+            Ok(route) => match route.endpoint {
+                Endpoint::Storage(storage) => self.storage(storage, &route, head, body, reply),
+                _ => body::read(head, body)
+                    .map_err(Box::from)
+                    .and_then(|bytes| self.route(&route, head, &bytes, reply)),
+            },
             Err(error) => {
                 body.discard_received();
                 Err(error.into())

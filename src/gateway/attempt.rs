@@ -94,7 +94,7 @@ impl Gateway {
         self.conclude(operation, &call, ended, forward_error, &guard, reply)
     }
 
-    fn call_request<'a>(
+    pub(super) fn call_request<'a>(
         &self,
         operation: &Operation<'_>,
         call: &'a Call,
@@ -119,7 +119,7 @@ impl Gateway {
 
     /// Commits or settles the row of an ended call, and sends the client an error if it has no
     /// answer.
-    fn conclude(
+    pub(super) fn conclude(
         &self,
         operation: &Operation<'_>,
         call: &Call,
@@ -307,7 +307,7 @@ impl Gateway {
     }
 
     /// Returns the client's error for a failed call without a provider's response.
-    fn refusal(&self, failure: &Failure) -> ApiError {
+    pub(super) fn refusal(&self, failure: &Failure) -> ApiError {
         let (status, code) = match failure.kind {
             FailureKind::NotConfigured => (400, "provider_not_configured"),
             FailureKind::Connect => (502, "provider_unreachable"),

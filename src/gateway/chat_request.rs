@@ -440,6 +440,38 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
+    /// Describes a batch of requests as one call.
+    pub fn of_batch(
+        format: ApiFormat,
+        body: &'a [u8],
+        model: &str,
+        max_tokens: u32,
+        is_unbounded: bool,
+    ) -> Self {
+        Self {
+            format,
+            body,
+            model: model.to_owned(),
+            // The batch is sent as it is; its hash is that of the body, like a form's.
+            model_at: ModelPlace::FormValue(0..0),
+            is_streamed: false,
+            wants_usage: false,
+            usage_edit: (0..0, ""),
+            max_tokens: Some(max_tokens),
+            prompt: Prompt::of_bytes(body.len()),
+            cache_writes: CacheWrites::Long,
+            priced_options: PricedOptions { is_unbounded, ..PricedOptions::default() },
+            is_background: false,
+            is_stored: false,
+            previous_response: None,
+            conversation: None,
+            system: None,
+            messages: None,
+            tools: None,
+            models: None,
+        }
+    }
+
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let json = Value::from(model).to_string();
@@ -483,6 +515,16 @@ impl<'a> ChatRequest<'a> {
     /// Returns the parsed body; null if it is a form, or nested too deep.
     pub fn document(&self) -> Value {
         serde_json::from_slice(self.body).unwrap_or_default()
+    }
+
+    /// Returns the ids of the provider's files that the request refers to.
+    pub fn file_ids(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        let body = std::str::from_utf8(self.body).unwrap_or_default();
+        if may_contain(body, "file_id") {
+            collect_file_ids(&self.document(), &mut ids);
+        }
+        ids
     }
 
     /// Returns all texts of the request, including tools, tool calls and tool results.
@@ -576,6 +618,26 @@ fn number_of_prompts(prompt: Option<&RawValue>) -> u32 {
         false => tokens = 1,
     });
     texts.saturating_add(tokens).max(1)
+}
+
+/// Adds the values of `file_id` and the lists `file_ids`.
+fn collect_file_ids(value: &Value, ids: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_file_ids(item, ids)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let listed = field.as_array().into_iter().flatten();
+                match name.as_str() {
+                    "file_id" => ids.extend(field.as_str().map(str::to_owned)),
+                    "file_ids" => {
+                        ids.extend(listed.filter_map(Value::as_str).map(str::to_owned));
+                    }
+                    _ => collect_file_ids(field, ids),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Returns whether the tokens of a request have no known bound: images and sound, which may also be

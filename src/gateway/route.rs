@@ -24,6 +24,24 @@ pub enum Endpoint {
     Object(ObjectKind),
     Models,
     Model,
+    /// Files and batches at the provider.
+    Storage(Storage),
+}
+
+/// A request about files or batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    Upload,
+    ListFiles,
+    File,
+    DeleteFile,
+    Content,
+    CreateBatch,
+    ListBatches,
+    Batch,
+    CancelBatch,
+    DeleteBatch,
+    Results,
 }
 
 /// The operation of a request.
@@ -97,6 +115,26 @@ static PATTERNS: &[Pattern] = &[
     pattern(Protocol::Anthropic, "POST", "messages/count_tokens", Endpoint::Count(ApiFormat::TokenCount)),
     pattern(Protocol::Anthropic, "GET, HEAD", "models", Endpoint::Models),
     pattern(Protocol::Anthropic, "GET, HEAD", "models/**", Endpoint::Model),
+    pattern(Protocol::OpenAi, "POST", "files", Endpoint::Storage(Storage::Upload)),
+    pattern(Protocol::OpenAi, "GET", "files", Endpoint::Storage(Storage::ListFiles)),
+    pattern(Protocol::OpenAi, "GET", "files/*", Endpoint::Storage(Storage::File)),
+    pattern(Protocol::OpenAi, "DELETE", "files/*", Endpoint::Storage(Storage::DeleteFile)),
+    pattern(Protocol::OpenAi, "GET", "files/*/content", Endpoint::Storage(Storage::Content)),
+    pattern(Protocol::Anthropic, "POST", "files", Endpoint::Storage(Storage::Upload)),
+    pattern(Protocol::Anthropic, "GET", "files", Endpoint::Storage(Storage::ListFiles)),
+    pattern(Protocol::Anthropic, "GET", "files/*", Endpoint::Storage(Storage::File)),
+    pattern(Protocol::Anthropic, "DELETE", "files/*", Endpoint::Storage(Storage::DeleteFile)),
+    pattern(Protocol::Anthropic, "GET", "files/*/content", Endpoint::Storage(Storage::Content)),
+    pattern(Protocol::OpenAi, "POST", "batches", Endpoint::Storage(Storage::CreateBatch)),
+    pattern(Protocol::OpenAi, "GET", "batches", Endpoint::Storage(Storage::ListBatches)),
+    pattern(Protocol::OpenAi, "GET", "batches/*", Endpoint::Storage(Storage::Batch)),
+    pattern(Protocol::OpenAi, "POST", "batches/*/cancel", Endpoint::Storage(Storage::CancelBatch)),
+    pattern(Protocol::Anthropic, "POST", "messages/batches", Endpoint::Storage(Storage::CreateBatch)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches", Endpoint::Storage(Storage::ListBatches)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches/*", Endpoint::Storage(Storage::Batch)),
+    pattern(Protocol::Anthropic, "DELETE", "messages/batches/*", Endpoint::Storage(Storage::DeleteBatch)),
+    pattern(Protocol::Anthropic, "POST", "messages/batches/*/cancel", Endpoint::Storage(Storage::CancelBatch)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches/*/results", Endpoint::Storage(Storage::Results)),
 ];
 
 /// Returns the version in the paths of a protocol.

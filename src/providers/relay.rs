@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ureq::http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 use ureq::http::{HeaderMap, HeaderName, Request, Response};
-use ureq::{AsSendBody, Body, SendBody};
+use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use super::Providers;
 use super::call::Timeouts;
@@ -33,7 +33,7 @@ pub enum RelayBody<'a> {
     Stream(&'a mut dyn Read, Option<u64>),
 }
 
-pub struct Relay<'a> {
+pub struct Relay<'a, 'b> {
     pub provider: &'a str,
     pub method: &'static str,
     /// The part of the URL after the version, without a slash at its beginning.
@@ -44,7 +44,7 @@ pub struct Relay<'a> {
     pub headers: &'a [(&'static str, String)],
     /// Used in place of the configured key.
     pub key: Option<&'a ClientKey>,
-    pub body: RelayBody<'a>,
+    pub body: RelayBody<'b>,
 }
 
 /// A response with any status; its body is read from it.
@@ -88,7 +88,7 @@ impl Providers {
     ///
     /// # Errors
     /// Fails without a response; a response may have any status.
-    pub fn relay(&self, relay: Relay<'_>, cancel: &Cancel) -> Result<Relayed, Box<Failure>> {
+    pub fn relay(&self, relay: Relay<'_, '_>, cancel: &Cancel) -> Result<Relayed, Box<Failure>> {
         let provider = relay.provider.to_owned();
         let entered = Scope::enter(cancel);
         let sent = self.send_relay(relay, &entered.scope);
@@ -120,7 +120,7 @@ impl Providers {
 
     fn send_relay(
         &self,
-        relay: Relay<'_>,
+        relay: Relay<'_, '_>,
         scope: &Scope,
     ) -> Result<(Response<Body>, Option<Secret>), Fault> {
         if scope.cancel.is_cancelled() {
@@ -145,14 +145,15 @@ impl Providers {
         if let Some(all) = builder.headers_mut() {
             *all = headers;
         }
+        let agent = &self.client(relay.provider)?.agent;
         let sent = match relay.body {
-            RelayBody::None => self.run(builder.body(()), scope),
-            RelayBody::Bytes(bytes) => self.run(builder.body(bytes), scope),
+            RelayBody::None => self.run(agent, builder.body(()), scope),
+            RelayBody::Bytes(bytes) => self.run(agent, builder.body(bytes), scope),
             RelayBody::Stream(reader, length) => {
                 if let Some(length) = length {
                     builder = builder.header(CONTENT_LENGTH, length);
                 }
-                self.run(builder.body(SendBody::from_reader(reader)), scope)
+                self.run(agent, builder.body(SendBody::from_reader(reader)), scope)
             }
         };
         Ok((sent?, key))
@@ -160,22 +161,21 @@ impl Providers {
 
     fn run(
         &self,
+        agent: &Agent,
         request: ureq::http::Result<Request<impl AsSendBody>>,
         scope: &Scope,
     ) -> Result<Response<Body>, Fault> {
         let request =
             request.map_err(|error| Fault::not_configured(format!("invalid request: {error}")))?;
         let Timeouts { connect, total, .. } = self.timeouts;
-        let request = self
-            .client
-            .agent
+        let request = agent
             .configure_request(request)
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .timeout_recv_response(Some(total))
             .timeout_global(Some(TOTAL_MAX))
             .build();
-        self.client.agent.run(request).map_err(|error| fault(&error, scope))
+        agent.run(request).map_err(|error| fault(&error, scope))
     }
 }
 
@@ -205,7 +205,7 @@ fn base_url(provider: &ProviderConfig) -> Option<String> {
 }
 
 /// Returns the headers of a request; none if one has invalid characters.
-fn headers(relay: &Relay<'_>, provider: &ProviderConfig) -> Option<HeaderMap> {
+fn headers(relay: &Relay<'_, '_>, provider: &ProviderConfig) -> Option<HeaderMap> {
     let is_anthropic = provider.kind == Kind::Anthropic;
     let ours = |key| match is_anthropic {
         true => anthropic::api_key(key),
