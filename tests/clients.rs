@@ -379,7 +379,7 @@ fn gateway_errors_have_the_format_of_the_protocol() {
     let tags = [("x-flowledger-tags", "a b")];
     assert_eq!(openai(&m("gpt"), &tags), (400, "bad_tags".into()));
     for (path, status, kind) in
-        [(MESSAGES, 400, "invalid_request_error"), ("/v1/messages/batches", 404, "not_found_error")]
+        [(MESSAGES, 400, "invalid_request_error"), ("/v1/messages/nothing", 404, "not_found_error")]
     {
         let response = server.post(path, &chat("m", false));
         assert_eq!(response.status, status);

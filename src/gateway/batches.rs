@@ -90,6 +90,9 @@ impl StorageRequest<'_> {
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let batch = NewBatch::read(body)?;
+        if self.protocol == Protocol::Anthropic && batch.requests.is_empty() {
+            return Err(ApiError::bad_request("missing_requests", "`requests` is missing").into());
+        }
         // The batch belongs to the provider that has its requests.
         if let Some(file) = &batch.input_file_id
             && let Some(file) = self.gateway.find(ObjectKind::File, file, &self.client)?

@@ -217,9 +217,34 @@ fn response_usage(usage: &Value) -> Result<Usage, BadCount> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::testing::{any_counts, holds_sum_rules};
     use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_results_never_panic(line in "[ -~]{0,200}") {
+            for kind in [Kind::OpenAi, Kind::Anthropic] {
+                BatchTally::new(kind).line(line.as_bytes());
+            }
+        }
+
+        #[test]
+        fn counts_are_consistent_for_any_usage(
+            mut usage in any_counts(&["input_tokens", "output_tokens", "prompt_tokens"]),
+            read in any_counts(&["cached_tokens"]),
+            reasoning in any_counts(&["reasoning_tokens"]),
+        ) {
+            usage["input_tokens_details"] = read;
+            usage["output_tokens_details"] = reasoning;
+            let body = json!({"model": "m", "usage": usage});
+            let mut tally = BatchTally::new(Kind::OpenAi);
+            tally.openai_line(&json!({"status_code": 200, "body": body}));
+            prop_assert!(holds_sum_rules(&tally.finish().usage));
+        }
+    }
 
     #[test]
     fn the_status_of_a_batch_is_read() {

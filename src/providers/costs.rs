@@ -283,8 +283,11 @@ impl Providers {
             source: UsageSource::Estimated,
             ..Usage::default()
         };
-        let quote = self.quote_or_log(call, &call.model, at);
-        let quote = quote.filter(|quote| !options.is_unbounded || quote.is_free());
+        let quote = match options.is_unbounded {
+            // The model of a batch in a file is not known.
+            true => self.quote(&call.provider, &[&call.model], at).filter(Quote::is_free),
+            false => self.quote_or_log(call, &call.model, at),
+        };
         let quote = quote.and_then(|quote| match self.kind(&call.provider) {
             Some(Kind::Anthropic) => quote.with_surcharges(&anthropic::surcharges(options)),
             _ => Some(quote),

@@ -158,8 +158,23 @@ fn tokens(usage: &Value) -> Option<Usage> {
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::read_document;
+    use proptest::prelude::*;
+
+    use super::super::testing::{any_counts, holds_sum_rules, read_document};
     use super::*;
+
+    proptest! {
+        #[test]
+        fn counts_are_consistent_for_any_usage(
+            mut usage in any_counts(&["input_tokens", "output_tokens", "total_tokens", "seconds"]),
+            details in any_counts(&["cached_tokens", "text_tokens", "image_tokens"]),
+        ) {
+            usage["input_tokens_details"] = details;
+            let document = json!({"data": [], "usage": usage}).to_string();
+            let (partial, _) = read_document(&mut MediaReader::images(), &document);
+            prop_assert!(holds_sum_rules(&partial.usage));
+        }
+    }
 
     #[test]
     fn only_tokens_with_a_known_price_are_priced() {
