@@ -141,7 +141,7 @@ def openai_images():
 
 def keys():
     made = gpt.post("/../api/keys", cast_to=object, body={
-        "name": "laptop", "budget": {"per": "day", "limitTokens": 100_000}})
+        "name": "laptop", "budget": {"per": "day", "limitTokens": 100_000, "onShort": "refuse"}})
     own = gpt.with_options(api_key=made["key"])
     own.chat.completions.create(model="gpt-4o-mini", messages=user("say [answer]"))
     assert ledger(key_name="laptop")["input_tokens"] == 1234

@@ -312,7 +312,8 @@ fn daily_sums_are_compared_by_name() {
                 sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0)),
                 sum(cost_nanousd IS NULL AND usage_source = 'none'), 0, 0, 0, 0
              FROM ledger GROUP BY {names};
-             INSERT INTO budget_days (day, flow_id, provider, model, key_name, nanousd, tokens)
+             INSERT INTO budget_days (day, flow_id, provider, model, key_name, nanousd, tokens,
+                    held_nanousd, held_tokens)
                 SELECT timestamp_ms / 86400000, flow_id, provider,
                 coalesce(model_asked, model_used), key_name,
                 sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
