@@ -15,6 +15,8 @@ use crate::time::{Timestamp, unknown_zone};
 
 pub const BUDGETS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 100;
+/// Limits a tag or a name of the origin of a call; longer ones are never stored.
+const FILTER_BYTES_MAX: usize = 200;
 /// Length of the hash that identifies a list of budgets.
 const VERSION_BYTES: usize = 16;
 /// Percentages of a limit at which viewers are warned.
@@ -542,20 +544,15 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         let why = format!("must be a string of 1 to {NAME_BYTES_MAX} bytes");
         fault("name", why);
     }
-    let limit = match (&document.limit_usd, document.limit_tokens) {
-        (Some(usd), None) => match amount(usd) {
-            Ok(usd) => Limit::Usd(usd),
-            Err(why) => {
-                fault("limitUsd", why);
-                Limit::Tokens(0)
-            }
-        },
-        (None, Some(tokens)) => Limit::Tokens(tokens),
-        _ => {
-            fault("limitUsd", "set either `limitUsd` or `limitTokens`".into());
-            Limit::Tokens(0)
+    let limit = document.limit().unwrap_or_else(|why| {
+        fault("limitUsd", why);
+        Limit::Tokens(0)
+    });
+    for (key, name) in document.filters() {
+        if name.is_empty() || name.len() > FILTER_BYTES_MAX {
+            fault(key, format!("must be a string of 1 to {FILTER_BYTES_MAX} bytes"));
         }
-    };
+    }
     if let Some(model) = &document.model
         && (!model.contains('/') || model.len() > 2 * NAME_BYTES_MAX)
     {
@@ -593,6 +590,27 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         timezone: document.timezone,
         zone,
     })
+}
+
+impl Document {
+    fn limit(&self) -> Result<Limit, String> {
+        match (&self.limit_usd, self.limit_tokens) {
+            (Some(usd), None) => amount(usd).map(Limit::Usd),
+            (None, Some(tokens)) => Ok(Limit::Tokens(tokens)),
+            _ => Err("set either `limitUsd` or `limitTokens`".into()),
+        }
+    }
+
+    /// Returns the names that restrict the budget, with their fields.
+    fn filters(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let all = [
+            ("tag", &self.tag),
+            ("client", &self.client),
+            ("endUser", &self.end_user),
+            ("project", &self.project),
+        ];
+        all.into_iter().filter_map(|(key, name)| Some((key, name.as_ref()?)))
+    }
 }
 
 /// Parses money from a string (exact) or a number.
@@ -670,7 +688,8 @@ mod tests {
             {"name": "c", "per": "day", "limitTokens": 1, "typo": 1},
             {"name": "d", "per": "day", "limitTokens": 0},
             {"name": "d", "per": "run", "limitUsd": "0"},
-            7
+            7,
+            {"name": "e", "per": "day", "limitTokens": 1, "endUser": "", "tag": "x".repeat(201)}
         ]})) {
             Err(Error::Invalid { faults, .. }) => faults,
             other => panic!("{other:?}"),
@@ -688,7 +707,9 @@ mod tests {
                 "budgets[3].model",
                 "budgets[4].typo",
                 "budgets[6].name",
-                "budgets[7]"
+                "budgets[7]",
+                "budgets[8].tag",
+                "budgets[8].endUser"
             ]
         );
     }

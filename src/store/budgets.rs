@@ -223,15 +223,7 @@ impl Budgets {
             let sql = "UPDATE ledger SET reserved_nanousd = 0, reserved_tokens = 0 WHERE id = ?1";
             execute(db, sql, params![row.id])?;
         }
-        let scope = Scope {
-            flow_id: row.flow_id,
-            provider: &row.provider,
-            model: &requested_model,
-            key: row.more.key_name.as_deref(),
-            tags: row.more.tags.as_deref(),
-            attribution: &row.more.attribution,
-            billing: row.more.billing,
-        };
+        let scope = scope_of_row(row, &requested_model);
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
         // Counts read from now on include the settled row; only earlier ones must be adjusted.
@@ -380,6 +372,18 @@ fn opened(db: &Connection, id: i64) -> Result<(String, Reserve)> {
     let sql = "SELECT coalesce(model_asked, model_used), reserved_nanousd,
             coalesce(reserved_tokens, 0) FROM ledger WHERE id = ?1";
     single(db, sql, [id])
+}
+
+fn scope_of_row<'a>(row: &'a LedgerEntry, requested_model: &'a str) -> Scope<'a> {
+    Scope {
+        flow_id: row.flow_id,
+        provider: &row.provider,
+        model: requested_model,
+        key: row.more.key_name.as_deref(),
+        tags: row.more.tags.as_deref(),
+        attribution: &row.more.attribution,
+        billing: row.more.billing,
+    }
 }
 
 fn scope(call: &NewCall) -> Scope<'_> {
