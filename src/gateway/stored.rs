@@ -6,6 +6,7 @@ use super::client::Client;
 use super::internal;
 use super::operation::Operation;
 use crate::calls::{self, Calls, Ended};
+use crate::error::Error;
 use crate::event::UsageSource;
 use crate::listener::ApiError;
 use crate::providers::{Call, Kind, ProviderObject, is_object_id};
@@ -69,8 +70,15 @@ impl<'a> ObjectRecorder<'a> {
         new.name.id.clone_from(&object.id);
         new.is_open = self.is_background && !object.is_over();
         let open = new.is_open.then(|| new.name.clone());
-        match self.calls.commit(vec![Change::Remember(new)]) {
+        let changes = vec![Change::Remember(new)];
+        match self.calls.commit(changes.clone()) {
             Ok(()) => self.open = open,
+            // The answer is paid for, so the client gets it nevertheless.
+            Err(Error::Disk(why)) => {
+                log::warn!("cannot remember {}, retrying: {why}", object.id);
+                self.calls.settle(changes);
+                self.open = open;
+            }
             Err(error) => log::error!("cannot remember {}: {error}", object.id),
         }
     }
