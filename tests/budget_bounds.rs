@@ -266,6 +266,30 @@ fn every_limit_of_chat_completions_is_lowered() {
 }
 
 #[test]
+fn a_response_without_a_limit_gets_one_if_too_little_is_left() {
+    let answer = json!({"id": "r", "object": "response", "status": "completed", "model": "gpt-4o-mini",
+        "output": [], "usage": {"input_tokens": 10, "output_tokens": 10}});
+    let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+    let server = server_with(&upstream, |_| {});
+    set(&server, json!([{"name": "b", "per": "day", "limitTokens": 3_000}]));
+    for (fields, expected) in [
+        ("", r#","max_output_tokens":LIMIT"#),
+        (r#","max_output_tokens":9000"#, r#","max_output_tokens":LIMIT"#),
+    ] {
+        let body = format!(r#"{{"model":"gpt-4o-mini","input":"Hi","store":false{fields}}}"#);
+        let response = server.request("POST", "/v1/responses", &[], body.as_bytes());
+        assert_eq!(response.status, 200, "{}", response.text());
+        let limit = lowered(&response).unwrap();
+        assert!((2_500..3_000).contains(&limit), "{limit}");
+        let forwarded = upstream.requests().recv_timeout(DEADLINE).unwrap();
+        let body = body.replace(&format!("false{fields}"), "false");
+        let expected = expected.replace("LIMIT", &limit.to_string());
+        assert_eq!(forwarded, body.replace("false", &format!("false{expected}")));
+        spent(&server);
+    }
+}
+
+#[test]
 fn openai_prompts_are_counted_only_if_the_bytes_do_not_fit() {
     let upstream = Upstream::saying(completion("done", 15_000, 10));
     let server = server_with(&upstream, |_| {});
