@@ -26,7 +26,9 @@ use self::prompt_size::PromptMeasures;
 pub use self::prompt_size::{PromptText, TextSize};
 use self::response_cache::{CacheLookup, ResponseCache, key_of};
 pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
-pub use self::settlement::{interrupted, later_settlement, lost_call, prompt_hash, unknown_end};
+pub use self::settlement::{
+    interrupted, later_settlement, lost_call, prompt_hash, unknown_end, with_unknown_end,
+};
 use self::settlement_queue::SettlementQueue;
 use crate::budget::{CallBounds, OutputLimit};
 use crate::error::{Error, Result};

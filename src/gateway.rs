@@ -13,6 +13,7 @@ mod client;
 mod client_sink;
 mod count;
 mod echo;
+mod gemini;
 mod in_flight;
 mod json;
 mod key_rate;
@@ -20,6 +21,7 @@ mod keys;
 mod labels;
 mod loops;
 mod objects;
+mod ollama;
 mod operation;
 mod output_limit;
 mod prompt;
@@ -175,16 +177,38 @@ impl Gateway {
             }
             Endpoint::Object(kind) => self.object(kind, route, head, body, reply),
             Endpoint::Models => {
-                let names = self.names(head)?;
-                answer_json(reply, &targets::list(&names));
+                let names = self.model_names(head, route.protocol)?;
+                let list = match route.protocol {
+                    Protocol::OpenAi | Protocol::Anthropic => targets::list(&names),
+                    Protocol::Gemini => gemini::list(&names, head)?,
+                    Protocol::Ollama => ollama::list(&names),
+                };
+                answer_json(reply, &list);
                 Ok(())
             }
+            Endpoint::OllamaVersion => {
+                answer_json(reply, &ollama::version());
+                Ok(())
+            }
+            Endpoint::OllamaRunning => {
+                answer_json(reply, &ollama::running());
+                Ok(())
+            }
+            Endpoint::OllamaModels => Err(ollama::no_model_changes(head.path()).into()),
             Endpoint::Model => {
                 let name = route.names.first().map_or("", String::as_str);
-                let names = self.names(head)?;
+                let names = self.model_names(head, route.protocol)?;
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
-                answer_json(reply, &targets::one(&names, name).ok_or_else(unknown)?);
+                let found = match route.protocol {
+                    Protocol::Gemini => {
+                        let full_name = format!("{}/{name}", route.protocol.name());
+                        let is_known = names.contains(name) || names.contains(&full_name);
+                        is_known.then(|| gemini::model(name))
+                    }
+                    _ => targets::one(&names, name),
+                };
+                answer_json(reply, &found.ok_or_else(unknown)?);
                 Ok(())
             }
         }
@@ -290,6 +314,30 @@ impl Gateway {
             }
         }
         Ok(targets)
+    }
+
+    /// Returns the names of the models that a protocol can use.
+    fn model_names(
+        &self,
+        head: &RequestHead,
+        protocol: Protocol,
+    ) -> Result<BTreeSet<String>, ApiError> {
+        let mut names = self.names(head)?;
+        let format = match protocol {
+            Protocol::OpenAi | Protocol::Anthropic => return Ok(names),
+            Protocol::Gemini => ApiFormat::GenerateContent,
+            Protocol::Ollama => ApiFormat::OllamaChat,
+        };
+        let is_usable = |target: &Target| {
+            let kind = self.providers.kind(&target.provider);
+            kind.is_some_and(|kind| attempt::is_supported_by(format, kind))
+        };
+        let is_provider = |name: &str| self.providers.knows(name);
+        names.retain(|name| {
+            let aliases = &self.settings.aliases;
+            targets::targets(protocol, name, aliases, is_provider).iter().any(is_usable)
+        });
+        Ok(names)
     }
 
     fn operation<'a>(
@@ -414,6 +462,9 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
             "x-openai-subagent",
         ],
         Protocol::Anthropic => &["anthropic-version", "anthropic-beta", "idempotency-key"],
+        // The client's program and the deadline of its request.
+        Protocol::Gemini => &["x-goog-api-client", "x-server-timeout"],
+        Protocol::Ollama => &[],
     };
     let found = names.iter().filter_map(|name| {
         let values: Vec<&str> = head.all(name).collect();
@@ -441,10 +492,8 @@ fn send_error(protocol: Protocol, error: &ErrorResponse, reply: &mut ResponseWri
         ErrorResponse::Ours(refusal) if reply.is_open() => {
             reply.refuse(refusal, &protocol.error(refusal));
         }
-        ErrorResponse::Ours(refusal) => {
-            reply.piece(&protocol.error_event(refusal));
-            reply.end();
-        }
+        // The stream has its error already.
+        ErrorResponse::Ours(_) => reply.end(),
         ErrorResponse::Providers(head, body) => {
             let fields: Vec<(&str, &str)> =
                 head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

@@ -16,7 +16,7 @@ const MESSAGES: &str = "/v1/messages";
 const COUNT: &str = "/v1/messages/count_tokens";
 
 /// A server whose providers `anthropic`, `gemini` and `ollama` are the upstream.
-fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
+pub fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().trim_end_matches("/v1").to_owned();
     TestServer::start_with(move |config| {
         add_provider(config, "anthropic", Kind::Anthropic, &url);
@@ -26,7 +26,7 @@ fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestSer
     })
 }
 
-fn server(upstream: &Upstream) -> TestServer {
+pub fn server(upstream: &Upstream) -> TestServer {
     server_with(upstream, |_| {})
 }
 
@@ -34,12 +34,12 @@ fn chat(model: &str, is_streamed: bool) -> Value {
     json!({"model": model, "stream": is_streamed, "messages": [{"role": "user", "content": "Hi"}]})
 }
 
-fn head(upstream: &Upstream) -> String {
+pub fn head(upstream: &Upstream) -> String {
     upstream.heads().recv_timeout(DEADLINE).unwrap()
 }
 
 /// Returns the newest row once there are `count` and none is pending.
-fn newest_row(server: &TestServer, count: usize) -> Value {
+pub fn newest_row(server: &TestServer, count: usize) -> Value {
     let mut newest = Value::Null;
     eventually("the ledger has its rows", || {
         let rows = server.get("/api/ledger").json()["items"].clone();

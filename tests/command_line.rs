@@ -62,6 +62,10 @@ fn help_explains_every_flag_with_its_default() {
         "--role <NAME>",
         "--key <NAME>",
         "--tag <TAG>",
+        "--client <NAME>",
+        "--session <ID>",
+        "--end-user <NAME>",
+        "--project <NAME>",
         "--limit <COUNT>",
         "--csv",
     ];

@@ -291,6 +291,27 @@ fn a_key_uses_only_its_models_in_any_spelling() {
 }
 
 #[test]
+fn the_limits_of_a_key_apply_to_responses() {
+    let upstream = upstream();
+    let server = server(&upstream);
+    let limits = json!({"name": "a", "models": ["openai/gpt-4o*"], "requestsPerMinute": 1});
+    let key = create(&server, &limits);
+    let ask = |model: &str, more: &Value| {
+        let body = json!({"model": model, "input": "Hi", "store": false, "models": more});
+        key.ask_at(&server, "/v1/responses", &body)
+    };
+    for (model, more) in [("gpt-5", json!(null)), ("gpt-4o", json!(["gpt-5"]))] {
+        let refused = ask(model, &more);
+        assert_eq!((refused.status, refused.error_code()), (403, "model_not_allowed".into()));
+    }
+    assert_eq!(upstream.count(), 0);
+    assert_ne!(ask("gpt-4o", &json!(["gpt-4o-mini"])).status, 403);
+    let refused = ask("gpt-4o", &json!(null));
+    assert_eq!((refused.status, refused.error_code()), (429, "rate_limit".into()));
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
 fn an_alias_uses_only_the_targets_of_its_key() {
     let upstream = upstream();
     let server = server_with(&upstream, |config| {

@@ -10,7 +10,9 @@
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
 //! - `client_bounds`: limits on client calls, and their errors.
+//! - `client_gemini`: Gemini's own protocol for clients.
 //! - `client_kinds`: providers of every kind behind `/v1`.
+//! - `client_ollama`: Ollama's own protocol for clients, beside the API.
 //! - `client_routes`: paths, keys, encodings and queries of clients.
 //! - `client_streams`: streams for clients, and the accounting of broken ones.
 //! - `clients`: forwarding, accounting and authentication at `/v1`.
@@ -66,7 +68,9 @@ mod budgets;
 mod calls;
 mod client_answers;
 mod client_bounds;
+mod client_gemini;
 mod client_kinds;
+mod client_ollama;
 mod client_routes;
 mod client_streams;
 mod clients;

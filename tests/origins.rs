@@ -166,7 +166,14 @@ fn an_end_user_is_exported_and_erased() {
 /// Answers with 1,000 tokens for 100 in the protocol of the request.
 fn upstream() -> Upstream {
     Upstream::start(|body, stream| {
-        let answer = if body.contains("gpt") {
+        let answer = if body.contains("\"input\"") {
+            let response = json!({"id": "resp_1", "object": "response", "created_at": 1,
+                "status": "completed", "error": null, "model": "gpt-4o-mini", "output": [],
+                "usage": {"input_tokens": 100, "output_tokens": 1_000, "total_tokens": 1_100,
+                    "input_tokens_details": {"cached_tokens": 0},
+                    "output_tokens_details": {"reasoning_tokens": 0}}});
+            json_answer("200 OK", &response.to_string())
+        } else if body.contains("gpt") {
             completion_of("gpt-4o-mini", "done", 100, 1_000)
         } else {
             let message = json!({"type": "message", "model": "claude-haiku-4-5", "content": [],
@@ -352,4 +359,35 @@ fn a_looping_session_is_reported_once_and_stopped() {
     assert_eq!(refused[0]["refused"], "budget");
     let message = refused[0]["error_message"].as_str().unwrap();
     assert!(message.contains("budget `stop` stopped the session"), "{message}");
+}
+
+#[test]
+fn a_session_of_codex_is_counted_and_stopped() {
+    let upstream = upstream();
+    let server = server_with(&upstream, |config| {
+        config.gateway.loop_limits = LoopLimits { repeats: 2, turns: 50 };
+    });
+    set_budgets(
+        &server,
+        &json!([
+        {"name": "stop", "per": "session", "limitUsd": "5", "client": "codex_cli_rs",
+         "onLoop": "stop"}]),
+    );
+    let ask = |agent: &str| {
+        let body = json!({"model": "openai/gpt-4o-mini", "max_output_tokens": 1_000,
+            "prompt_cache_key": "thread", "input": [{"role": "user",
+                "content": [{"type": "input_text", "text": "Hi"}]}]});
+        let headers = [("user-agent", agent), ("session-id", "s-1"), ("thread-id", "thread")];
+        server.request("POST", "/v1/responses", &headers, body.to_string().as_bytes()).status
+    };
+    let codex = "codex_cli_rs/0.128.0 (Mac OS 15.5; arm64)";
+    assert_eq!([ask(codex), ask(codex), ask(codex)], [200, 200, 402]);
+    // The budget covers this client only.
+    assert_eq!(ask("other/1.0"), 200);
+    let rows = rows(&server, "client=codex_cli_rs&session=s-1");
+    assert_eq!((rows.len(), &rows[0]["refused"]), (3, &json!("budget")));
+    assert_eq!(
+        (&rows[1]["total_cost_usd"], &rows[1]["end_user"]),
+        (&json!(0.000_615), &json!(null))
+    );
 }

@@ -430,6 +430,7 @@ fn a_background_response_is_booked_once_when_it_is_read() {
     assert_eq!(row["status"], "SUCCESS");
     assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(1000), &json!(100)));
     assert_eq!(row["total_cost_usd"], json!(0.00021));
+    assert_eq!(row["latency_ms"], Value::Null);
     assert_eq!(row["model_used"], "gpt-4o-mini-2024-07-18");
     assert_eq!(used(&server), 1100);
 }
@@ -446,6 +447,21 @@ fn verify_accepts_a_background_response_that_is_not_over() {
     let note = "note: 1 background calls whose end was not read yet";
     assert!(ended.stdout.contains(note), "{}", ended.stdout);
     assert!(!ended.stdout.contains("PENDING"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_background_response_of_a_known_id_has_an_unknown_end() {
+    let queued = response("resp_1", "queued", Value::Null);
+    let done = response("resp_1", "completed", counted(1000, 100));
+    // A provider that repeats its answer to a repeated request.
+    let upstream = answering(vec![ok(&queued), ok(&queued), ok(&done)]);
+    let server = server(&upstream);
+    for _ in 0..2 {
+        assert_eq!(server.post(RESPONSES, &request(json!({"background": true}))).json(), queued);
+    }
+    assert_eq!(server.get("/v1/responses/resp_1").json(), done);
+    let rows = rows(&server, 2);
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("SUCCESS"), &json!("UNKNOWN")));
 }
 
 #[test]

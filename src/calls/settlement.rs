@@ -115,6 +115,15 @@ pub fn later_settlement(
     Settlement { latency_ms: None, first_token_ms: None, ..settlement }
 }
 
+/// Replaces the settlements of calls whose end stays unknown, with the reason.
+pub fn with_unknown_end(changes: Vec<Change>, reason: &str) -> Vec<Change> {
+    let unknown = |change| match change {
+        Change::SettleCall(settlement) => Change::SettleCall(unknown_end(settlement.id, reason)),
+        other => other,
+    };
+    changes.into_iter().map(unknown).collect()
+}
+
 /// Marks the settlements of calls that the shutdown cancelled as `UNKNOWN`, with their known usage.
 pub fn interrupted(changes: Vec<Change>) -> Vec<Change> {
     let unknown = |change| match change {

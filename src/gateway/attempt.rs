@@ -18,7 +18,7 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
 use crate::error::Error;
-use crate::event::Billing;
+use crate::event::{Billing, Usage};
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
@@ -374,14 +374,15 @@ impl Gateway {
             model: &call.model,
             wants_usage: operation.request.wants_usage,
             next_event: Cell::new(0),
+            inputs: &operation.echo_inputs(),
         };
         let mut objects = ObjectRecorder::new(&self.calls);
         let shows_miss = operation.cache_age.is_some();
         let mut sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
         let mut is_connected = true;
         if call.stream {
-            is_connected =
-                sink.begin(&answer_head("text/event-stream")) && sink.piece(&echo_format.begin());
+            is_connected = sink.begin(&answer_head(echo_format.stream_type()))
+                && sink.piece(&echo_format.begin());
         }
         let called = self.providers.call(&call, &guard.cancel, &mut |text| {
             is_connected &= sink.piece(&echo_format.piece(text));
@@ -389,6 +390,10 @@ impl Gateway {
                 // The echo provider is free, so a disconnected client ends the call.
                 guard.cancel.cancel();
             }
+        });
+        let called = called.map(|answer| match operation.format.is_embedding() {
+            true => Answer { usage: Usage { output_tokens: 0, ..answer.usage }, ..answer },
+            false => answer,
         });
         if let Ok(answer) = &called {
             if call.stream {

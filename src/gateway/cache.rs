@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Gateway;
 use super::operation::Operation;
+use super::protocol::Protocol;
 use crate::calls::{FillGuard, Filled};
 use crate::flow::CACHE_AGE_MAX;
 use crate::ids::hex;
@@ -22,7 +23,7 @@ const AGE_HEADER: &str = "x-flowledger-cache";
 /// The response header that reports whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
 /// Forwarded headers that do not affect the answer.
-const IRRELEVANT_HEADERS: [&str; 14] = [
+const IRRELEVANT_HEADERS: [&str; 16] = [
     "idempotency-key",
     "http-referer",
     "x-title",
@@ -37,6 +38,8 @@ const IRRELEVANT_HEADERS: [&str; 14] = [
     "x-codex-turn-state",
     "x-codex-window-id",
     "x-openai-subagent",
+    "x-goog-api-client",
+    "x-server-timeout",
 ];
 
 /// Returns the maximum age of a cached answer, if one may be used.
@@ -82,8 +85,14 @@ impl Gateway {
             adds_usage,
             hex(&Sha256::digest(body)),
         ]);
-        if let Some(all) = all.as_array_mut().filter(|_| !operation.query.is_empty()) {
-            all.push(operation.query.as_str().into());
+        if let Some(all) = all.as_array_mut() {
+            if !operation.query.is_empty() {
+                all.push(operation.query.as_str().into());
+            }
+            // The same body may be sent to several paths of these protocols.
+            if [Protocol::Gemini, Protocol::Ollama].contains(&operation.protocol) {
+                all.push(format!("{:?}", operation.format).into());
+            }
         }
         hex(&Sha256::digest(all.to_string()))
     }

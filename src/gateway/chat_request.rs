@@ -2,6 +2,8 @@
 //! body: byte for byte the client's, except for the model and, if usage would be unknown otherwise,
 //! one option. Pure.
 
+mod shape;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -9,7 +11,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::json::each_field;
+use self::shape::Shape;
+use super::json::{each_element, each_field};
 use super::output_limit::RequestLimit;
 use super::prompt::Prompt;
 use crate::calls::TextSize;
@@ -26,85 +29,14 @@ const SEARCHES_ASSUMED: u64 = 10;
 /// descriptions of unpublished length; as much is assumed for each.
 const TOOL_PROMPT_TOKENS_MAX: u64 = 1_000;
 
-/// The names of an API format for the parts of a request.
-struct Shape {
-    /// The known fields; each may occur once.
-    known_fields: &'static [&'static str],
-    /// The limits of the answer, in tokens.
-    limits: &'static [&'static str],
-    /// The number of choices.
-    choices: &'static str,
-    system: &'static str,
-    messages: &'static str,
-    /// The fields that may reserve a part of the output for thinking.
-    thinking: &'static [&'static str],
-}
-
-const CHAT: Shape = Shape {
-    known_fields: &[
-        "model",
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "n",
-        "system",
-        "messages",
-        "tools",
-        "thinking",
-        "reasoning",
-        "models",
-    ],
-    // The client may set both; which one counts depends on the provider.
-    limits: &["max_tokens", "max_completion_tokens"],
-    choices: "n",
-    system: "system",
-    messages: "messages",
-    thinking: &["thinking", "reasoning"],
-};
-
-/// OpenAI's Responses API. The limit includes reasoning.
-const RESPONSES: Shape = Shape {
-    known_fields: &[
-        "model",
-        "stream",
-        "max_output_tokens",
-        "instructions",
-        "input",
-        "tools",
-        "background",
-        "store",
-        "previous_response_id",
-        "conversation",
-        "prompt",
-    ],
-    limits: &["max_output_tokens"],
-    choices: "",
-    system: "instructions",
-    messages: "input",
-    thinking: &[],
-};
-
-impl Shape {
-    fn of(format: ApiFormat) -> &'static Self {
-        match format {
-            ApiFormat::Responses | ApiFormat::Compaction | ApiFormat::ResponseTokenCount => {
-                &RESPONSES
-            }
-            ApiFormat::ChatCompletions
-            | ApiFormat::Messages
-            | ApiFormat::TokenCount
-            | ApiFormat::Object => &CHAT,
-        }
-    }
-}
-
 /// The place of the model in a body.
 #[derive(Clone, Debug)]
 enum ModelPlace {
     Value(Range<usize>),
     /// The body has no model: the place for one, and whether another field follows.
     Missing(usize, bool),
+    /// The path names the model; the body may repeat it.
+    Path(Vec<Range<usize>>),
 }
 
 /// The known field of `stream_options`.
@@ -188,6 +120,18 @@ impl<'a> Fields<'a> {
         found.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
+    /// Returns the field with one of these names, which servers treat as the same.
+    fn one_of(&self, names: &[&str]) -> Result<Option<&'a RawValue>, ApiError> {
+        let mut found = names.iter().filter_map(|name| self.get(name));
+        match (found.next(), found.next()) {
+            (_, Some(_)) => {
+                let message = format!("ambiguous fields; use one of `{}`", names.join("`, `"));
+                Err(ApiError::bad_request("ambiguous", message))
+            }
+            (value, None) => Ok(value),
+        }
+    }
+
     /// Returns a whole number; none if it is missing or null. Other values are an error, because
     /// providers interpret them differently.
     fn whole(&self, name: &str) -> Result<Option<f64>, ApiError> {
@@ -262,19 +206,20 @@ impl<'a> ChatRequest<'a> {
         let body = body.strip_prefix('\u{feff}').unwrap_or(body);
         let shape = Shape::of(format);
         let fields = Fields::read(body, body, shape.known_fields)?;
-        let (model, model_at) = model(body, &fields, deployment)?;
-        let is_streamed = fields.flag("stream")?.unwrap_or(false);
+        let (model, model_at) = model(body, &fields, shape, deployment)?;
+        let is_streamed = shape.streaming.read(&fields)?;
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        let choices = fields.whole(shape.choices)?.map_or(1, saturating).max(1);
-        let limit = output_limit(body, &fields, shape, choices, format)?;
+        let (limit, choices) = output_limit(body, &fields, shape, format)?;
         let limit_per_choice = limit.highest();
         let max_tokens = match choices {
+            _ if format.is_embedding() => Some(0),
             1 => limit_per_choice,
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
-        let (system, messages) = (fields.get(shape.system), fields.get(shape.messages));
+        let (system, messages) = (fields.one_of(shape.system)?, fields.one_of(shape.messages)?);
         let mut prompt = Prompt::read(body, system.into_iter().chain(messages));
-        if fields.get("prompt").is_some_and(|template| template.get() != "null") {
+        let is_set = |reference: &&RawValue| reference.get() != "null";
+        if fields.one_of(shape.reference)?.filter(is_set).is_some() {
             prompt.add_reference();
         }
         Ok(Self {
@@ -339,13 +284,19 @@ impl<'a> ChatRequest<'a> {
         asks_usage: bool,
         others: &[(Range<usize>, String)],
     ) -> Vec<u8> {
-        let model = Value::from(model).to_string();
-        let (range, model) = match self.model_at.clone() {
-            ModelPlace::Value(range) => (range, model),
-            ModelPlace::Missing(start, true) => (start..start, format!(r#""model":{model},"#)),
-            ModelPlace::Missing(start, false) => (start..start, format!(r#""model":{model}"#)),
+        let quoted = Value::from(model).to_string();
+        let (ranges, model) = match self.model_at.clone() {
+            ModelPlace::Value(range) => (vec![range], quoted),
+            ModelPlace::Missing(start, is_followed) => {
+                let (place, end) = (start..start, if is_followed { "," } else { "" });
+                (vec![place], format!(r#""model":{quoted}{end}"#))
+            }
+            ModelPlace::Path(ranges) if model.contains('/') => (ranges, quoted),
+            ModelPlace::Path(ranges) => {
+                (ranges, Value::from(format!("models/{model}")).to_string())
+            }
         };
-        let mut edits = vec![(range, model.as_str())];
+        let mut edits: Vec<_> = ranges.into_iter().map(|range| (range, model.as_str())).collect();
         if asks_usage {
             edits.push(self.usage_edit.clone());
         }
@@ -378,10 +329,13 @@ impl<'a> ChatRequest<'a> {
         let mut texts = vec![];
         collect_texts(&read(self.system), &mut texts);
         let messages = read(self.messages);
+        collect_parts(&read(self.system), &mut texts);
+        collect_parts(&messages, &mut texts);
         texts.extend(messages.as_str().map(str::to_owned));
         for message in messages.as_array().into_iter().flatten() {
+            texts.extend(message.as_str().map(str::to_owned));
             collect_texts(&message["content"], &mut texts);
-            if Shape::of(self.format).messages == RESPONSES.messages {
+            if self.shape().is_responses {
                 collect_item(message, &mut texts);
             }
             let calls = message["tool_calls"].as_array().into_iter().flatten();
@@ -397,10 +351,16 @@ impl<'a> ChatRequest<'a> {
     /// Returns the system text and the last user message, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
         let messages = read(self.messages);
+        if self.shape().is_prompt {
+            let system = text_of(&read(self.system));
+            return (Some(system).filter(|it| !it.is_empty()), text_of(&messages));
+        }
         let only = messages.as_str();
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
         let of_role = |role: &'static str| {
-            let of_role = move |message: &&Value| message["role"] == role;
+            // Gemini's only content needs no role.
+            let of_role =
+                move |message: &&Value| message["role"].as_str().unwrap_or("user") == role;
             messages.iter().filter(of_role)
         };
         let mut system: Vec<String> =
@@ -410,8 +370,25 @@ impl<'a> ChatRequest<'a> {
         }
         let system = Some(system.join("\n")).filter(|text| !text.is_empty());
         let last = of_role("user").next_back();
-        let last = last.map(|message| text_of(&message["content"]));
-        (system, last.or(only.map(str::to_owned)).unwrap_or_default())
+        let text = |message: &Value| match &message["content"] {
+            Value::Null => text_of(message),
+            content => text_of(content),
+        };
+        (system, last.map(text).or(only.map(str::to_owned)).unwrap_or_default())
+    }
+
+    /// Returns the texts to embed.
+    pub fn inputs(&self) -> Vec<String> {
+        match read(self.messages) {
+            Value::Array(inputs) => {
+                inputs.iter().map(|it| text_of(it.get("content").unwrap_or(it))).collect()
+            }
+            input => vec![text_of(&input)],
+        }
+    }
+
+    fn shape(&self) -> &'static Shape {
+        Shape::of(self.format)
     }
 }
 
@@ -419,10 +396,12 @@ impl<'a> ChatRequest<'a> {
 fn model(
     body: &str,
     fields: &Fields<'_>,
+    shape: &Shape,
     deployment: Option<&str>,
 ) -> Result<(String, ModelPlace), ApiError> {
-    let value = fields.get("model");
+    let value = shape.model.iter().find_map(|name| fields.get(name));
     let place = match value {
+        _ if shape.has_model_in_path => ModelPlace::Path(repeated_models(body, fields)),
         Some(value) => ModelPlace::Value(range_of(body, value)),
         None => ModelPlace::Missing(body.find('{').map_or(0, |at| at + 1), fields.end > 0),
     };
@@ -439,6 +418,27 @@ fn model(
         ApiError::bad_request("bad_model", message)
     })?;
     Ok((model, place))
+}
+
+/// Returns the places where a body of Gemini's API repeats the model of the path.
+fn repeated_models(body: &str, fields: &Fields<'_>) -> Vec<Range<usize>> {
+    let mut places: Vec<_> = fields.get("model").map(|it| range_of(body, it)).into_iter().collect();
+    let mut read = |object: &RawValue| {
+        // Fails if it is not an object, which the provider refuses.
+        let _ = each_field(object.get(), |name, value| {
+            if name == "model" {
+                places.push(range_of(body, value));
+            }
+        });
+    };
+    ["generateContentRequest", "generate_content_request"]
+        .iter()
+        .filter_map(|name| fields.get(name))
+        .for_each(&mut read);
+    if let Some(requests) = fields.get("requests") {
+        let _ = each_element(requests.get(), read);
+    }
+    places
 }
 
 /// Parses a value of the request; null if it is missing or nested too deep.
@@ -483,11 +483,39 @@ fn collect_texts(content: &Value, texts: &mut Vec<String>) {
     }
 }
 
+/// Adds the texts of Gemini's contents: of one, of a list, or of the contents within requests.
+fn collect_parts(content: &Value, texts: &mut Vec<String>) {
+    if content.is_null() {
+        return;
+    }
+    for content in content.as_array().into_iter().flatten() {
+        collect_parts(content, texts);
+        collect_parts(&content["content"], texts);
+    }
+    collect_parts(&content["contents"], texts);
+    for part in content["parts"].as_array().into_iter().flatten() {
+        texts.push(text_or_json(&part["text"]));
+        for name in ["functionCall", "functionResponse"] {
+            texts
+                .extend(["name", "args", "response"].map(|field| text_or_json(&part[name][field])));
+        }
+    }
+}
+
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
+        Value::Object(_) => {
+            let mut texts = vec![];
+            collect_parts(content, &mut texts);
+            texts.retain(|text| !text.is_empty());
+            texts.join("\n")
+        }
         Value::Array(parts) => {
-            let texts = parts.iter().filter_map(|part| part["text"].as_str());
+            let mut of_contents = vec![];
+            collect_parts(content, &mut of_contents);
+            let texts = parts.iter().filter_map(|part| part["text"].as_str().or(part.as_str()));
+            let texts = texts.chain(of_contents.iter().map(String::as_str));
             texts.collect::<Vec<_>>().join("\n")
         }
         _ => String::new(),
@@ -528,11 +556,17 @@ fn output_limit(
     body: &str,
     fields: &Fields<'_>,
     shape: &Shape,
-    choices: u32,
     format: ApiFormat,
-) -> Result<RequestLimit, ApiError> {
+) -> Result<(RequestLimit, u32), ApiError> {
     let may_add = matches!(format, ApiFormat::ChatCompletions | ApiFormat::Responses);
     let added_at = Some(fields.end).filter(|_| may_add);
+    let config = fields.one_of(shape.config)?.filter(|config| config.get() != "null");
+    let inner = config.map(|it| Fields::read(body, it.get(), shape.config_fields)).transpose()?;
+    let fields = inner.as_ref().unwrap_or(fields);
+    let mut choices = 1;
+    for name in shape.choices {
+        choices = choices.max(fields.whole(name)?.map_or(1, saturating));
+    }
     let mut limit = RequestLimit::new(choices, added_at);
     for name in shape.limits {
         if let (Some(value), Some(tokens)) = (fields.get(name), fields.limit(name)?) {
@@ -542,7 +576,7 @@ fn output_limit(
     for thinking in shape.thinking.iter().filter_map(|name| fields.get(name)) {
         limit.reserve_thinking(thinking);
     }
-    Ok(limit)
+    Ok((limit, choices))
 }
 
 /// Returns the maximum tokens that the provider adds to a prompt with tools: Anthropic a system
@@ -845,10 +879,147 @@ mod tests {
         assert_eq!(read(body).unwrap().texts(), (Some("s".into()), "b\nc".into()));
     }
 
+    fn gemini(format: ApiFormat, body: &str) -> ChatRequest<'_> {
+        ChatRequest::read(format, body.as_bytes(), Some("p/m")).unwrap()
+    }
+
+    #[test]
+    fn the_model_of_a_path_is_replaced_wherever_the_body_repeats_it() {
+        for (format, body, expected) in [
+            (ApiFormat::GenerateContent, r#"{"contents":[]}"#, r#"{"contents":[]}"#),
+            (
+                ApiFormat::ContentTokenCount,
+                r#"{"generateContentRequest":{"model":"models/p/m","contents":[]}}"#,
+                r#"{"generateContentRequest":{"model":"models/new","contents":[]}}"#,
+            ),
+            (
+                ApiFormat::BatchEmbedContents,
+                r#"{"requests":[{"model": "models/p/m","content":{"model":1}},{"x":1,"model":"models\/p\/m"}]}"#,
+                r#"{"requests":[{"model": "models/new","content":{"model":1}},{"x":1,"model":"models/new"}]}"#,
+            ),
+            (
+                ApiFormat::EmbedContent,
+                r#"{"model":"models/p/m","content":{}}"#,
+                r#"{"model":"models/new","content":{}}"#,
+            ),
+        ] {
+            let request = gemini(format, body);
+            assert_eq!(request.model, "p/m");
+            assert_eq!(String::from_utf8(request.for_model("new", false)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_limit_of_gemini_covers_all_candidates() {
+        for (config, expected) in [
+            ("{}", None),
+            ("null", None),
+            (r#"{"maxOutputTokens":10}"#, Some(10)),
+            (r#"{"max_output_tokens":10,"candidate_count":3}"#, Some(30)),
+            (r#"{"candidateCount":2}"#, Some(2 * ANSWER_TOKENS_ASSUMED)),
+        ] {
+            for name in ["generationConfig", "generation_config"] {
+                let body = format!(r#"{{"contents":[],"{name}":{config}}}"#);
+                let request = gemini(ApiFormat::ContentStream, &body);
+                assert_eq!(request.max_tokens, expected, "{body}");
+                assert!(request.is_streamed);
+            }
+        }
+        let read = |body: &str| {
+            let request = ChatRequest::read(ApiFormat::ContentArray, body.as_bytes(), Some("m"));
+            request.map(|request| request.max_tokens).map_err(|refusal| refusal.code)
+        };
+        let both = r#"{"generationConfig":{},"generation_config":{"maxOutputTokens":9}}"#;
+        assert_eq!(read(both), Err("ambiguous"));
+        assert_eq!(read(r#"{"generationConfig":[]}"#), Err("invalid_json"));
+        let embedding = gemini(ApiFormat::EmbedContent, r#"{"content":{"parts":[]}}"#);
+        assert_eq!(embedding.max_tokens, Some(0));
+    }
+
+    #[test]
+    fn texts_of_gemini_are_those_of_its_parts() {
+        let body = r#"{"systemInstruction":{"parts":[{"text":"s"}]},"tools":[{"x":1}],"contents":[
+            {"role":"user","parts":[{"text":"a"}]},
+            {"role":"model","parts":[{"functionCall":{"name":"f","args":{"b":1}}}]},
+            {"role":"user","parts":[{"functionResponse":{"name":"f","response":{"c":2}}},{"text":"d"}]}]}"#;
+        let request = gemini(ApiFormat::GenerateContent, body);
+        assert_eq!(request.all_texts(), "s\na\nf\n{\"b\":1}\nf\n{\"c\":2}\nd\n[{\"x\":1}]");
+        let (system, prompt) = request.texts();
+        assert_eq!((system.as_deref(), &*prompt), (Some("s"), "f\n{\"c\":2}\nd"));
+        let body = r#"{"contents":[{"parts":[{"text":"Hi"}]}]}"#;
+        assert_eq!(gemini(ApiFormat::GenerateContent, body).texts(), (None, "Hi".into()));
+        for (format, body) in [
+            (ApiFormat::EmbedContent, r#"{"content":{"parts":[{"text":"a"},{"text":"b"}]}}"#),
+            (
+                ApiFormat::BatchEmbedContents,
+                r#"{"requests":[{"content":{"parts":[{"text":"a"}]}},{"content":{"parts":[{"text":"b"}]}}]}"#,
+            ),
+            (
+                ApiFormat::ContentTokenCount,
+                r#"{"generateContentRequest":{"contents":[{"parts":[{"text":"a"},{"text":"b"}]}]}}"#,
+            ),
+        ] {
+            assert_eq!(gemini(format, body).all_texts(), "a\nb", "{body}");
+        }
+        let cached = gemini(ApiFormat::GenerateContent, r#"{"cachedContent":"cachedContents/x"}"#);
+        let plain = gemini(ApiFormat::GenerateContent, r#"{"otherContent_":"cachedContents/x"}"#);
+        let tokens =
+            |request: &ChatRequest<'_>| request.prompt.media_tokens(ApiFormat::GenerateContent);
+        assert_eq!((tokens(&cached), tokens(&plain)), (1_000_000, 0));
+    }
+
+    #[test]
+    fn ollama_streams_unless_the_request_says_no() {
+        let read = |format, body: &str| {
+            let request = ChatRequest::read(format, body.as_bytes(), None).unwrap();
+            (request.is_streamed, request.max_tokens, request.all_texts(), request.texts().1)
+        };
+        let chat = r#"{"model":"m","messages":[{"role":"user","content":"a"}]"#;
+        let texts = || ("a".to_owned(), "a".to_owned());
+        for (format, fields, expected) in [
+            (ApiFormat::OllamaChat, format!("{chat}}}"), (true, None)),
+            (ApiFormat::OllamaChat, format!(r#"{chat},"stream":false}}"#), (false, None)),
+            (
+                ApiFormat::OllamaChat,
+                format!(r#"{chat},"stream":null,"options":{{"num_predict":7}}}}"#),
+                (true, Some(7)),
+            ),
+            (
+                ApiFormat::OllamaGenerate,
+                r#"{"model":"m","prompt":"a","options":{"num_predict":-1}}"#.into(),
+                (true, Some(ANSWER_TOKENS_ASSUMED)),
+            ),
+            (ApiFormat::OllamaEmbed, r#"{"model":"m","input":["a"]}"#.into(), (false, Some(0))),
+            (ApiFormat::OllamaEmbeddings, r#"{"model":"m","prompt":"a"}"#.into(), (false, Some(0))),
+        ] {
+            let (is_streamed, max_tokens, all, last) = read(format, &fields);
+            assert_eq!((is_streamed, max_tokens), expected, "{fields}");
+            assert_eq!((all, last), texts(), "{fields}");
+        }
+        let body = r#"{"name":"p/m","verbose":true}"#;
+        let show = ChatRequest::read(ApiFormat::OllamaShow, body.as_bytes(), None).unwrap();
+        assert_eq!(show.for_model("m", false), br#"{"name":"m","verbose":true}"#);
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ChatRequest::read(ApiFormat::Messages, &body, None);
+        fn arbitrary_bodies_never_panic(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            value in "[\\[\\]{}\",:a0]{0,20}",
+            format in prop::sample::select(&[
+                ApiFormat::ChatCompletions, ApiFormat::Messages, ApiFormat::Responses,
+                ApiFormat::ContentStream, ApiFormat::ContentTokenCount, ApiFormat::EmbedContent,
+                ApiFormat::BatchEmbedContents, ApiFormat::OllamaChat, ApiFormat::OllamaGenerate,
+                ApiFormat::OllamaEmbed, ApiFormat::OllamaShow,
+            ][..]),
+        ) {
+            let _ = ChatRequest::read(format, &body, Some("m"));
+            for name in Shape::of(format).known_fields {
+                let body = format!(r#"{{"model":"m","{name}":{value}}}"#);
+                if let Ok(request) = ChatRequest::read(format, body.as_bytes(), Some("m")) {
+                    let _ = (request.all_texts(), request.texts(), request.for_model("n", true));
+                }
+            }
         }
 
         #[test]

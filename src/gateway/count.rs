@@ -1,6 +1,9 @@
-//! `POST /v1/messages/count_tokens` and `POST /v1/responses/input_tokens`: counts the tokens of a prompt. It is free and has separate
-//! limits at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
-//! so it has no ledger row and needs neither a budget nor a permit.
+//! Requests that are free: token counts, such as `POST /v1/messages/count_tokens`, and descriptions
+//! of models. They have separate limits at the provider
+//! (<https://platform.claude.com/docs/en/build-with-claude/token-counting>), so they have no ledger
+//! row and need neither a budget nor a permit.
+
+use serde_json::{Value, json};
 
 use super::attempt::{Attempt, stopping};
 use super::client_sink::ClientSink;
@@ -8,9 +11,9 @@ use super::operation::Operation;
 use super::protocol::ErrorResponse;
 use super::stored::ObjectRecorder;
 use super::targets::Target;
-use super::{Gateway, no_target};
+use super::{Gateway, answer_json, no_target, ollama};
 use crate::listener::{ApiError, ResponseWriter};
-use crate::providers::{Call, Forward, Method};
+use crate::providers::{ApiFormat, Call, Forward, Kind, Method};
 
 impl Gateway {
     /// Asks the first target of the requested model.
@@ -19,7 +22,11 @@ impl Gateway {
         operation: &Operation<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let target = self.counting_target(operation)?;
+        let (target, kind) = self.counting_target(operation)?;
+        if kind == Kind::Echo {
+            answer_json(reply, &echo_answer(operation)?);
+            return Ok(());
+        }
         let Some(guard) = self.in_flight.enter(None) else {
             return Err(stopping().into());
         };
@@ -51,13 +58,24 @@ impl Gateway {
         }
     }
 
-    fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, ApiError> {
+    fn counting_target(&self, operation: &Operation<'_>) -> Result<(Target, Kind), ApiError> {
         let target = self.targets(operation)?.into_iter().next().ok_or_else(no_target)?;
         let kind = self.usable(operation, &target)?;
-        if operation.format.is_supported_by(kind) {
-            return Ok(target);
+        Ok((target, kind))
+    }
+}
+
+/// Returns the answer of `echo`, whose tokens are words.
+fn echo_answer(operation: &Operation<'_>) -> Result<Value, ApiError> {
+    match operation.format {
+        ApiFormat::ContentTokenCount => {
+            let words = operation.request.all_texts().split_whitespace().count();
+            Ok(json!({"totalTokens": words}))
         }
-        let message = format!("provider {} does not support token counting", target.provider);
-        Err(ApiError::bad_request("wrong_protocol", message))
+        ApiFormat::OllamaShow => Ok(ollama::show()),
+        _ => {
+            let message = "provider echo does not support token counting";
+            Err(ApiError::bad_request("wrong_protocol", message))
+        }
     }
 }

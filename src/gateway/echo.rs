@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::event::Usage;
 use crate::providers::{Answer, ApiFormat};
@@ -16,7 +17,16 @@ pub struct EchoFormat<'a> {
     pub wants_usage: bool,
     /// The number of the next event of a response.
     pub next_event: Cell<u64>,
+    /// The texts to embed.
+    pub inputs: &'a [String],
 }
+
+/// The date of an answer, which does not depend on the clock.
+const DATE: &str = "1970-01-01T00:00:00Z";
+/// Begins the further elements of an array.
+const NEXT_ELEMENT: &str = ",\r\n";
+/// The length of an embedding.
+const EMBEDDING_NUMBERS: usize = 8;
 
 impl EchoFormat<'_> {
     pub fn document(&self, answer: &Answer) -> Vec<u8> {
@@ -31,12 +41,42 @@ impl EchoFormat<'_> {
                 "usage": openai_usage(&answer.usage),
             }),
             ApiFormat::Responses => self.response("completed", Some(answer)),
-            _ => json!({
+            ApiFormat::Messages => json!({
                 "id": id, "type": "message", "role": "assistant", "model": model,
                 "content": [{"type": "text", "text": text}],
                 "stop_reason": "end_turn", "stop_sequence": null,
                 "usage": anthropic_usage(&answer.usage),
             }),
+            ApiFormat::GenerateContent | ApiFormat::ContentStream | ApiFormat::ContentArray => {
+                self.content(text, Some(&answer.usage))
+            }
+            // No calls of `echo`.
+            ApiFormat::TokenCount
+            | ApiFormat::ResponseTokenCount
+            | ApiFormat::Compaction
+            | ApiFormat::Object
+            | ApiFormat::ContentTokenCount
+            | ApiFormat::OllamaShow => Value::Null,
+            ApiFormat::EmbedContent => json!({
+                "embedding": {"values": self.inputs.first().map(|it| embedding(it))},
+                "usageMetadata": {"promptTokenCount": answer.usage.input_tokens},
+            }),
+            ApiFormat::BatchEmbedContents => json!({
+                "embeddings": self.inputs.iter().map(|it| json!({"values": embedding(it)})).collect::<Vec<_>>(),
+                "usageMetadata": {"promptTokenCount": answer.usage.input_tokens},
+            }),
+            ApiFormat::OllamaChat | ApiFormat::OllamaGenerate => {
+                self.ollama(text, Some(&answer.usage))
+            }
+            ApiFormat::OllamaEmbed => json!({
+                "model": model,
+                "embeddings": self.inputs.iter().map(|it| embedding(it)).collect::<Vec<_>>(),
+                "total_duration": 0, "load_duration": 0,
+                "prompt_eval_count": answer.usage.input_tokens,
+            }),
+            ApiFormat::OllamaEmbeddings => {
+                json!({"embedding": self.inputs.first().map(|it| embedding(it))})
+            }
         };
         document.to_string().into_bytes()
     }
@@ -65,7 +105,8 @@ impl EchoFormat<'_> {
                 ]
                 .concat()
             }
-            _ => {
+            ApiFormat::ContentArray => format!("[{}", self.content("", None)).into_bytes(),
+            ApiFormat::Messages => {
                 let start = json!({
                     "id": self.id, "type": "message", "role": "assistant", "model": self.model,
                     "content": [], "stop_reason": null, "stop_sequence": null,
@@ -79,6 +120,16 @@ impl EchoFormat<'_> {
                 ));
                 bytes
             }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns the type of a streamed answer.
+    pub fn stream_type(&self) -> &'static str {
+        match self.format {
+            ApiFormat::ContentArray => "application/json",
+            ApiFormat::OllamaChat | ApiFormat::OllamaGenerate => "application/x-ndjson",
+            _ => "text/event-stream",
         }
     }
 
@@ -89,10 +140,11 @@ impl EchoFormat<'_> {
                 "response.output_text.delta",
                 self.of_part(json!({"delta": text, "logprobs": []})),
             ),
-            _ => {
+            ApiFormat::Messages => {
                 let delta = json!({"type": "text_delta", "text": text});
                 event("content_block_delta", &[("index", 0.into()), ("delta", delta)])
             }
+            _ => self.part(text, None),
         }
     }
 
@@ -133,7 +185,7 @@ impl EchoFormat<'_> {
                 ]
                 .concat()
             }
-            _ => {
+            ApiFormat::Messages => {
                 let mut bytes = event("content_block_stop", &[("index", 0.into())]);
                 let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
                 bytes.extend(event(
@@ -143,6 +195,7 @@ impl EchoFormat<'_> {
                 bytes.extend(event("message_stop", &[]));
                 bytes
             }
+            _ => self.part("", Some(&answer.usage)),
         }
     }
 
@@ -186,6 +239,61 @@ impl EchoFormat<'_> {
         format!("event: {name}\ndata: {fields}\n\n").into_bytes()
     }
 
+    /// Returns a part of a stream of Gemini's or Ollama's API; the last one has the usage.
+    fn part(&self, text: &str, usage: Option<&Usage>) -> Vec<u8> {
+        let part = match self.format {
+            ApiFormat::ContentStream => format!("data: {}\n\n", self.content(text, usage)),
+            ApiFormat::ContentArray => {
+                let end = if usage.is_some() { "\n]\n" } else { "" };
+                format!("{NEXT_ELEMENT}{}{end}", self.content(text, usage))
+            }
+            ApiFormat::OllamaChat | ApiFormat::OllamaGenerate => {
+                format!("{}\n", self.ollama(text, usage))
+            }
+            _ => String::new(),
+        };
+        part.into_bytes()
+    }
+
+    /// Returns an answer of Gemini's API, or a part of one without usage.
+    fn content(&self, text: &str, usage: Option<&Usage>) -> Value {
+        let content = json!({"parts": [{"text": text}], "role": "model"});
+        let mut document = json!({
+            "candidates": [{"content": content, "index": 0}],
+            "modelVersion": self.model, "responseId": self.id,
+        });
+        if let Some(usage) = usage {
+            document["candidates"][0]["finishReason"] = "STOP".into();
+            document["usageMetadata"] = json!({
+                "promptTokenCount": usage.input_tokens,
+                "candidatesTokenCount": usage.output_tokens,
+                "totalTokenCount": usage.input_tokens + usage.output_tokens,
+            });
+        }
+        document
+    }
+
+    /// The same for Ollama's API.
+    fn ollama(&self, text: &str, usage: Option<&Usage>) -> Value {
+        let mut document =
+            json!({"model": self.model, "created_at": DATE, "done": usage.is_some()});
+        match self.format {
+            ApiFormat::OllamaChat => {
+                document["message"] = json!({"role": "assistant", "content": text});
+            }
+            _ => document["response"] = text.into(),
+        }
+        if let Some(usage) = usage {
+            document["done_reason"] = "stop".into();
+            document["prompt_eval_count"] = usage.input_tokens.into();
+            document["eval_count"] = usage.output_tokens.into();
+            for name in ["total", "load", "prompt_eval", "eval"] {
+                document[format!("{name}_duration")] = 0.into();
+            }
+        }
+        document
+    }
+
     fn chunk(&self, delta: &Value, finish_reason: &Value) -> Vec<u8> {
         let chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
@@ -193,6 +301,13 @@ impl EchoFormat<'_> {
         });
         format!("data: {chunk}\n\n").into_bytes()
     }
+}
+
+/// Returns numbers from -1 to 1 that depend on the text only.
+fn embedding(text: &str) -> Vec<f64> {
+    let hash = Sha256::digest(text);
+    let numbers = hash.iter().take(EMBEDDING_NUMBERS);
+    numbers.map(|byte| f64::from(*byte) / 127.5 - 1.0).collect()
 }
 
 fn event(name: &str, fields: &[(&str, Value)]) -> Vec<u8> {

@@ -221,7 +221,9 @@ fn hash_user_text(message: &RawValue, hasher: &mut DefaultHasher) {
     let Ok(message) = serde_json::from_str::<Message<'_>>(message.get()) else {
         return;
     };
-    if message.role != Some("user") {
+    // The role of the only content of Gemini may be missing.
+    let is_user = message.role.map_or(message.parts.is_some(), |role| role == "user");
+    if !is_user {
         return;
     }
     let mut add = |text: &RawValue| {
@@ -326,6 +328,8 @@ mod tests {
         let second = shape(json!({"contents": [part("a"), answer]}));
         assert_eq!((first.user_text, second.messages), (second.user_text, 2));
         assert_ne!(shape(json!({"contents": [part("b")]})).user_text, first.user_text);
+        let without_role = shape(json!({"contents": [{"parts": [{"text": "a"}]}]}));
+        assert_eq!(without_role.user_text, first.user_text);
         let tool = json!({"role": "tool", "content": "x"});
         let chat = |more: Value| json!({"messages": [{"role": "user", "content": "a"}, more]});
         assert_eq!(

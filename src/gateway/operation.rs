@@ -123,6 +123,7 @@ impl Operation<'_> {
     pub(super) fn error_form(&self) -> ErrorForm {
         match self.format {
             ApiFormat::Responses => ErrorForm::Response,
+            ApiFormat::ContentArray => ErrorForm::ContentArray,
             _ => ErrorForm::Of(self.protocol),
         }
     }
@@ -140,6 +141,14 @@ impl Operation<'_> {
             first_byte_timeout: None,
             total_timeout: None,
             cache_marks: CacheMarks::default(),
+        }
+    }
+
+    /// Returns the texts to embed, if any.
+    pub(super) fn echo_inputs(&self) -> Vec<String> {
+        match self.format.is_embedding() {
+            true => self.request.inputs(),
+            false => Vec::new(),
         }
     }
 

@@ -13,8 +13,10 @@ pub const MAX_TOKENS_HEADER: &str = "x-flowledger-max-tokens";
 /// The fields that reserve a part of the output for thinking: Anthropic's `thinking` and
 /// OpenRouter's `reasoning`. Both reject a limit that is not above it
 /// (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>,
-/// <https://openrouter.ai/docs/use-cases/reasoning-tokens>).
-const THINKING_FIELDS: [&str; 2] = ["budget_tokens", "max_tokens"];
+/// <https://openrouter.ai/docs/use-cases/reasoning-tokens>). Gemini's thoughts leave nothing for the
+/// answer then (<https://ai.google.dev/gemini-api/docs/thinking>).
+const THINKING_FIELDS: [&str; 4] =
+    ["budget_tokens", "max_tokens", "thinkingBudget", "thinking_budget"];
 
 /// The limits that a request contains.
 #[derive(Clone, Debug, Default)]

@@ -118,8 +118,14 @@ impl Prompt {
                 }
             }
             // A list in `output` is the result of a tool in the Responses API.
-            "content" | "output" if depth < CONTENTS_MAX => self.content(value, depth + 1),
+            "content" | "output" | "parts" | "functionResponse" | "function_response"
+                if depth < CONTENTS_MAX =>
+            {
+                self.content(value, depth + 1);
+            }
             "image_url" => self.image_url(value),
+            // Ollama's images have no type.
+            "images" => drop(each_element(value.get(), |_| self.images += 1)),
             "file" => self.file(value),
             _ if name.ends_with("_url") => {
                 self.has_sound |= ["audio_url", "video_url"].contains(&name);
@@ -131,7 +137,11 @@ impl Prompt {
                 self.images += 1;
                 self.has_sound |= is_sound(value);
             }
-            "inlineData" | "inline_data" | "fileData" | "file_data" => self.inline_data(value),
+            "inlineData" | "inline_data" => self.inline_data(value),
+            "fileData" | "file_data" => {
+                self.references += 1;
+                self.note_sound(value);
+            }
             _ => {}
         });
         self.stored(&kind, has_file_id);
@@ -169,9 +179,28 @@ impl Prompt {
         self.has_sound |= url.first.is_some_and(is_sound);
     }
 
-    /// Reads a part of Gemini's own API.
-    fn inline_data(&mut self, data: &RawValue) {
-        each_non_null(data, |name, value| {
+    /// Reads data in a part of Gemini's own API. A video may have more tokens than bytes.
+    fn inline_data(&mut self, part: &RawValue) {
+        self.note_sound(part);
+        let (mut kind, mut data) = (SingleField::default(), SingleField::default());
+        each_non_null(part, |name, value| match name {
+            "mimeType" | "mime_type" => drop(kind.take(value)),
+            "data" => drop(data.take(value)),
+            _ => {}
+        });
+        let (kind, data) = (kind.only(), data.only());
+        if kind.is_none_or(|kind| starts_with(kind, "video/")) {
+            self.references += 1;
+            return;
+        }
+        self.images += 1;
+        if let (Some(data), Some(_)) = (data, kind.filter(|kind| starts_with(kind, "image/"))) {
+            self.text_bytes -= data.get().len() as u64;
+        }
+    }
+
+    fn note_sound(&mut self, part: &RawValue) {
+        each_non_null(part, |name, value| {
             let is_type = ["mimeType", "mime_type"].contains(&name);
             self.has_sound |= is_type && is_sound(value);
         });
@@ -484,6 +513,43 @@ mod tests {
         let prompt = read(&format!(r#"[{{"type":"document","source":{pdf}}}]"#));
         assert_eq!(prompt.media_tokens(ApiFormat::Messages), MESSAGE_IMAGE_TOKENS_MAX);
         assert!(prompt.text_bytes > DATA.len() as u64);
+    }
+
+    #[test]
+    fn parts_of_gemini_count_by_their_type() {
+        let read = |part: &str| {
+            let contents = format!(r#"[{{"role":"user","parts":[{{"text":"a"}},{part}]}}]"#);
+            let contents: &RawValue = serde_json::from_str(&contents).unwrap();
+            Prompt::read(contents.get(), [contents])
+        };
+        let inline = |kind: &str| format!(r#"{{"mimeType":"{kind}","data":"{DATA}"}}"#);
+        for (part, images, references, has_sound) in [
+            (format!(r#"{{"inlineData":{}}}"#, inline("image/png")), 1, 0, false),
+            (format!(r#"{{"inline_data":{}}}"#, inline(r"image\/png")), 1, 0, false),
+            (format!(r#"{{"inlineData":{}}}"#, inline("application/pdf")), 1, 0, false),
+            (format!(r#"{{"inlineData":{}}}"#, inline("audio/mp3")), 1, 0, true),
+            (format!(r#"{{"inlineData":{}}}"#, inline("video/mp4")), 0, 1, true),
+            (format!(r#"{{"inlineData":{{"data":"{DATA}"}}}}"#), 0, 1, false),
+            (r#"{"fileData":{"fileUri":"https://a","mimeType":"image/png"}}"#.into(), 0, 1, false),
+            (
+                format!(
+                    r#"{{"functionResponse":{{"name":"f","response":{{}},"parts":[{{"inlineData":{}}}]}}}}"#,
+                    inline("image/png")
+                ),
+                1,
+                0,
+                false,
+            ),
+        ] {
+            let prompt = read(&part);
+            let found = (prompt.images, prompt.references, prompt.has_sound);
+            assert_eq!(found, (images, references, has_sound), "{part}");
+            let is_image = part.contains("image/") || part.contains("image\\/");
+            let has_data = part.contains(DATA);
+            let bytes = read("0").text_bytes - 1 + part.len() as u64;
+            let expected = if is_image && has_data { bytes - DATA.len() as u64 - 2 } else { bytes };
+            assert_eq!(prompt.text_bytes, expected, "{part}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,8 @@ use crate::providers::AnswerHead;
 pub enum Protocol {
     OpenAi,
     Anthropic,
+    Gemini,
+    Ollama,
 }
 
 impl Protocol {
@@ -18,6 +20,8 @@ impl Protocol {
         match self {
             Self::OpenAi => "openai",
             Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Ollama => "ollama",
         }
     }
 
@@ -30,6 +34,11 @@ impl Protocol {
             Self::Anthropic => json!({"type": "error", "error": {
                 "type": anthropic_type(*status), "message": message,
             }}),
+            // <https://cloud.google.com/apis/design/errors#http_mapping>.
+            Self::Gemini => json!({"error": {
+                "code": status, "message": message, "status": google_status(*status),
+            }}),
+            Self::Ollama => json!({"error": message}),
         };
         document.to_string().into_bytes()
     }
@@ -37,11 +46,12 @@ impl Protocol {
     /// Returns an error event within a stream.
     pub fn error_event(self, refusal: &ApiError) -> Vec<u8> {
         let error = self.error(refusal);
-        let begin: &[u8] = match self {
-            Self::OpenAi => b"data: ",
-            Self::Anthropic => b"event: error\ndata: ",
+        let (begin, end): (&[u8], &[u8]) = match self {
+            Self::OpenAi | Self::Gemini => (b"data: ", b"\n\n"),
+            Self::Anthropic => (b"event: error\ndata: ", b"\n\n"),
+            Self::Ollama => (b"", b"\n"),
         };
-        [begin, &error, b"\n\n"].concat()
+        [begin, &error, end].concat()
     }
 }
 
@@ -52,22 +62,31 @@ pub enum ErrorForm {
     /// OpenAI's Responses API, whose events have types. The field `error` is that of other streams,
     /// which OpenAI's SDKs look for.
     Response,
+    /// The last element of Gemini's array.
+    ContentArray,
 }
 
 impl ErrorForm {
     /// Returns the event of an error.
     pub fn event(self, refusal: &ApiError) -> Vec<u8> {
-        let Self::Of(protocol) = self else {
-            let ApiError { status, code, message, .. } = refusal;
-            let error = json!({
-                "type": "error", "code": code, "message": message, "param": null,
-                "sequence_number": 0, "error": {
-                    "message": message, "type": openai_type(*status), "param": null, "code": code,
-                },
-            });
-            return format!("event: error\ndata: {error}\n\n").into_bytes();
-        };
-        protocol.error_event(refusal)
+        let ApiError { status, code, message, .. } = refusal;
+        match self {
+            Self::Of(protocol) => protocol.error_event(refusal),
+            Self::Response => {
+                let error = json!({
+                    "type": "error", "code": code, "message": message, "param": null,
+                    "sequence_number": 0, "error": {
+                        "message": message, "type": openai_type(*status), "param": null,
+                        "code": code,
+                    },
+                });
+                format!("event: error\ndata: {error}\n\n").into_bytes()
+            }
+            Self::ContentArray => {
+                let error = Protocol::Gemini.error(refusal);
+                [b",\r\n".as_slice(), &error, b"\n]\n"].concat()
+            }
+        }
     }
 }
 
@@ -97,6 +116,21 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
+fn google_status(status: u16) -> &'static str {
+    match status {
+        401 => "UNAUTHENTICATED",
+        402 => "FAILED_PRECONDITION",
+        403 => "PERMISSION_DENIED",
+        404 => "NOT_FOUND",
+        429 => "RESOURCE_EXHAUSTED",
+        499 => "CANCELLED",
+        400..=498 => "INVALID_ARGUMENT",
+        502 | 503 => "UNAVAILABLE",
+        504 => "DEADLINE_EXCEEDED",
+        _ => "INTERNAL",
+    }
+}
+
 /// The reason why a client gets no answer from a model.
 #[derive(Clone, Debug)]
 pub enum ErrorResponse {
@@ -121,10 +155,19 @@ mod tests {
             String::from_utf8(Protocol::OpenAi.error(&refusal)).unwrap(),
             r#"{"error":{"message":"no","type":"insufficient_quota","param":null,"code":"budget"}}"#
         );
-        assert_eq!(
-            String::from_utf8(Protocol::Anthropic.error_event(&refusal)).unwrap(),
-            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"billing_error\",\"message\":\"no\"}}\n\n"
-        );
+        let google = r#"{"error":{"code":402,"message":"no","status":"FAILED_PRECONDITION"}}"#;
+        assert_eq!(String::from_utf8(Protocol::Gemini.error(&refusal)).unwrap(), google);
+        for (form, expected) in [
+            (
+                ErrorForm::Of(Protocol::Anthropic),
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"billing_error\",\"message\":\"no\"}}\n\n",
+            ),
+            (ErrorForm::Of(Protocol::Gemini), &format!("data: {google}\n\n")),
+            (ErrorForm::ContentArray, &format!(",\r\n{google}\n]\n")),
+            (ErrorForm::Of(Protocol::Ollama), "{\"error\":\"no\"}\n"),
+        ] {
+            assert_eq!(String::from_utf8(form.event(&refusal)).unwrap(), expected, "{form:?}");
+        }
         let event = String::from_utf8(ErrorForm::Response.event(&refusal)).unwrap();
         assert!(
             event.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":\"budget\","),

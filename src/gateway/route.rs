@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use super::protocol::Protocol;
 use crate::listener::{ApiError, RequestHead};
-use crate::providers::ApiFormat;
+use crate::providers::{API_FORMATS, ApiFormat};
 use crate::store::ObjectKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub enum Endpoint {
     Object(ObjectKind),
     Models,
     Model,
+    /// The version of Ollama.
+    OllamaVersion,
+    /// Ollama's models in memory.
+    OllamaRunning,
+    /// An operation of Ollama that changes its models.
+    OllamaModels,
 }
 
 /// The operation of a request.
@@ -42,7 +48,9 @@ pub struct Route {
 impl Route {
     /// Returns the model that the path names.
     pub fn model(&self) -> Option<&str> {
-        self.deployment.as_deref()
+        let is_gemini = self.protocol == Protocol::Gemini;
+        let named = self.names.first().filter(|_| is_gemini);
+        self.deployment.as_deref().or(named.map(String::as_str))
     }
 }
 
@@ -86,12 +94,38 @@ static PATTERNS: &[Pattern] = &[
     pattern(Protocol::Anthropic, "POST", "messages/count_tokens", Endpoint::Count(ApiFormat::TokenCount)),
     pattern(Protocol::Anthropic, "GET, HEAD", "models", Endpoint::Models),
     pattern(Protocol::Anthropic, "GET, HEAD", "models/**", Endpoint::Model),
+    pattern(Protocol::Gemini, "POST", "models/**:generateContent", Endpoint::Call(ApiFormat::GenerateContent)),
+    pattern(Protocol::Gemini, "POST", "models/**:streamGenerateContent", Endpoint::Call(ApiFormat::ContentStream)),
+    pattern(Protocol::Gemini, "POST", "models/**:countTokens", Endpoint::Count(ApiFormat::ContentTokenCount)),
+    pattern(Protocol::Gemini, "POST", "models/**:embedContent", Endpoint::Call(ApiFormat::EmbedContent)),
+    pattern(Protocol::Gemini, "POST", "models/**:batchEmbedContents", Endpoint::Call(ApiFormat::BatchEmbedContents)),
+    pattern(Protocol::Gemini, "GET, HEAD", "models", Endpoint::Models),
+    pattern(Protocol::Gemini, "GET, HEAD", "models/**", Endpoint::Model),
+    pattern(Protocol::Ollama, "POST", "api/chat", Endpoint::Call(ApiFormat::OllamaChat)),
+    pattern(Protocol::Ollama, "POST", "api/generate", Endpoint::Call(ApiFormat::OllamaGenerate)),
+    pattern(Protocol::Ollama, "POST", "api/embed", Endpoint::Call(ApiFormat::OllamaEmbed)),
+    pattern(Protocol::Ollama, "POST", "api/embeddings", Endpoint::Call(ApiFormat::OllamaEmbeddings)),
+    pattern(Protocol::Ollama, "POST", "api/show", Endpoint::Count(ApiFormat::OllamaShow)),
+    pattern(Protocol::Ollama, "GET, HEAD", "api/tags", Endpoint::Models),
+    pattern(Protocol::Ollama, "GET, HEAD", "api/version", Endpoint::OllamaVersion),
+    pattern(Protocol::Ollama, "GET, HEAD", "api/ps", Endpoint::OllamaRunning),
+    pattern(Protocol::Ollama, "POST", "api/pull", Endpoint::OllamaModels),
+    pattern(Protocol::Ollama, "POST", "api/push", Endpoint::OllamaModels),
+    pattern(Protocol::Ollama, "POST", "api/create", Endpoint::OllamaModels),
+    pattern(Protocol::Ollama, "POST", "api/copy", Endpoint::OllamaModels),
+    pattern(Protocol::Ollama, "DELETE", "api/delete", Endpoint::OllamaModels),
+    pattern(Protocol::Ollama, "POST, HEAD", "api/blobs/*", Endpoint::OllamaModels),
 ];
+
+/// Begins the names of Gemini's operations on a model.
+const ACTION: char = ':';
 
 /// Returns the version in the paths of a protocol.
 fn version(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::OpenAi | Protocol::Anthropic => "/v1/",
+        Protocol::Gemini => "/v1beta/",
+        Protocol::Ollama => "/",
     }
 }
 
@@ -129,6 +163,10 @@ impl<'a> Relative<'a> {
             ("/v1beta/openai", Some(Protocol::OpenAi)),
             ("/openai", Some(Protocol::OpenAi)),
             ("/anthropic", Some(Protocol::Anthropic)),
+            ("/gemini", Some(Protocol::Gemini)),
+            ("/ollama", Some(Protocol::Ollama)),
+            ("/v1beta", Some(Protocol::Gemini)),
+            ("/v1alpha", Some(Protocol::Gemini)),
             ("/v1", None),
         ];
         for (base, protocol) in bases {
@@ -159,9 +197,12 @@ pub fn is_ours(path: &str) -> bool {
 /// Returns the protocol of a request, by its path and headers.
 pub fn protocol_of(head: &RequestHead) -> Protocol {
     let relative = Relative::of(head.path());
-    let named = relative.protocol.or_else(|| {
-        let has_version = head.header("anthropic-version").is_some();
-        has_version.then_some(Protocol::Anthropic)
+    let has = |name| head.header(name).is_some();
+    let named = relative.protocol.or_else(|| match () {
+        () if has_action(relative.path) => Some(Protocol::Gemini),
+        () if has("anthropic-version") => Some(Protocol::Anthropic),
+        () if has("x-goog-api-key") || has("x-goog-api-client") => Some(Protocol::Gemini),
+        () => None,
     });
     named.unwrap_or_else(|| {
         let mut all = PATTERNS.iter();
@@ -191,7 +232,12 @@ pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
     match found.find(|(it, _)| is_allowed(it.methods)) {
         Some((pattern, names)) => Ok(Route {
             protocol: pattern.protocol,
-            endpoint: pattern.endpoint,
+            endpoint: match pattern.endpoint {
+                Endpoint::Call(ApiFormat::ContentStream) if !wants_events(head) => {
+                    Endpoint::Call(ApiFormat::ContentArray)
+                }
+                endpoint => endpoint,
+            },
             path: relative.path.to_owned(),
             names: names.into_iter().map(decoded).collect(),
             deployment: relative.deployment.map(decoded),
@@ -201,6 +247,7 @@ pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
             let message = format!("{path} does not support WebSockets; use POST");
             Err(ApiError::new(426, "upgrade_required", message).with("upgrade", "HTTP/1.1"))
         }
+        None if protocol == Protocol::Gemini && head.method == "POST" => Err(unknown_action(path)),
         None => {
             let message = format!("{path} does not support {}; use {allowed}", head.method);
             Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
@@ -216,8 +263,31 @@ pub fn path_of(format: ApiFormat) -> String {
 }
 
 fn full_path(pattern: &Pattern) -> String {
-    format!("{}{}", version(pattern.protocol), pattern.path)
+    format!("{}{}", version(pattern.protocol), pattern.path.replace("**", "MODEL"))
 }
+
+/// Returns whether a path names an operation of Gemini's API on a model.
+fn has_action(path: &str) -> bool {
+    let mut actions = PATTERNS.iter().filter(|it| it.path.contains(ACTION));
+    actions.any(|it| matched(it.path, path).is_some())
+}
+
+/// Returns whether a stream of Gemini's API consists of server-sent events; it is an array
+/// otherwise. `$alt` is the full name: <https://cloud.google.com/apis/docs/system-parameters>.
+fn wants_events(head: &RequestHead) -> bool {
+    let form = ["alt", "$alt", "%24alt"].iter().find_map(|name| head.query(name));
+    form.is_some_and(|form| form.eq_ignore_ascii_case("sse"))
+}
+
+fn unknown_action(path: &str) -> ApiError {
+    let actions = PATTERNS.iter().filter_map(|it| Some(it.path.split_once(ACTION)?.1));
+    let actions: Vec<&str> = actions.collect();
+    let message = format!("route {path} not found; use one of :{}", actions.join(", :"));
+    ApiError::new(404, "not_found", message)
+}
+
+/// Parameters with keys, and the version of Azure's API.
+const NOT_PASSED_ON: [&str; 4] = ["key", "access_token", "oauth_token", "api-version"];
 
 /// Returns the query to send to the provider: without keys, and without the version of Azure's API.
 pub fn passed_query(head: &RequestHead) -> String {
@@ -227,7 +297,7 @@ pub fn passed_query(head: &RequestHead) -> String {
     let query = query.split('#').next().unwrap_or_default();
     let is_passed = |pair: &&str| {
         let name = pair.split('=').next().unwrap_or_default();
-        !pair.is_empty() && !["key", "api-version"].contains(&&*decoded(name))
+        !pair.is_empty() && !NOT_PASSED_ON.contains(&&*decoded(name))
     };
     let pairs: Vec<&str> = query.split('&').filter(is_passed).collect();
     pairs.join("&")
@@ -240,7 +310,10 @@ fn unknown(path: &str, relative: &str) -> ApiError {
     if let Some(closest) = closest.filter(|it| distance(it) <= it.path.len() / 2) {
         let _ = write!(message, "; did you mean {}?", full_path(closest));
     } else {
-        let calls = PATTERNS.iter().filter(|it| matches!(it.endpoint, Endpoint::Call(_)));
+        let calls = PATTERNS.iter().filter(|it| match it.endpoint {
+            Endpoint::Call(format) => API_FORMATS.contains(&format),
+            _ => false,
+        });
         let calls: Vec<String> = calls.map(full_path).collect();
         let _ = write!(message, "; use one of {}", calls.join(", "));
     }
@@ -318,6 +391,8 @@ mod tests {
             ("/openai/v1/models", "", Protocol::OpenAi),
             ("/v1/models?limit=1000", anthropic, Protocol::Anthropic),
             ("/anthropic/v1/models", "", Protocol::Anthropic),
+            ("/v1beta/models?pageSize=5", "", Protocol::Gemini),
+            ("/v1/models", "x-goog-api-key: k\r\n", Protocol::Gemini),
         ] {
             let route = of(&head("GET", target, fields)).unwrap();
             assert_eq!((route.endpoint, route.protocol), (Endpoint::Models, protocol), "{target}");
@@ -326,6 +401,57 @@ mod tests {
         assert_eq!((route.endpoint, &*route.names[0]), (Endpoint::Model, "openai/gpt-4o"));
         let route = of(&head("GET", "/v1/models/openai%2Fgpt-4o", "")).unwrap();
         assert_eq!(route.names, ["openai/gpt-4o"]);
+    }
+
+    #[test]
+    fn gemini_names_the_model_in_the_path() {
+        let call = |format| Endpoint::Call(format);
+        for (target, endpoint, model) in [
+            ("/v1beta/models/g-1:generateContent", call(ApiFormat::GenerateContent), "g-1"),
+            ("/v1/models/g-1:generateContent", call(ApiFormat::GenerateContent), "g-1"),
+            ("/v1alpha/models/a/b:8b:generateContent", call(ApiFormat::GenerateContent), "a/b:8b"),
+            ("/gemini/v1beta/models/a%2Fb:embedContent", call(ApiFormat::EmbedContent), "a/b"),
+            ("/gemini/models/b:batchEmbedContents", call(ApiFormat::BatchEmbedContents), "b"),
+            ("/models/g:countTokens", Endpoint::Count(ApiFormat::ContentTokenCount), "g"),
+            ("/v1beta/models/g:streamGenerateContent?alt=sse", call(ApiFormat::ContentStream), "g"),
+            (
+                "/v1beta/models/g:streamGenerateContent?key=x&%24alt=SSE",
+                call(ApiFormat::ContentStream),
+                "g",
+            ),
+            ("/v1beta/models/g:streamGenerateContent", call(ApiFormat::ContentArray), "g"),
+            ("/v1beta/models/g:streamGenerateContent?alt=json", call(ApiFormat::ContentArray), "g"),
+        ] {
+            let route = post(target).unwrap();
+            assert_eq!((route.protocol, route.endpoint), (Protocol::Gemini, endpoint), "{target}");
+            assert_eq!(route.model(), Some(model), "{target}");
+        }
+        let refusal = post("/v1beta/models/g:predict").unwrap_err();
+        assert_eq!(refusal.status, 404);
+        assert!(refusal.message.contains("use one of :generateContent"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn ollama_has_its_own_paths_beside_the_api() {
+        let call = |format| Endpoint::Call(format);
+        for (method, path, endpoint) in [
+            ("POST", "/api/chat", call(ApiFormat::OllamaChat)),
+            ("POST", "/ollama/api/chat", call(ApiFormat::OllamaChat)),
+            ("POST", "/api/generate", call(ApiFormat::OllamaGenerate)),
+            ("POST", "/api/embed", call(ApiFormat::OllamaEmbed)),
+            ("POST", "/api/embeddings", call(ApiFormat::OllamaEmbeddings)),
+            ("POST", "/api/show", Endpoint::Count(ApiFormat::OllamaShow)),
+            ("GET", "/api/tags", Endpoint::Models),
+            ("HEAD", "/api/version", Endpoint::OllamaVersion),
+            ("GET", "/api/ps", Endpoint::OllamaRunning),
+            ("POST", "/api/pull", Endpoint::OllamaModels),
+            ("DELETE", "/ollama/api/delete", Endpoint::OllamaModels),
+        ] {
+            let route = of(&head(method, path, "")).unwrap();
+            assert_eq!((route.protocol, route.endpoint), (Protocol::Ollama, endpoint), "{path}");
+            assert!(is_ours(path), "{path}");
+        }
+        assert_eq!(of(&head("GET", "/api/chat", "")).unwrap_err().status, 405);
     }
 
     #[test]
@@ -352,6 +478,10 @@ mod tests {
             assert!(is_ours(path), "{path}");
         }
         for path in ["/", "/api/flows", "/ws", "/v1x", "/openais", "/assets/app.js", "/hooks/a"] {
+            assert!(!is_ours(path), "{path}");
+        }
+        // The API's other routes.
+        for path in ["/api/health", "/api/runs/a", "/api/ledger", "/api/prices/1", "/api/keys"] {
             assert!(!is_ours(path), "{path}");
         }
     }

@@ -5,12 +5,15 @@ use super::Gateway;
 use super::client::Client;
 use super::internal;
 use super::operation::Operation;
-use crate::calls::{Calls, Ended};
+use crate::calls::{self, Calls, Ended};
 use crate::event::UsageSource;
 use crate::listener::ApiError;
 use crate::providers::{Call, Kind, ProviderObject, is_object_id};
 use crate::store::{Change, ObjectKind, ObjectName, StoredObject};
 use crate::time::Timestamp;
+
+/// The error of a background response whose id could not be written.
+const NOT_REMEMBERED: &str = "the background response could not be remembered";
 
 /// Remembers the object that an answer creates before the client can read its id.
 pub(super) struct ObjectRecorder<'a> {
@@ -74,13 +77,16 @@ impl<'a> ObjectRecorder<'a> {
 
     /// Adapts the settlement of a call: the row of an open response stays pending.
     pub(super) fn conclude(&mut self, ended: Ended) -> Ended {
-        let Some(name) = self.open.take() else {
-            return ended;
-        };
         let Ended { outcome, mut changes } = ended;
-        match self.seen.as_ref().is_some_and(ProviderObject::is_over) {
-            true => changes.push(Change::CloseObject(name)),
-            false => changes.clear(),
+        let is_over = self.seen.as_ref().is_none_or(ProviderObject::is_over);
+        match self.open.take() {
+            Some(name) if is_over => changes.push(Change::CloseObject(name)),
+            Some(_) => changes.clear(),
+            // No later request can book the response.
+            None if self.is_background && !is_over => {
+                changes = calls::with_unknown_end(changes, NOT_REMEMBERED);
+            }
+            None => {}
         }
         Ended { outcome, changes }
     }

@@ -82,10 +82,8 @@ impl Auth {
     /// Rejects a read that a browser makes for another site's page, such as an image's. The page
     /// could not see the response, but a sum over the whole ledger would cost the server seconds.
     fn check_fetch_site(&self, head: &RequestHead) -> Result<(), ApiError> {
-        let path = head.path();
-        let is_api = path.starts_with("/api/") || path.starts_with("/v1/") || path == "/metrics";
         let is_cross_site = head.header("sec-fetch-site") == Some("cross-site");
-        if !is_cross_site || !is_api || is_public(head) || self.allowed_origin(head).is_some() {
+        if !is_cross_site || is_public(head) || self.allowed_origin(head).is_some() {
             return Ok(());
         }
         let message = "requests from pages of other sites are blocked; start the server with \
@@ -204,7 +202,14 @@ mod tests {
             check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost:7700\n{fields}"))
         };
         let cross = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: no-cors";
-        for path in ["/api/ledger/summary?group_by=tag", "/api/flows", "/v1/models", "/metrics"] {
+        for path in [
+            "/api/ledger/summary?group_by=tag",
+            "/api/flows",
+            "/api/tags",
+            "/v1/models",
+            "/v1beta/models",
+            "/metrics",
+        ] {
             assert_eq!(get(path, cross), Err(403), "{path}");
             for site in ["same-origin", "same-site", "none"] {
                 assert_eq!(get(path, &format!("Sec-Fetch-Site: {site}")), Ok(()), "{path} {site}");

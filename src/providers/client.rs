@@ -14,7 +14,7 @@ use super::call::Timeouts;
 use super::content_encoding::{self, Decoder};
 use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
-use super::framer::{Frame, Framer};
+use super::framer::{Frame, Framer, Framing};
 use super::json;
 use super::network::{Network, proxy_address};
 use super::refusal::Refusal;
@@ -163,11 +163,12 @@ impl Client {
         if !status.is_success() {
             return Err(exchange.refused(response));
         }
-        let is_stream = is_stream(headers, exchange.is_streamed);
+        let framing = framing(headers, exchange.reader.framing());
+        let is_stream = is_stream(headers, exchange.is_streamed, framing);
         let codings = content_encoding::of(headers).map_err(Fault::bad_answer)?;
         let body = Decoder::new(response.into_body().into_reader(), &codings);
         let read = match is_stream {
-            true => Stream::new(&mut exchange).read(body),
+            true => Stream::new(&mut exchange, framing).read(body),
             false => exchange.read_document(body),
         };
         match exchange.scope.cancel.is_cancelled() {
@@ -233,8 +234,7 @@ struct Stream<'a, 'e> {
 }
 
 impl<'a, 'e> Stream<'a, 'e> {
-    fn new(exchange: &'a mut Exchange<'e>) -> Self {
-        let framing = exchange.reader.framing();
+    fn new(exchange: &'a mut Exchange<'e>, framing: Framing) -> Self {
         Self {
             framer: Framer::new(framing, exchange.rules.event_bytes_max),
             begin_by: Some(Instant::now() + exchange.timeouts.first_byte),
@@ -542,11 +542,27 @@ fn describe_error(error: ureq::Error) -> String {
 /// Returns whether an answer with status 2xx is a stream. Servers may answer a streamed request in
 /// one piece, and the reverse, so the content type takes precedence over the request. Some servers
 /// declare another type, or none, for a stream.
-fn is_stream(headers: &HeaderMap, is_streamed: bool) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+fn is_stream(headers: &HeaderMap, is_streamed: bool, framing: Framing) -> bool {
+    let content_type = content_type(headers);
     let has = |names: &[&str]| names.iter().any(|name| content_type.contains(name));
-    has(&["event-stream", "ndjson", "jsonl"]) || (is_streamed && !has(&["json", "html"]))
+    let documents: &[&str] = match framing {
+        Framing::JsonArray => &["html"],
+        Framing::Sse | Framing::NdJson => &["json", "html"],
+    };
+    has(&["event-stream", "ndjson", "jsonl"]) || (is_streamed && !has(documents))
+}
+
+/// Returns the framing of a stream. Some servers send events to a client that requested an array.
+pub(super) fn framing(headers: &HeaderMap, expected: Framing) -> Framing {
+    match expected {
+        Framing::JsonArray if content_type(headers).contains("event-stream") => Framing::Sse,
+        expected => expected,
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.unwrap_or_default().to_ascii_lowercase()
 }
 
 fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {

@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use ureq::http::HeaderMap;
 
 use super::Providers;
 use super::call::{Answer, Call};
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, redacted};
+use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, framing, redacted};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
-use super::framer::{Event, Frame};
+use super::framer::{Event, Frame, Framing};
 use super::json;
 use super::object::ProviderObject;
 use super::transport::Scope;
-use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, is_error};
+use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, check_reported, is_error};
 use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 
@@ -92,11 +93,33 @@ pub enum ApiFormat {
     ResponseTokenCount,
     /// A request about stored objects, at the path of [`Forward::path`].
     Object,
+    /// Gemini's answer in one piece.
+    GenerateContent,
+    /// Gemini's stream of server-sent events.
+    ContentStream,
+    /// Gemini's stream as an array that grows.
+    ContentArray,
+    /// Gemini's token count of a prompt.
+    ContentTokenCount,
+    EmbedContent,
+    BatchEmbedContents,
+    OllamaChat,
+    OllamaGenerate,
+    OllamaEmbed,
+    /// Ollama's embedding of one text, which `OllamaEmbed` replaces.
+    OllamaEmbeddings,
+    /// Ollama's description of a model.
+    OllamaShow,
 }
 
-/// The formats of calls that generate text.
-pub const API_FORMATS: [ApiFormat; 3] =
-    [ApiFormat::ChatCompletions, ApiFormat::Messages, ApiFormat::Responses];
+/// The usual formats of calls that generate text.
+pub const API_FORMATS: [ApiFormat; 5] = [
+    ApiFormat::ChatCompletions,
+    ApiFormat::Messages,
+    ApiFormat::Responses,
+    ApiFormat::GenerateContent,
+    ApiFormat::OllamaChat,
+];
 
 /// Returns the URL of a request and the reader of its answer.
 type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
@@ -105,6 +128,12 @@ impl ApiFormat {
     /// Returns whether a provider of this kind understands the format.
     pub fn is_supported_by(self, kind: Kind) -> bool {
         self.route(kind).is_some()
+    }
+
+    /// Returns whether the answer consists of numbers that describe the input.
+    pub fn is_embedding(self) -> bool {
+        use ApiFormat::{BatchEmbedContents, EmbedContent, OllamaEmbed, OllamaEmbeddings};
+        matches!(self, EmbedContent | BatchEmbedContents | OllamaEmbed | OllamaEmbeddings)
     }
 
     fn route(self, kind: Kind) -> Option<Route> {
@@ -135,18 +164,76 @@ impl ApiFormat {
             (Self::Object, Kind::OpenAi) => {
                 |it, _| (it.base_url().to_owned(), Box::<responses::ObjectReader>::default())
             }
-            (
-                Self::ChatCompletions
-                | Self::Messages
-                | Self::TokenCount
-                | Self::Responses
-                | Self::Compaction
-                | Self::ResponseTokenCount
-                | Self::Object,
-                Kind::OpenAi | Kind::Anthropic | Kind::Gemini | Kind::Ollama | Kind::Echo,
-            ) => return None,
+            (format, Kind::Gemini) => return format.gemini_route(),
+            (format, Kind::Ollama) => return format.ollama_route(),
+            (_, Kind::OpenAi | Kind::Anthropic | Kind::Echo) => return None,
         };
         Some(route)
+    }
+
+    fn gemini_route(self) -> Option<Route> {
+        let route: Route = match self {
+            Self::GenerateContent => {
+                |it, call| (gemini::action_url(it, &call.model, "generateContent"), content())
+            }
+            Self::ContentStream => {
+                |it, call| (gemini::action_url(it, &call.model, "streamGenerateContent"), content())
+            }
+            Self::ContentArray => |it, call| {
+                let reader = gemini::ContentReader::forwarding(Framing::JsonArray);
+                let url = gemini::action_url(it, &call.model, "streamGenerateContent");
+                (url, Box::new(reader))
+            },
+            Self::ContentTokenCount => |it, call| {
+                let url = gemini::action_url(it, &call.model, "countTokens");
+                (url, Box::new(UnreadDocument))
+            },
+            Self::EmbedContent => |it, call| {
+                let url = gemini::action_url(it, &call.model, "embedContent");
+                (url, Box::new(gemini::EmbeddingReader))
+            },
+            Self::BatchEmbedContents => |it, call| {
+                let url = gemini::action_url(it, &call.model, "batchEmbedContents");
+                (url, Box::new(gemini::EmbeddingReader))
+            },
+            _ => return None,
+        };
+        Some(route)
+    }
+
+    fn ollama_route(self) -> Option<Route> {
+        let route: Route = match self {
+            Self::OllamaChat => |it, _| (ollama::own_url(it, "chat"), Box::new(ollama::ChatReader)),
+            Self::OllamaGenerate => {
+                |it, _| (ollama::own_url(it, "generate"), Box::new(ollama::GenerateReader))
+            }
+            Self::OllamaEmbed => {
+                |it, _| (ollama::own_url(it, "embed"), Box::new(ollama::EmbeddingReader))
+            }
+            Self::OllamaEmbeddings => {
+                |it, _| (ollama::own_url(it, "embeddings"), Box::new(ollama::EmbeddingReader))
+            }
+            Self::OllamaShow => |it, _| (ollama::own_url(it, "show"), Box::new(UnreadDocument)),
+            _ => return None,
+        };
+        Some(route)
+    }
+}
+
+fn content() -> Box<dyn Reader> {
+    Box::new(gemini::ContentReader::forwarding(Framing::Sse))
+}
+
+/// Reads an answer without usage.
+pub(super) struct UnreadDocument;
+
+impl Reader for UnreadDocument {
+    fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("expected a JSON document, received a stream"))
+    }
+
+    fn document(&mut self, body: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
+        check_reported(body)
     }
 }
 
@@ -238,20 +325,10 @@ impl Providers {
         let entered = Scope::enter(cancel);
         let scope = &entered.scope;
         let mut receiver = ClientReceiver {
-            sink,
-            scope,
-            first_token_ms: None,
-            object: None,
             hides_usage: forward.hides_usage,
-            key: None,
-            head: AnswerHead::default(),
-            refused: None,
-            ready: Vec::new(),
-            has_output: false,
-            is_held: false,
-            is_begun: false,
-            has_failed: false,
-            is_reported_to_client: false,
+            is_gemini: [ApiFormat::ContentStream, ApiFormat::ContentArray]
+                .contains(&forward.api_format),
+            ..ClientReceiver::new(sink, scope)
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
@@ -260,7 +337,7 @@ impl Providers {
         if let Err(fault) = &outcome {
             receiver.drop_silent_error(fault);
         }
-        if forward.has_sound {
+        if forward.has_sound && !partial.has_modalities {
             partial.billing.note_unpriced("audio tokens");
         }
         // Extracting the texts scans the whole body, so only for an estimate.
@@ -326,6 +403,7 @@ impl Providers {
             body: forward.body,
         };
         receiver.key = forward.key.map(|own| &own.key).or(provider.key());
+        receiver.framing = reader.framing();
         let exchange = Exchange {
             provider: name,
             timeouts: self.timeouts_of(forward.call),
@@ -344,6 +422,8 @@ impl Providers {
 fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static str, Header)> {
     let ours = |key| match provider.kind {
         Kind::Anthropic => anthropic::api_key(key),
+        // The compatible API takes a bearer token.
+        Kind::Gemini if forward.api_format != ApiFormat::ChatCompletions => gemini::api_key(key),
         _ => openai::authorization(key),
     };
     let key = match forward.key {
@@ -387,6 +467,11 @@ struct ClientReceiver<'a> {
     object: Option<ProviderObject>,
     hides_usage: bool,
     key: Option<&'a Secret>,
+    /// True for a stream of Gemini's API.
+    is_gemini: bool,
+    framing: Framing,
+    /// True if the client has the beginning of an array and not its end.
+    is_open: bool,
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
     ready: Vec<u8>,
@@ -399,7 +484,44 @@ struct ClientReceiver<'a> {
     is_reported_to_client: bool,
 }
 
-impl ClientReceiver<'_> {
+impl<'a> ClientReceiver<'a> {
+    fn new(sink: &'a mut dyn ResponseSink, scope: &'a Scope) -> Self {
+        Self {
+            sink,
+            scope,
+            first_token_ms: None,
+            object: None,
+            hides_usage: false,
+            key: None,
+            is_gemini: false,
+            framing: Framing::Sse,
+            is_open: false,
+            head: AnswerHead::default(),
+            refused: None,
+            ready: Vec::new(),
+            has_output: false,
+            is_held: false,
+            is_begun: false,
+            has_failed: false,
+            is_reported_to_client: false,
+        }
+    }
+
+    /// Returns whether the client ignores comments and empty lines. Google's SDKs parse each line of
+    /// an event stream, and Ollama's each line of NDJSON.
+    fn takes_comments(&self) -> bool {
+        self.framing == Framing::Sse && !self.is_gemini
+    }
+
+    /// Passes the end of an array on, unless the gateway's own error takes its place.
+    fn close(&mut self, frame: &Frame<'_>, partial: &ResponseAccumulator) {
+        let is_failed = !partial.is_complete || self.has_failed;
+        if self.is_open && (!is_failed || self.is_reported_to_client) {
+            self.ready.extend_from_slice(frame.raw);
+            self.is_open = false;
+        }
+    }
+
     /// Notes an error that the provider reported within a stream.
     fn note_reported(&mut self, event: &Event, fault: &Fault) {
         if fault.kind != FailureKind::Status {
@@ -420,11 +542,18 @@ impl ClientReceiver<'_> {
         }
     }
 
-    /// Turns held frames into the provider's error response.
+    /// Turns held frames into the provider's error response, and ends an array with an error.
     fn release(&mut self) {
-        if self.is_held && self.is_reported_to_client {
+        if !self.is_reported_to_client {
+            return;
+        }
+        let is_open = std::mem::take(&mut self.is_open);
+        if self.is_held {
+            self.ready.extend_from_slice(if is_open { b"]" } else { b"" });
             let held = std::mem::take(&mut self.ready);
             self.refused = Some((self.head.clone(), held));
+        } else if is_open {
+            self.sink.piece(b"]");
         }
     }
 
@@ -440,6 +569,7 @@ impl ClientReceiver<'_> {
 impl Receiver for ClientReceiver<'_> {
     fn head(&mut self, status: u16, headers: &HeaderMap) {
         self.head = answer_head(status, headers, self.key);
+        self.framing = framing(headers, self.framing);
     }
 
     fn refused(&mut self, body: Vec<u8>) {
@@ -476,9 +606,13 @@ impl Receiver for ClientReceiver<'_> {
         match (frame.event, read) {
             // Clients expect a JSON object.
             (Some(event), Some(Ok(_))) if !is_object_or_end(event) => {
-                self.ready.extend_from_slice(b": keep-alive\n\n");
+                if self.takes_comments() {
+                    self.ready.extend_from_slice(b": keep-alive\n\n");
+                }
                 return;
             }
+            (None, _) if self.framing == Framing::JsonArray => return self.close(frame, partial),
+            (None, _) if !self.takes_comments() => return,
             // The end of a failed stream; the gateway's own error takes its place.
             (Some(event), Some(Ok(flow)))
                 if (!partial.is_complete || (self.has_failed && !self.is_reported_to_client))
@@ -496,8 +630,13 @@ impl Receiver for ClientReceiver<'_> {
             // An answer does not contain the key; other events may, so it is redacted.
             _ => self.ready.extend_from_slice(&redacted(frame.raw, self.key)),
         }
+        self.is_open |=
+            self.framing == Framing::JsonArray && frame.raw.trim_ascii_start().starts_with(b"[");
         if !frame.is_ended {
-            self.ready.extend_from_slice(b"\n\n");
+            self.ready.extend_from_slice(match self.framing {
+                Framing::Sse => b"\n\n",
+                Framing::NdJson | Framing::JsonArray => b"\n",
+            });
         }
     }
 
@@ -513,6 +652,9 @@ impl Receiver for ClientReceiver<'_> {
     }
 
     fn end(&mut self, is_whole: bool) {
+        if std::mem::take(&mut self.is_open) {
+            self.sink.piece(b"]");
+        }
         self.sink.end(is_whole);
     }
 }
@@ -543,6 +685,8 @@ fn begins_the_answer(event: &Event, partial: &ResponseAccumulator) -> bool {
         "\"response.custom_tool_call_input.delta\"",
         "\"response.reasoning_summary_text.delta\"",
         "\"response.reasoning_text.delta\"",
+        "\"functionCall\"",
+        "\"thought\"",
     ];
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
@@ -613,6 +757,73 @@ mod tests {
         assert_eq!(failed.unwrap_err().failure.kind, FailureKind::NotConfigured);
     }
 
+    /// A client that keeps the bytes of a stream.
+    #[derive(Default)]
+    struct Kept(Vec<u8>);
+
+    impl ResponseSink for Kept {
+        fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
+            true
+        }
+        fn begin(&mut self, _: &AnswerHead) -> bool {
+            true
+        }
+        fn piece(&mut self, bytes: &[u8]) -> bool {
+            self.0.extend_from_slice(bytes);
+            true
+        }
+        fn end(&mut self, _: bool) {}
+    }
+
+    /// Returns the bytes for the client of an array that ends here, and whether it is complete.
+    fn array_for_client(bytes: &[u8]) -> (Vec<u8>, bool) {
+        let (cancel, mut kept) = (Cancel::default(), Kept::default());
+        let entered = Scope::enter(&cancel);
+        let mut receiver = ClientReceiver {
+            framing: Framing::JsonArray,
+            is_gemini: true,
+            ..ClientReceiver::new(&mut kept, &entered.scope)
+        };
+        let mut reader = gemini::ContentReader::forwarding(Framing::JsonArray);
+        let mut partial = ResponseAccumulator::default();
+        let mut framer = super::super::framer::Framer::new(Framing::JsonArray, 1 << 20);
+        framer.push(bytes);
+        while let Ok(Some(frame)) = framer.next() {
+            let read = frame.event.map(|event| reader.event(event, &mut partial));
+            receiver.frame(&frame, read.as_ref(), &partial);
+        }
+        receiver.flush();
+        match partial.is_complete {
+            true => receiver.end(true),
+            false => receiver.release(),
+        }
+        (kept.0, partial.is_complete)
+    }
+
+    #[test]
+    fn an_array_that_breaks_off_anywhere_stays_an_array() {
+        let part = r#"{"candidates":[{"content":{"parts":[{"text":"]}\\\",["}]}}]}"#;
+        let last = r#"{"candidates":[{"content":{},"finishReason":"STOP"}]}"#;
+        let all = format!("[{part}\n,\r\n{part},{last}\n]\n");
+        for end in 0..=all.len() {
+            let (mut kept, is_complete) = array_for_client(&all.as_bytes()[..end]);
+            if kept.is_empty() {
+                assert!(end <= part.len() + 1, "{end}");
+                continue;
+            }
+            if !is_complete {
+                // As the gateway's own error.
+                kept.extend_from_slice(b",{}]");
+            }
+            let text = String::from_utf8(kept).unwrap();
+            let elements: Vec<Value> = serde_json::from_str(&text).expect(&text);
+            assert!((1..=3).contains(&elements.len()), "{text}");
+        }
+        let error = format!(r#"[{part},{{"error":{{"code":500}}}}"#);
+        let (kept, _) = array_for_client(error.as_bytes());
+        assert_eq!(serde_json::from_slice::<Vec<Value>>(&kept).unwrap().len(), 2);
+    }
+
     #[test]
     fn each_format_is_sent_to_the_kinds_that_support_it() {
         for (format, expected) in [
@@ -623,6 +834,11 @@ mod tests {
             (ApiFormat::Compaction, &[Kind::OpenAi]),
             (ApiFormat::ResponseTokenCount, &[Kind::OpenAi]),
             (ApiFormat::Object, &[Kind::OpenAi]),
+            (ApiFormat::GenerateContent, &[Kind::Gemini]),
+            (ApiFormat::ContentArray, &[Kind::Gemini]),
+            (ApiFormat::BatchEmbedContents, &[Kind::Gemini]),
+            (ApiFormat::OllamaChat, &[Kind::Ollama]),
+            (ApiFormat::OllamaShow, &[Kind::Ollama]),
         ] {
             let kinds = [Kind::OpenAi, Kind::Anthropic, Kind::Gemini, Kind::Ollama, Kind::Echo];
             let reached = kinds.into_iter().filter(|kind| format.is_supported_by(*kind));

@@ -3,7 +3,12 @@
 //!
 //! Server-sent events follow <https://html.spec.whatwg.org/multipage/server-sent-events.html>; `id`
 //! and `retry` are ignored. In NDJSON (<https://github.com/ndjson/ndjson-spec>) each line is an
-//! event. Pure: the frames do not depend on the split of the input.
+//! event. Of a JSON array, each element is an event, and a frame includes what precedes it. Pure: the
+//! frames do not depend on the split of the input.
+
+mod json_array;
+
+use json_array::{JsonArray, Part};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -12,6 +17,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 pub(super) enum Framing {
     Sse,
     NdJson,
+    JsonArray,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +62,7 @@ pub(super) struct Framer {
     is_first_line: bool,
     event: Event,
     has_data: bool,
+    array: JsonArray,
 }
 
 impl Framer {
@@ -72,13 +79,15 @@ impl Framer {
             is_first_line: true,
             event: Event::default(),
             has_data: false,
+            array: JsonArray::default(),
         }
     }
 
     /// Adds input; [`Framer::next`] returns the frames that it completes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
-        self.line -= self.start;
+        self.array.drop_start(self.start);
+        self.line = self.line.saturating_sub(self.start);
         self.searched -= self.start;
         self.start = 0;
         self.bytes.extend_from_slice(bytes);
@@ -89,6 +98,9 @@ impl Framer {
     /// # Errors
     /// Fails for a frame over the limit; the stream is then unusable.
     pub(super) fn next(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
+        if self.framing == Framing::JsonArray {
+            return self.next_element();
+        }
         let next = self.bytes.get(self.searched);
         if let Some(next) = next
             && std::mem::take(&mut self.after_return)
@@ -121,9 +133,33 @@ impl Framer {
         }
     }
 
+    /// Returns the next element of an array, or its end without an event.
+    fn next_element(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
+        while let Some(byte) = self.bytes.get(self.searched) {
+            let part = self.array.read(*byte, self.searched);
+            self.searched += 1;
+            let Some(part) = part else { continue };
+            self.event.data.clear();
+            if let Part::Element(start) = part {
+                let element = String::from_utf8_lossy(&self.bytes[start..self.searched]);
+                self.event.data.push_str(&element);
+                self.has_data = true;
+            }
+            return self.cut().map(Some);
+        }
+        match self.searched - self.start > self.frame_bytes_max {
+            true => Err(TooLong),
+            false => Ok(None),
+        }
+    }
+
     /// Returns the event that the stream ended within. The standard drops it, but some servers omit
     /// the empty line after the last event.
     pub(super) fn finish(&mut self) -> Option<Frame<'_>> {
+        // An incomplete element is not valid JSON.
+        if self.framing == Framing::JsonArray {
+            return None;
+        }
         self.searched = self.bytes.len();
         if self.line < self.searched {
             self.read_line(self.searched);

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::config::ProviderConfig;
 use super::excerpt::one_line;
 use super::failure::Fault;
-use super::framer::Event;
+use super::framer::{Event, Framing};
 use super::openai;
 use super::wire::{
     BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_part,
@@ -21,6 +21,12 @@ const VERSION: &str = "v1beta";
 
 const MODALITY_CHARS_MAX: usize = 20;
 
+const PROMPT_DETAILS: &[&str] = &["promptTokensDetails", "toolUsePromptTokensDetails"];
+const TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED"];
+/// In a prompt, images, videos and documents have the price of text, and audio has not:
+/// "(text / image / video)" in <https://ai.google.dev/gemini-api/docs/pricing>.
+const PRICED_AS_TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED", "IMAGE", "VIDEO", "DOCUMENT"];
+
 /// Returns a request. The key is in a header, because logs would show it in the URL.
 /// <https://ai.google.dev/api/all-methods>.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
@@ -28,12 +34,16 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
         true => "streamGenerateContent?alt=sse",
         false => "generateContent",
     };
-    let base_url = versioned(provider.base_url());
     Request {
-        url: format!("{base_url}/{}:{method}", resource(&call.model)),
+        url: action_url(provider, &call.model, method),
         headers: provider.key().map(api_key).into_iter().collect(),
         body: body(call),
     }
+}
+
+/// Returns the URL of an operation on a model.
+pub(super) fn action_url(provider: &ProviderConfig, model: &str, action: &str) -> String {
+    format!("{}/{}:{action}", versioned(provider.base_url()), resource(model))
 }
 
 pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
@@ -123,9 +133,16 @@ pub(super) struct ContentReader {
     counts: Counts<5>,
     /// The total alone does not show the billed parts.
     total: Counts<1>,
+    /// The form of a client's stream; none for a call of flowledger, which asks for events and needs
+    /// a text.
+    forwarded: Option<Framing>,
 }
 
 impl Reader for ContentReader {
+    fn framing(&self) -> Framing {
+        self.forwarded.unwrap_or(Framing::Sse)
+    }
+
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
         self.read_part(&event_json(event)?, partial)?;
         Ok(Flow::More)
@@ -133,7 +150,8 @@ impl Reader for ContentReader {
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         self.read_part(body, partial)?;
-        if !body["candidates"][0].is_object() {
+        let is_answer = body["candidates"][0].is_object() || partial.is_complete;
+        if !is_answer {
             return Err(Fault::bad_answer("the response has no `candidates[0]`"));
         }
         // Complete even if a compatible server sends no finish reason.
@@ -143,9 +161,17 @@ impl Reader for ContentReader {
 }
 
 impl ContentReader {
+    /// Reads an answer for a client, which understands one that was blocked or has no text.
+    pub(super) fn forwarding(framing: Framing) -> Self {
+        Self { forwarded: Some(framing), ..Self::default() }
+    }
+
     fn read_part(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         partial.note_model(&body["modelVersion"]);
-        let taken = take_candidate(&body["candidates"][0], partial);
+        let candidates = body["candidates"].as_array().map_or(&[][..], Vec::as_slice);
+        let read_count = if self.forwarded.is_some() { candidates.len() } else { 1 };
+        let taken =
+            candidates.iter().take(read_count).try_for_each(|it| take_candidate(it, partial));
         // Noted after the text, because the totals include this piece.
         self.note_usage(&body["usageMetadata"], partial);
         taken?;
@@ -153,14 +179,21 @@ impl ContentReader {
         check_part(&body["candidates"][0], &["finishReason"])?;
         // Set for a blocked prompt; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
-        if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
+        let block_reason = &body["promptFeedback"]["blockReason"];
+        if self.forwarded.is_some() {
+            partial.note_finish(block_reason);
+            partial.is_complete |= block_reason.is_string();
+            return Ok(());
+        }
+        if let Some(reason) = block_reason.as_str() {
             return Err(Fault::bad_answer(format!("the provider blocked the prompt: {reason}")));
         }
         check_finish(partial)
     }
 
     fn note_usage(&mut self, usage: &Value, partial: &mut ResponseAccumulator) {
-        note_modalities(usage, &mut partial.billing);
+        note_modalities(usage, PROMPT_DETAILS, PRICED_AS_TEXT, partial);
+        note_modalities(usage, &["candidatesTokensDetails"], TEXT, partial);
         if !counts_anything(usage) {
             return;
         }
@@ -188,16 +221,43 @@ impl ContentReader {
     }
 }
 
+/// Reads embeddings. Older versions of the API do not count their tokens.
+pub(super) struct EmbeddingReader;
+
+impl Reader for EmbeddingReader {
+    fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("expected embeddings, received a stream"))
+    }
+
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        let usage = &body["usageMetadata"];
+        // Each has a price of its own.
+        note_modalities(usage, &["promptTokensDetails", "promptTokenDetails"], TEXT, partial);
+        ContentReader::default().note_usage(usage, partial);
+        check_reported(body)?;
+        if !body["embedding"].is_object() && !body["embeddings"].is_array() {
+            return Err(Fault::bad_answer("the response has no `embedding` or `embeddings`"));
+        }
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
 /// Notes tokens of images, audio, video and documents, which may have other prices than text:
 /// <https://ai.google.dev/api/generate-content#ModalityTokenCount>.
-fn note_modalities(usage: &Value, billing: &mut Billing) {
-    let names = ["promptTokensDetails", "toolUsePromptTokensDetails", "candidatesTokensDetails"];
-    for details in names.into_iter().filter_map(|name| usage[name].as_array()) {
+fn note_modalities(
+    usage: &Value,
+    names: &[&str],
+    known: &[&str],
+    partial: &mut ResponseAccumulator,
+) {
+    for details in names.iter().filter_map(|name| usage[*name].as_array()) {
+        partial.has_modalities = true;
         for counted in details.iter().filter(|counted| is_counted(counted, "tokenCount")) {
             let modality = counted["modality"].as_str().unwrap_or("TEXT");
-            if !["TEXT", "MODALITY_UNSPECIFIED"].contains(&modality) {
+            if !known.contains(&modality) {
                 let modality = one_line(&modality.to_lowercase(), MODALITY_CHARS_MAX);
-                billing.note_unpriced(format!("{modality} tokens"));
+                partial.billing.note_unpriced(format!("{modality} tokens"));
             }
         }
     }
@@ -231,6 +291,8 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
         } else {
             partial.push(part["text"].as_str().unwrap_or_default())?;
         }
+        partial.note_other_output(&part["functionCall"]);
+        partial.note_other_output(&part["executableCode"]);
     }
     partial.note_finish(&candidate["finishReason"]);
     // The default value of the enumeration is "unused", so it is no end.

@@ -42,11 +42,16 @@ pub(super) fn messages_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/messages", base_url(provider))
 }
 
+/// Returns the URL of an operation of this API.
+pub(super) fn own_url(provider: &ProviderConfig, operation: &str) -> String {
+    format!("{}/api/{operation}", base_url(provider))
+}
+
 /// Returns a request. <https://docs.ollama.com/cloud> and proxies need a key.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let authorization = provider.key().map(openai::authorization);
     Request {
-        url: format!("{}/api/chat", base_url(provider)),
+        url: own_url(provider, "chat"),
         headers: authorization.into_iter().collect(),
         body: body(call),
     }
@@ -76,11 +81,12 @@ impl Reader for ChatReader {
     }
 
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        read_part(&event_json(event)?, partial)
+        let part = event_json(event)?;
+        read_part(&part, &part["message"], "content", partial)
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
-        read_part(body, partial)?;
+        read_part(body, &body["message"], "content", partial)?;
         if !body["message"].is_object() {
             return Err(Fault::bad_answer("the response has no `message`"));
         }
@@ -89,11 +95,64 @@ impl Reader for ChatReader {
     }
 }
 
-fn read_part(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+/// Reads `/api/generate`, whose parts have the text beside the counts.
+#[derive(Debug, Default)]
+pub(super) struct GenerateReader;
+
+impl Reader for GenerateReader {
+    fn framing(&self) -> Framing {
+        Framing::NdJson
+    }
+
+    fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        let part = event_json(event)?;
+        read_part(&part, &part, "response", partial)
+    }
+
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        read_part(body, body, "response", partial)?;
+        if !body["response"].is_string() {
+            return Err(Fault::bad_answer("the response has no `response`"));
+        }
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
+/// Reads `/api/embed`, and `/api/embeddings`, which counts no tokens.
+#[derive(Debug, Default)]
+pub(super) struct EmbeddingReader;
+
+impl Reader for EmbeddingReader {
+    fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("expected embeddings, received a stream"))
+    }
+
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        partial.note_model(&body["model"]);
+        if let Some(usage) = normal_usage(body) {
+            partial.note_usage(usage, true);
+        }
+        check_reported(body)?;
+        if !body["embedding"].is_array() && !body["embeddings"].is_array() {
+            return Err(Fault::bad_answer("the response has no `embedding` or `embeddings`"));
+        }
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
+/// Reads an object of an answer, whose text is in the field `name` of `message`.
+fn read_part(
+    document: &Value,
+    message: &Value,
+    name: &str,
+    partial: &mut ResponseAccumulator,
+) -> Result<Flow, Fault> {
     partial.note_model(&document["model"]);
-    let message = &document["message"];
     partial.note_thinking(&message["thinking"]);
-    let pushed = partial.push(message["content"].as_str().unwrap_or_default());
+    partial.note_other_output(&message["tool_calls"]);
+    let pushed = partial.push(message[name].as_str().unwrap_or_default());
     let usage = normal_usage(document);
     if let Some(usage) = usage {
         partial.note_usage(usage, usage.output_tokens > 0);

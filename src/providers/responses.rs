@@ -10,7 +10,7 @@ use super::object::ProviderObject;
 use super::openai;
 use super::wire::{
     DONE, Flow, Reader, ResponseAccumulator, check_reported, counts_anything, event_json,
-    provider_message,
+    is_counted, provider_message,
 };
 use crate::event::UsageSource;
 
@@ -186,6 +186,11 @@ fn note_usage(response: &Value, partial: &mut ResponseAccumulator) {
         }
     }
     partial.billing.note_stated_cost(&usage);
+    // Named by OpenAI's SDK; only the price of shorter ones is known.
+    let writes = &usage["prompt_tokens_details"]["cache_write_tokens_details"];
+    if is_counted(writes, "ttl_12h_tokens") {
+        partial.billing.note_unpriced("12-hour cache writes");
+    }
     openai::note_media(&usage, &mut partial.billing);
     openai::note_tools(&usage, &mut partial.billing);
     if counts_anything(&usage)

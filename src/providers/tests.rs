@@ -906,12 +906,17 @@ fn any_answer() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-fn readers() -> [Box<dyn wire::Reader>; 4] {
+fn readers() -> [Box<dyn wire::Reader>; 9] {
     [
         Box::<openai::ChatReader>::default(),
         Box::<anthropic::MessageReader>::default(),
         Box::<gemini::ContentReader>::default(),
         Box::new(ollama::ChatReader),
+        Box::new(gemini::ContentReader::forwarding(framer::Framing::JsonArray)),
+        Box::new(gemini::EmbeddingReader),
+        Box::new(ollama::GenerateReader),
+        Box::new(ollama::EmbeddingReader),
+        Box::new(forward::UnreadDocument),
     ]
 }
 

@@ -80,6 +80,8 @@ pub(super) struct ResponseAccumulator {
     /// nothing, or only before the answer began, as in Anthropic's first event.
     pub(super) counted: Option<Extent>,
     pub(super) billing: Billing,
+    /// True if the provider counted text, images and sound apart.
+    pub(super) has_modalities: bool,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
     /// True if the provider marked the end of the answer.

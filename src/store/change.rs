@@ -353,7 +353,7 @@ pub enum Change {
     /// Adds the cost of a row of unknown price; the row stays as it is. Ignored if the row has a
     /// cost or a correction.
     CorrectCall(Correction),
-    /// Remembers an object that a provider stores for a client.
+    /// Remembers an object that a provider stores for a client. Refused if one of its name is open.
     Remember(StoredObject),
     /// Closes an open object. Refused, with all changes of its transaction, if it is not open.
     CloseObject(ObjectName),

@@ -63,14 +63,17 @@ impl super::sql::FromRow for StoredObject {
     }
 }
 
-/// Writes an object, in place of an older one of the same name unless that is still open.
+/// Writes an object, in place of an older one of the same name.
+///
+/// # Errors
+/// [`Error::Conflict`](crate::error::Error::Conflict) if that is still open.
 pub(super) fn remember(db: &Connection, object: &StoredObject) -> Result<Applied> {
     let sql = "INSERT INTO stored_objects (kind, id, owner, provider, model, created_ms, ledger_id,
                 is_open, details)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT DO UPDATE SET provider = ?4, model = ?5, created_ms = ?6, ledger_id = ?7,
                 is_open = ?8, details = ?9 WHERE NOT is_open";
-    execute(
+    let changed = execute(
         db,
         sql,
         params![
@@ -84,8 +87,9 @@ pub(super) fn remember(db: &Connection, object: &StoredObject) -> Result<Applied
             object.is_open,
             object.details
         ],
-    )
-    .map(done)
+    )?;
+    no_conflict(changed, || format!("{} {} is open", object.name.kind.as_str(), object.name.id))?;
+    Ok(Receipt::Done.into())
 }
 
 /// Closes an object.
@@ -219,7 +223,8 @@ mod tests {
         let open = StoredObject { is_open: true, ..object("a", None) };
         apply(&mut writer, Change::Remember(open)).unwrap();
         // A repeated id does not close it.
-        apply(&mut writer, Change::Remember(object("a", None))).unwrap();
+        let repeated = apply(&mut writer, Change::Remember(object("a", None)));
+        assert!(matches!(repeated, Err(Error::Conflict(_))), "{repeated:?}");
         apply(&mut writer, Change::CloseObject(name("a", None))).unwrap();
         let again = apply(&mut writer, Change::CloseObject(name("a", None)));
         assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");

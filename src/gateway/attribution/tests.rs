@@ -172,6 +172,13 @@ fn invalid_derived_names_are_ignored() {
 
 proptest! {
     #[test]
+    fn arbitrary_bodies_never_panic(body in ".{0,200}", inner in ".{0,100}") {
+        let _ = of("", &body);
+        let _ = of("", &format!("{{\"metadata\":{inner},\"user\":\"{inner}\"}}"));
+        let _ = ClaudeUser::parse(&inner);
+    }
+
+    #[test]
     fn derived_names_are_bounded_and_printable(
         user in ".{0,300}", session in ".{0,300}", agent in "[ -~]{0,99}",
     ) {

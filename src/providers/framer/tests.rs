@@ -92,8 +92,36 @@ fn ndjson_skips_blank_lines_and_needs_no_last_line_feed() {
 }
 
 #[test]
+fn elements_of_an_array_are_events_with_their_separators() {
+    let text = "[{\"a\": \"]}\\\\\\\"[\"}\n,\r\n[{}, 1]\n, 7, \"{\", {\"b\":[[]]}]\n";
+    let frames = read(Framing::JsonArray, [text.as_bytes()]);
+    let raw: Vec<_> = frames.raw.iter().map(|raw| String::from_utf8_lossy(raw)).collect();
+    let expected =
+        ["[{\"a\": \"]}\\\\\\\"[\"}", "\n,\r\n[{}, 1]", "\n, 7, \"{\", {\"b\":[[]]}", "]"];
+    assert_eq!(raw, expected);
+    let elements: Vec<_> = frames.events.iter().map(|(_, data)| data.as_str()).collect();
+    assert_eq!(elements, ["{\"a\": \"]}\\\\\\\"[\"}", "[{}, 1]", "{\"b\":[[]]}"]);
+    assert_eq!(frames.rest, b"\n");
+}
+
+#[test]
+fn objects_need_no_array_and_half_elements_are_dropped() {
+    for (text, elements) in [
+        ("", &[][..]),
+        ("[]", &[]),
+        ("[{\"a\":", &[]),
+        ("{\"a\":1}", &["{\"a\":1}"]),
+        ("{\"a\":1}\n{\"b\":2}", &["{\"a\":1}", "{\"b\":2}"]),
+        ("[{\"a\":1},{\"b\":", &["{\"a\":1}"]),
+        ("]]{}", &["{}"]),
+    ] {
+        assert_eq!(data(Framing::JsonArray, text), elements, "{text}");
+    }
+}
+
+#[test]
 fn frame_above_the_limit_is_refused() {
-    for framing in [Framing::Sse, Framing::NdJson] {
+    for framing in [Framing::Sse, Framing::NdJson, Framing::JsonArray] {
         let mut framer = Framer::new(framing, LIMIT);
         framer.push(&vec![b'x'; LIMIT]);
         assert!(framer.next().unwrap().is_none());
@@ -154,7 +182,8 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
         let lines = lines.iter().map(|(line, end)| format!("{line}{end}"));
         lines.collect::<String>().into_bytes()
     });
-    prop_oneof![text, prop::collection::vec(any::<u8>(), 0..400)]
+    let brackets = "[\\[\\]{}\",:\\\\a\n ]{0,60}".prop_map(String::into_bytes);
+    prop_oneof![text, brackets, prop::collection::vec(any::<u8>(), 0..400)]
 }
 
 fn joined(frames: &Frames) -> Vec<u8> {
@@ -166,7 +195,9 @@ proptest! {
     fn frames_are_independent_of_read_boundaries(
         bytes in any_bytes(),
         cuts in prop::collection::vec(0usize..200, 0..20),
-        framing in prop_oneof![Just(Framing::Sse), Just(Framing::NdJson)],
+        framing in prop_oneof![
+            Just(Framing::Sse), Just(Framing::NdJson), Just(Framing::JsonArray)
+        ],
     ) {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
         cuts.extend([0, bytes.len()]);
@@ -185,5 +216,27 @@ proptest! {
             prop_assert_eq!(framer.next().unwrap().unwrap().raw, &raw[..]);
             prop_assert!(framer.next().unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn elements_of_any_array_are_found(
+        texts in prop::collection::vec("(?s).{0,12}|[\\[\\]{}\"\\\\]{0,12}", 0..8),
+        depth in 0usize..4,
+        is_pretty in any::<bool>(),
+        size in 1usize..40,
+    ) {
+        let nested = |text: &String| {
+            (0..depth).fold(serde_json::json!({"a": text}), |inner, _| serde_json::json!({"b": [inner]}))
+        };
+        let elements: Vec<_> = texts.iter().map(nested).collect();
+        let array = match is_pretty {
+            true => serde_json::to_vec_pretty(&elements).unwrap(),
+            false => serde_json::to_vec(&elements).unwrap(),
+        };
+        let frames = read(Framing::JsonArray, array.chunks(size));
+        let found: Vec<serde_json::Value> =
+            frames.events.iter().map(|(_, data)| serde_json::from_str(data).unwrap()).collect();
+        prop_assert_eq!(found, elements);
+        prop_assert_eq!(frames.raw.concat(), array);
     }
 }

@@ -133,6 +133,33 @@ fn tool_results_are_input_and_thoughts_are_not_added_twice() {
 }
 
 #[test]
+fn only_tokens_with_another_price_leave_the_cost_unknown() {
+    for (usage, unpriced) in [
+        (json!({"promptTokensDetails": [{"modality": "IMAGE", "tokenCount": 258}]}), &[][..]),
+        (json!({"promptTokensDetails": [{"modality": "VIDEO", "tokenCount": 9}]}), &[]),
+        (
+            json!({"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 9}]}),
+            &["audio tokens"],
+        ),
+        (json!({"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 0}]}), &[]),
+        (
+            json!({"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 9}]}),
+            &["image tokens"],
+        ),
+    ] {
+        let mut partial = ResponseAccumulator::default();
+        ContentReader::default().note_usage(&usage, &mut partial);
+        assert_eq!(partial.billing.unpriced, unpriced, "{usage}");
+        assert!(partial.has_modalities);
+    }
+    let embedded = json!({"embedding": {}, "usageMetadata": {"promptTokenDetails": [
+        {"modality": "IMAGE", "tokenCount": 9}]}});
+    let mut partial = ResponseAccumulator::default();
+    EmbeddingReader.document(&embedded, &mut partial).unwrap();
+    assert_eq!(partial.billing.unpriced, ["image tokens"]);
+}
+
+#[test]
 fn a_blocked_response_is_a_failure_with_its_reason() {
     for (document, message) in [
         (

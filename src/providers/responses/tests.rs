@@ -164,6 +164,19 @@ fn the_tier_that_was_used_counts() {
 }
 
 #[test]
+fn cache_writes_for_half_a_day_have_no_known_price() {
+    let details = |long: u64| {
+        let details = json!({"ttl_30m_tokens": 5, "ttl_12h_tokens": long});
+        let input = json!({"cache_write_tokens": 5 + long, "cache_write_tokens_details": details});
+        let usage = json!({"input_tokens": 9, "input_tokens_details": input, "output_tokens": 1});
+        read(&[&last("completed", json!({"usage": usage}))]).0
+    };
+    assert_eq!(details(0).billing.note(), None);
+    assert_eq!(details(0).usage.cache_write_tokens, 5);
+    assert_eq!(details(2).billing.note().as_deref(), Some("12-hour cache writes"));
+}
+
+#[test]
 fn documents_are_read_like_streams() {
     let response: Value = serde_json::from_str(STREAM[15]).unwrap();
     let response = &response["response"];
