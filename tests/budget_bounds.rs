@@ -266,6 +266,77 @@ fn every_limit_of_chat_completions_is_lowered() {
 }
 
 #[test]
+fn a_response_without_a_limit_gets_one_if_too_little_is_left() {
+    let answer = json!({"id": "r", "object": "response", "status": "completed", "model": "gpt-4o-mini",
+        "output": [], "usage": {"input_tokens": 10, "output_tokens": 10}});
+    let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+    let server = server_with(&upstream, |_| {});
+    set(&server, json!([{"name": "b", "per": "day", "limitTokens": 3_000}]));
+    for (fields, expected) in [
+        ("", r#","max_output_tokens":LIMIT"#),
+        (r#","max_output_tokens":9000"#, r#","max_output_tokens":LIMIT"#),
+    ] {
+        let body = format!(r#"{{"model":"gpt-4o-mini","input":"Hi","store":false{fields}}}"#);
+        let response = server.request("POST", "/v1/responses", &[], body.as_bytes());
+        assert_eq!(response.status, 200, "{}", response.text());
+        let limit = lowered(&response).unwrap();
+        assert!((2_500..3_000).contains(&limit), "{limit}");
+        let forwarded = upstream.requests().recv_timeout(DEADLINE).unwrap();
+        let body = body.replace(&format!("false{fields}"), "false");
+        let expected = expected.replace("LIMIT", &limit.to_string());
+        assert_eq!(forwarded, body.replace("false", &format!("false{expected}")));
+        spent(&server);
+    }
+}
+
+#[test]
+fn limits_within_options_are_lowered() {
+    let gemini = json!({"candidates": [{"content": {"parts": [{"text": "done"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 10, "totalTokenCount": 20}});
+    let ollama = json!({"model": "m", "message": {"role": "assistant", "content": "done"}, "done": true,
+        "done_reason": "stop", "prompt_eval_count": 10, "eval_count": 10});
+    for (kind, name, answer, path, body, status) in [
+        (
+            Kind::Gemini,
+            "gemini",
+            &gemini,
+            "/v1beta/models/gemini-2.5-flash:generateContent",
+            r#"{"contents":[{"parts":[{"text":"Hi"}]}],"generationConfig":{"maxOutputTokens":9000}}"#,
+            200,
+        ),
+        (
+            Kind::Gemini,
+            "gemini",
+            &gemini,
+            "/v1beta/models/gemini-2.5-flash:generateContent",
+            r#"{"contents":[],"generationConfig":{"maxOutputTokens":9000,"thinkingConfig":{"thinkingBudget":4000}}}"#,
+            402,
+        ),
+        (
+            Kind::Ollama,
+            "ollama",
+            &ollama,
+            "/api/chat",
+            r#"{"model":"m","stream":false,"messages":[{"role":"user","content":"Hi"}],"options":{"num_predict":9000}}"#,
+            200,
+        ),
+    ] {
+        let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+        let url = upstream.url().to_owned();
+        let server = server_with(&upstream, |config| add_provider(config, name, kind, &url));
+        set(&server, json!([{"name": "b", "per": "day", "limitTokens": 3_000}]));
+        let response = server.request("POST", path, &[], body.as_bytes());
+        assert_eq!(response.status, status, "{path}: {}", response.text());
+        if status == 200 {
+            let limit = lowered(&response).unwrap();
+            assert!((2_500..3_000).contains(&limit), "{limit}");
+            let forwarded = upstream.requests().recv_timeout(DEADLINE).unwrap();
+            assert!(forwarded.contains(&format!(":{limit}}}")), "{forwarded}");
+        }
+    }
+}
+
+#[test]
 fn openai_prompts_are_counted_only_if_the_bytes_do_not_fit() {
     let upstream = Upstream::saying(completion("done", 15_000, 10));
     let server = server_with(&upstream, |_| {});

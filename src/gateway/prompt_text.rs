@@ -67,7 +67,8 @@ impl PromptText for ChatRequest<'_> {
     }
 
     fn can_count(&self, model: &str) -> bool {
-        self.format() == ApiFormat::ChatCompletions && has_known_tokenizer(model)
+        let is_openai = matches!(self.format(), ApiFormat::ChatCompletions | ApiFormat::Responses);
+        is_openai && has_known_tokenizer(model)
     }
 
     fn count(&self, model: &str) -> Option<u64> {
