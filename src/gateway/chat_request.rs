@@ -408,7 +408,8 @@ impl<'a> ChatRequest<'a> {
             }
             ModelPlace::FormValue(range) => (vec![range], model.to_owned()),
             ModelPlace::MissingInForm(boundary) => {
-                (vec![0..0], form::field(&boundary, "model", model))
+                let start = Range { start: 0, end: 0 };
+                (vec![start], form::field(&boundary, "model", model))
             }
         };
         let mut edits: Vec<_> = ranges.into_iter().map(|range| (range, model.as_str())).collect();
