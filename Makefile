@@ -22,9 +22,9 @@ test: ## install the test dependencies (tests/setup.sh) and run all tests
 	tests/setup.sh
 	cargo test --no-fail-fast
 
-interop: ## test the official SDKs of OpenAI and Anthropic as clients of the gateway
-	tests/setup.sh
-	cargo test --test main interop::
+interop: ## test real SDKs, coding agents and frameworks as clients of the gateway (3 GB of disk)
+	tests/setup.sh clients
+	cargo test --test main interop:: -- --include-ignored
 
 conformance: ## run Autobahn's WebSocket tests (Python 2.7: autobahntestsuite) on examples/echo
 	tests/conformance.sh

@@ -26,7 +26,7 @@
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
 //! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
-//! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
+//! - `interop`: SDKs, coding agents and frameworks as clients.
 //! - `invariants`: invariants of the parsers, tried on the corpora of the fuzz targets.
 //! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.

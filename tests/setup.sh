@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
 # Installs the tests' requirements besides Rust and a C compiler: Chromium through the system's
 # package manager; and below target/, aimock (an independent implementation of the providers' APIs)
-# with a Node.js that can run it, and the official Python SDKs of OpenAI and Anthropic. Silent if
+# with a Node.js that can run it, and the SDKs that tests/interop.rs uses as clients. With the
+# argument `clients`, also the coding agents and frameworks of `make interop` (3 GB). Silent if
 # everything is present.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Pinned, so that a test means the same everywhere. To use a newer version, change it here.
 AIMOCK=1.43.0
-OPENAI=3.54.0
-ANTHROPIC=2.12.0
+PYTHON_SDKS='openai==3.54.0 anthropic==2.12.0 google-genai==3.6.1 ollama==0.6.3 openai-agents==0.24.0'
+JAVASCRIPT_SDKS='openai@7.59.0 @anthropic-ai/sdk@1.14.0 @google/genai@3.3.0 ollama@0.6.4 ai@7.0.173
+    @ai-sdk/openai@4.0.118 @ai-sdk/anthropic@4.0.105 @ai-sdk/google@4.0.121'
+AGENTS='@anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
+    opencode-ai@1.18.33 @github/copilot@1.0.102 @qwen-code/qwen-code@0.24.4 cline@3.0.65'
+FRAMEWORKS='langchain-openai==1.7.4 langchain-anthropic==1.7.10 langchain-google-genai==4.4.3
+    langchain-ollama==1.1.0 llama-index-llms-openai==0.8.3 llama-index-llms-openai-like==0.8.1
+    litellm==1.110.2 dspy==3.4.1 llm==0.32.1'
+# Needs other versions of the SDKs than those above.
+PYDANTIC_AI='pydantic-ai-slim[openai,anthropic,google]==2.68.0'
 # Only for systems whose own Node.js is too old: Debian 12 has 18, and aimock needs zlib.crc32,
 # which came with 20.15 and 22.2.
 NODE=22.23.3
@@ -36,12 +45,37 @@ install_packages() {
         </dev/null >&2 || fail "could not install $what ($*)"
 }
 
-# Installs aimock without scripts: it has none, and none may run. No lock file is kept, because it
-# would record the download addresses, and aimock has no dependencies.
+# Installs npm packages in a directory without their scripts: none may run, and none is needed. No
+# lock file is kept, because it would record the download addresses. The loglevel hides warnings
+# about the version of Node.js: the clients run with 20 as well.
 npm_install() {
-    say "installing the npm package $2 in $1"
-    npm install --prefix "$1" --no-audit --no-fund --ignore-scripts --no-package-lock \
-        --no-update-notifier --loglevel=error "$2" </dev/null >&2 || fail "could not install $2"
+    local to=$1
+    shift
+    say "installing $* in $to"
+    npm install --prefix "$to" --no-audit --no-fund --ignore-scripts --no-package-lock \
+        --no-update-notifier --loglevel=error "$@" </dev/null >&2 || fail "could not install $*"
+}
+
+# Installs the packages of the third argument with the command of the first, unless the directory
+# of the second has them already.
+ensure() {
+    if [ "$(cat "$2/installed" 2>/dev/null)" != "$3" ]; then
+        rm -rf "$2"
+        # shellcheck disable=SC2086 # several words
+        "$1" "$2" $3
+        echo "$3" >"$2/installed"
+    fi
+}
+
+python_install() {
+    local to=$1
+    shift
+    python3 -c 'import ensurepip, venv' 2>/dev/null ||
+        install_packages 'Python with venv' python3 python3-venv
+    say "installing $* in $to"
+    python3 -m venv "$to" &&
+        "$to/bin/pip" install --quiet --disable-pip-version-check "$@" </dev/null >&2 ||
+        fail "could not install $*"
 }
 
 runs_aimock() { "$1" -e 'process.exit(require("zlib").crc32 ? 0 : 1)' 2>/dev/null; }
@@ -78,17 +112,12 @@ if ! grep -qs "\"version\": \"$AIMOCK\"" "$aimock" || ! runs_aimock "$node"; the
     runs_aimock "$node" || fail "the Node.js at $node does not run aimock: please install 20.15 or newer"
 fi
 
-# The SDKs, in their own virtual environment.
-interop=target/interop
-sdks="openai==$OPENAI anthropic==$ANTHROPIC"
-if [ "$(cat "$interop/installed" 2>/dev/null)" != "$sdks" ]; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null ||
-        install_packages 'Python with venv' python3 python3-venv
-    say "installing $sdks in $interop"
-    rm -rf "$interop"
-    python3 -m venv "$interop" &&
-        # shellcheck disable=SC2086 # two words
-        "$interop/bin/pip" install --quiet --disable-pip-version-check $sdks </dev/null >&2 ||
-        fail "could not install $sdks"
-    echo "$sdks" >"$interop/installed"
+ensure python_install target/interop "$PYTHON_SDKS"
+ensure npm_install target/interop-js "$JAVASCRIPT_SDKS"
+# Node.js resolves packages from the place of a script, so the scripts are started through this link.
+ln -sfn ../../tests/interop target/interop-js/scripts
+if [ "${1:-}" = clients ]; then
+    ensure npm_install target/interop-agents "$AGENTS"
+    ensure python_install target/interop-frameworks "$FRAMEWORKS"
+    ensure python_install target/interop-pydantic-ai "$PYDANTIC_AI"
 fi
