@@ -232,7 +232,7 @@ fn a_key_sees_only_its_own_files() {
     let later = upload(&server, &one, b"{}");
     let get = |key: &str, path: &str| ask(&server, key, "GET", path, &Value::Null);
     let all = get(&one, "/v1/files");
-    assert_eq!(ids(&all), [&mine[..], &[later.clone()]].concat());
+    assert_eq!(ids(&all), [&mine[..], std::slice::from_ref(&later)].concat());
     assert_eq!(all.json()["has_more"], false);
     let first = get(&one, "/v1/files?limit=2");
     assert_eq!((ids(&first), &first.json()["has_more"]), (mine[..2].to_vec(), &json!(true)));
@@ -241,7 +241,7 @@ fn a_key_sees_only_its_own_files() {
         (ids(&rest), &rest.json()["has_more"]),
         (vec![mine[2].clone(), later], &json!(false))
     );
-    assert_eq!(ids(&get(&two, "/v1/files")), [other.clone()]);
+    assert_eq!(ids(&get(&two, "/v1/files")), std::slice::from_ref(&other));
     assert_eq!(get(&one, &format!("/v1/files?after={other}")).status, 404);
     for path in [format!("/v1/files/{other}"), format!("/v1/files/{other}/content")] {
         let refused = get(&one, &path);
