@@ -114,6 +114,16 @@ CORRECTIONS = {
             "date": "2026-11-30",
         },
     ],
+    # Moderation models are free, also with images.
+    "openai": [
+        {
+            "id": "moderation",
+            "match": "~moderation",
+            "prices": [{"input": 0, "output": 0}],
+            "source": "https://developers.openai.com/api/docs/models/omni-moderation-latest",
+            "date": "2026-11-30",
+        },
+    ],
     "deepseek": [
         {
             "id": "deepseek-flash",

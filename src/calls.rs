@@ -484,6 +484,34 @@ impl Calls {
         }
     }
 
+    /// Commits the intent of a call that continues at the provider after its request, such as a batch.
+    /// Returns the id of its row, which its caller settles.
+    ///
+    /// # Errors
+    /// Returns the end of a call that is not made.
+    pub fn open_call(
+        &self,
+        request: &CallRequest<'_>,
+        resources: CallResources,
+    ) -> std::result::Result<i64, Box<Ended>> {
+        let prefixes = self.prefixes(request);
+        let row = self.intent(request, &prefixes, None);
+        match self.settlements.commit_with(vec![Change::OpenCall(row.clone())]) {
+            Ok(Receipt::Call(entry)) => {
+                resources.permit.consume();
+                Ok(entry.id)
+            }
+            Ok(_) => {
+                let error = Error::internal("the journal returned no ledger row");
+                Err(Box::new(Ended::without_row(CallOutcome::NotCommitted(error))))
+            }
+            Err(error @ (Error::Budget(_) | Error::BudgetHeld(_))) => {
+                Err(Box::new(over_budget(row, error, Vec::new())))
+            }
+            Err(error) => Err(Box::new(Ended::without_row(CallOutcome::NotCommitted(error)))),
+        }
+    }
+
     fn prefixes(&self, request: &CallRequest<'_>) -> Vec<u64> {
         match request.prompt {
             PromptSize::OfCall => Vec::new(),

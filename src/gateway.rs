@@ -6,6 +6,7 @@
 
 mod attempt;
 mod attribution;
+mod batches;
 mod body;
 mod cache;
 mod chat_request;
@@ -13,6 +14,8 @@ mod client;
 mod client_sink;
 mod count;
 mod echo;
+mod files;
+mod form;
 mod gemini;
 mod in_flight;
 mod json;
@@ -20,6 +23,7 @@ mod key_rate;
 mod keys;
 mod labels;
 mod loops;
+mod models;
 mod objects;
 mod ollama;
 mod operation;
@@ -33,7 +37,7 @@ mod stored;
 mod targets;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +51,7 @@ use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
 use self::labels::Labels;
 use self::loops::Loops;
+use self::models::ModelLists;
 use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol};
 use self::route::{Endpoint, Route};
@@ -57,7 +62,7 @@ use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Cancel, Providers};
 use crate::secret::Secret;
-use crate::store::{EndUsers, Store};
+use crate::store::{EndUsers, ObjectKind, Store};
 use crate::threads::Threads;
 use crate::time::Timestamp;
 
@@ -108,6 +113,7 @@ pub struct Gateway {
     threads: Threads,
     /// Stops the search for objects that were never read to their end.
     expiry: Cancel,
+    model_lists: ModelLists,
 }
 
 impl Gateway {
@@ -134,6 +140,7 @@ impl Gateway {
         let providers = Arc::clone(calls.providers());
         let end_users = EndUsers::load(&store, settings.hash_end_users)?;
         let loops = Loops::new(settings.loop_limits);
+        let model_lists = ModelLists::default();
         Ok(Self {
             settings,
             token,
@@ -147,6 +154,7 @@ impl Gateway {
             in_flight,
             threads,
             expiry,
+            model_lists,
         })
     }
 
@@ -155,6 +163,7 @@ impl Gateway {
     pub fn shutdown(&self, deadline: Instant) -> usize {
         self.expiry.cancel();
         let left = self.in_flight.stop(deadline);
+        self.model_lists.stop(deadline);
         self.threads.join(deadline);
         left
     }
@@ -176,12 +185,17 @@ impl Gateway {
                 self.count_tokens(&operation, reply)
             }
             Endpoint::Object(kind) => self.object(kind, route, head, body, reply),
+            // Answered without the whole body in memory.
+            Endpoint::Storage(_) => Ok(()),
             Endpoint::Models => {
-                let names = self.model_names(head, route.protocol)?;
+                let models = self.models(route.protocol, head)?;
+                let names = || models.iter().map(|model| model.id.clone()).collect();
                 let list = match route.protocol {
-                    Protocol::OpenAi | Protocol::Anthropic => targets::list(&names),
-                    Protocol::Gemini => gemini::list(&names, head)?,
-                    Protocol::Ollama => ollama::list(&names),
+                    Protocol::OpenAi | Protocol::Anthropic => {
+                        models::list(route.protocol, &models, head)?
+                    }
+                    Protocol::Gemini => gemini::list(&names(), head)?,
+                    Protocol::Ollama => ollama::list(&names()),
                 };
                 answer_json(reply, &list);
                 Ok(())
@@ -197,21 +211,41 @@ impl Gateway {
             Endpoint::OllamaModels => Err(ollama::no_model_changes(head.path()).into()),
             Endpoint::Model => {
                 let name = route.names.first().map_or("", String::as_str);
-                let names = self.model_names(head, route.protocol)?;
+                let models = self.models(route.protocol, head)?;
+                let model = models.iter().find(|model| model.id == name);
                 let message = format!("model `{name}` not found; GET /v1/models lists all models");
                 let unknown = || ApiError::new(404, "model_not_found", message);
-                let found = match route.protocol {
-                    Protocol::Gemini => {
-                        let full_name = format!("{}/{name}", route.protocol.name());
-                        let is_known = names.contains(name) || names.contains(&full_name);
-                        is_known.then(|| gemini::model(name))
-                    }
-                    _ => targets::one(&names, name),
+                let model = model.ok_or_else(unknown)?;
+                let document = match route.protocol {
+                    Protocol::Gemini => gemini::model(&model.id),
+                    _ => model.to_json(),
                 };
-                answer_json(reply, &found.ok_or_else(unknown)?);
+                answer_json(reply, &document);
                 Ok(())
             }
         }
+    }
+
+    /// Returns the models that a client can use in its protocol.
+    fn models(
+        &self,
+        protocol: Protocol,
+        head: &RequestHead,
+    ) -> Result<Vec<models::Model>, ApiError> {
+        let client = self.client(head)?;
+        let formats: Vec<ApiFormat> = route::formats_of(protocol);
+        let supports = |kind| formats.iter().any(|it| attempt::is_supported_by(*it, kind));
+        let aliases = &self.settings.aliases;
+        let mut models = self.model_lists.models(protocol, aliases, &self.providers, supports);
+        models.retain(|model| match aliases.get(&model.id) {
+            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
+            None => {
+                let prefix = format!("{}/", model.owner);
+                let name = model.id.strip_prefix(&prefix).unwrap_or(&model.id);
+                client.may_use(&model.owner, name)
+            }
+        });
+        Ok(models)
     }
 
     /// Makes the call of a request.
@@ -225,10 +259,23 @@ impl Gateway {
     ) -> Result<(), Box<ErrorResponse>> {
         let labels = Labels::read(head)?;
         let cache_age = cache::age_max(head)?;
-        let request = ChatRequest::read(format, body, route.model())?;
-        let operation = self.operation(format, route, head, request)?;
-        let mut operation = Operation { labels, cache_age, ..operation };
+        let boundary = form::boundary(head);
+        let request = match boundary {
+            Some(boundary) => {
+                let form = form::Form::read(body, boundary)?;
+                ChatRequest::read_form(format, body, &form, route.model())?
+            }
+            None => ChatRequest::read(format, body, route.model())?,
+        };
+        let mut operation = self.operation(format, route, head, request)?;
+        if boundary.is_some() {
+            operation
+                .headers
+                .extend(head.header("content-type").map(|it| ("content-type", it.to_owned())));
+        }
+        operation = Operation { labels, cache_age, ..operation };
         self.check_flow(&operation)?;
+        self.check_files(&operation)?;
         operation.origin = self.origin(&mut operation)?;
         if operation.request.is_background {
             // Only the beginning of the response would be stored.
@@ -277,6 +324,16 @@ impl Gateway {
         Err(error.unwrap_or_else(|| no_target().into()))
     }
 
+    /// Checks that a virtual key created the files that its request refers to.
+    fn check_files(&self, operation: &Operation<'_>) -> Result<(), ApiError> {
+        if operation.client.key_id.is_some() {
+            for id in operation.request.file_ids() {
+                self.find(ObjectKind::File, &id, &operation.client)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the client may name this flow. With a virtual key, a missing flow and one of
     /// others have the same error, so that ids reveal nothing.
     fn check_flow(&self, operation: &Operation<'_>) -> Result<(), ApiError> {
@@ -316,30 +373,6 @@ impl Gateway {
         Ok(targets)
     }
 
-    /// Returns the names of the models that a protocol can use.
-    fn model_names(
-        &self,
-        head: &RequestHead,
-        protocol: Protocol,
-    ) -> Result<BTreeSet<String>, ApiError> {
-        let mut names = self.names(head)?;
-        let format = match protocol {
-            Protocol::OpenAi | Protocol::Anthropic => return Ok(names),
-            Protocol::Gemini => ApiFormat::GenerateContent,
-            Protocol::Ollama => ApiFormat::OllamaChat,
-        };
-        let is_usable = |target: &Target| {
-            let kind = self.providers.kind(&target.provider);
-            kind.is_some_and(|kind| attempt::is_supported_by(format, kind))
-        };
-        let is_provider = |name: &str| self.providers.knows(name);
-        names.retain(|name| {
-            let aliases = &self.settings.aliases;
-            targets::targets(protocol, name, aliases, is_provider).iter().any(is_usable)
-        });
-        Ok(names)
-    }
-
     fn operation<'a>(
         &self,
         format: ApiFormat,
@@ -363,20 +396,6 @@ impl Gateway {
             client: self.client(head)?,
             key_use: OnceCell::new(),
         })
-    }
-
-    /// Returns the names of the models that the client may use.
-    fn names(&self, head: &RequestHead) -> Result<BTreeSet<String>, ApiError> {
-        let client = self.client(head)?;
-        let mut names = targets::names(&self.settings.aliases, &self.providers);
-        names.retain(|name| match self.settings.aliases.get(name) {
-            Some(targets) => targets.iter().any(|it| client.may_use(&it.provider, &it.model)),
-            None => {
-                let (provider, model) = name.split_once('/').unwrap_or(("", name));
-                client.may_use(provider, model)
-            }
-        });
-        Ok(names)
     }
 
     /// Returns the origin of a request as its row stores it.
@@ -411,9 +430,12 @@ impl RequestHandler for Gateway {
         let protocol =
             route.as_ref().map_or_else(|_| route::protocol_of(head), |route| route.protocol);
         let answered = match route {
-            Ok(route) => body::read(head, body)
-                .map_err(Box::from)
-                .and_then(|bytes| self.route(&route, head, &bytes, reply)),
+            Ok(route) => match route.endpoint {
+                Endpoint::Storage(storage) => self.storage(storage, &route, head, body, reply),
+                _ => body::read(head, body)
+                    .map_err(Box::from)
+                    .and_then(|bytes| self.route(&route, head, &bytes, reply)),
+            },
             Err(error) => {
                 body.discard_received();
                 Err(error.into())

@@ -18,6 +18,7 @@ use crate::prices::Prices;
 use crate::secret::Secret;
 
 mod anthropic;
+mod batch;
 mod billing;
 mod call;
 mod cancel;
@@ -25,6 +26,7 @@ mod client;
 mod config;
 mod content_encoding;
 mod costs;
+mod counted;
 mod echo;
 mod estimate;
 mod excerpt;
@@ -34,6 +36,7 @@ mod forward;
 mod framer;
 mod gemini;
 mod json;
+mod media;
 mod model_list;
 mod network;
 mod object;
@@ -41,6 +44,7 @@ mod ollama;
 mod openai;
 mod rate_limit;
 mod refusal;
+mod relay;
 mod responses;
 #[cfg(test)]
 mod testing;
@@ -50,6 +54,7 @@ mod tokenizer;
 mod transport;
 mod wire;
 
+pub use batch::{BatchStatus, BatchTally};
 pub use billing::{Billing, PricedOptions};
 use call::TIMEOUT_MAX;
 pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
@@ -73,6 +78,7 @@ pub use network::{Authorities, Network, Proxy, ProxyRule};
 pub use object::{ProviderObject, is_object_id};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
+pub use relay::{Relay, RelayBody, Relayed};
 pub use tokenizer::has_known_tokenizer;
 use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
@@ -298,6 +304,7 @@ impl Providers {
         let usage = match self.kind(&call.provider) {
             // Echo counts words, not tokens, so no frame tokens are added.
             None | Some(Kind::Echo) => partial.usage,
+            Some(_) if partial.has_no_estimate => partial.usage,
             Some(_) => estimate::usage(call, &partial, outcome.is_ok()),
         };
         match outcome {

@@ -379,7 +379,7 @@ fn gateway_errors_have_the_format_of_the_protocol() {
     let tags = [("x-flowledger-tags", "a b")];
     assert_eq!(openai(&m("gpt"), &tags), (400, "bad_tags".into()));
     for (path, status, kind) in
-        [(MESSAGES, 400, "invalid_request_error"), ("/v1/messages/batches", 404, "not_found_error")]
+        [(MESSAGES, 400, "invalid_request_error"), ("/v1/messages/nothing", 404, "not_found_error")]
     {
         let response = server.post(path, &chat("m", false));
         assert_eq!(response.status, status);
@@ -891,28 +891,66 @@ fn echo_responds_in_either_format() {
     }
 }
 
+fn ids(list: &Value) -> Vec<&str> {
+    list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect()
+}
+
 #[test]
-fn the_model_list_serves_both_protocols() {
+fn the_model_list_has_built_in_names_without_a_providers_list() {
     let upstream = Upstream::saying("");
     let server = server_with(&upstream, |config| {
         config.gateway.aliases.insert("fast".into(), vec![target("openai", "gpt-4o-mini")]);
+        config.gateway.aliases.insert("claude".into(), vec![target("anthropic", "none")]);
         config.providers.get_mut("anthropic").unwrap().api_key = None;
         config.providers.get_mut("anthropic").unwrap().missing_key_hint = Some("set KEY".into());
     });
     let list = server.get("/v1/models").json();
     assert_eq!((&list["object"], &list["has_more"]), (&json!("list"), &json!(false)));
-    let ids: Vec<&str> = list["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|model| model["id"].as_str().unwrap())
-        .collect();
-    for id in ["fast", "echo/echo-1", "openai/gpt-4o-mini"] {
+    let ids = ids(&list);
+    assert_eq!(ids[0], "fast", "{ids:?}");
+    for id in ["echo/echo-1", "openai/gpt-4o-mini", "gpt-4o-mini"] {
         assert!(ids.contains(&id), "{ids:?}");
     }
-    assert!(!ids.iter().any(|id| id.starts_with("anthropic/")), "{ids:?}");
+    assert!(!ids.iter().any(|id| id.contains("claude")), "{ids:?}");
     assert_eq!(server.get("/v1/models/echo/echo-1").json()["owned_by"], "echo");
     assert_eq!(server.get("/v1/models/none").status, 404);
+}
+
+#[test]
+fn the_model_list_is_that_of_the_providers() {
+    let upstream = Upstream::listing(
+        |stream| {
+            let list = json!({"data": [
+                {"type": "model", "id": "claude-next-1", "display_name": "Claude Next",
+                    "created_at": "2026-11-01T00:00:00Z"},
+                {"type": "model", "id": "claude-next-2"},
+            ]});
+            let _ = stream.write_all(json_answer("200 OK", &list.to_string()).as_bytes());
+        },
+        |_, _| {},
+    );
+    let server = server(&upstream);
+    // As Claude Code discovers models: <https://code.claude.com/docs/en/llm-gateway-protocol>.
+    let headers = [("anthropic-version", "2023-06-01")];
+    let ask = |path: &str| server.request("GET", path, &headers, b"").json();
+    let list = ask("/v1/models?limit=1000");
+    let all = ids(&list);
+    assert_eq!(&all[..2], ["claude-next-1", "claude-next-2"], "{all:?}");
+    assert!(all.contains(&"anthropic/claude-next-1") && all.contains(&"echo/echo-1"), "{all:?}");
+    assert!(!all.iter().any(|id| id.starts_with("openai/")), "{all:?}");
+    let first = &list["data"][0];
+    assert_eq!((&first["type"], &first["display_name"]), (&json!("model"), &json!("Claude Next")));
+    assert!(first["created_at"].as_str().unwrap().starts_with("2026-11-01T00:00:00"));
+    let page = ask("/v1/models?limit=1&after_id=claude-next-1");
+    assert_eq!((ids(&page), &page["has_more"]), (vec!["claude-next-2"], &json!(true)));
+    assert_eq!(ask("/v1/models/claude-next-2")["id"], "claude-next-2");
+    // The lists are kept; OpenAI's form has other providers.
+    let list = server.get("/v1/models").json();
+    assert!(ids(&list).contains(&"openai/claude-next-1"), "{list}");
+    let requests = upstream.lists();
+    server.get("/v1/models");
+    ask("/v1/models");
+    assert_eq!(upstream.lists(), requests);
 }
 
 #[test]
@@ -972,7 +1010,7 @@ fn clients_queue_for_a_provider_up_to_a_maximum_wait() {
 #[test]
 fn unknown_routes_are_refused_without_their_body() {
     let server = server(&Upstream::saying(completion("well", 1, 1)));
-    for (path, status) in [("/v1/embeddings", 404), ("/v1/models", 405), ("/v1/models/m", 405)] {
+    for (path, status) in [("/v1/nothing", 404), ("/v1/models", 405), ("/v1/models/m", 405)] {
         let mut conversation = Conversation::with(&server);
         let head =
             format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n");

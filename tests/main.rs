@@ -9,7 +9,9 @@
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
+//! - `client_batches`: files and batches of clients.
 //! - `client_bounds`: limits on client calls, and their errors.
+//! - `client_endpoints`: embeddings, completions, moderations, reranking, images and sound.
 //! - `client_gemini`: Gemini's own protocol for clients.
 //! - `client_kinds`: providers of every kind behind `/v1`.
 //! - `client_ollama`: Ollama's own protocol for clients, beside the API.
@@ -67,7 +69,9 @@ mod budget_bounds;
 mod budgets;
 mod calls;
 mod client_answers;
+mod client_batches;
 mod client_bounds;
+mod client_endpoints;
 mod client_gemini;
 mod client_kinds;
 mod client_ollama;

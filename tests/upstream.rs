@@ -142,7 +142,7 @@ fn serve(
     if reader.read_exact(&mut body).is_err() {
         return;
     }
-    let body = String::from_utf8(body).unwrap();
+    let body = String::from_utf8_lossy(&body).into_owned();
     count.fetch_add(1, Ordering::SeqCst);
     let _ = heads.send(head);
     let _ = seen.send(body.clone());

@@ -7,7 +7,7 @@ use super::Gateway;
 use super::cache::CACHED_HEADER;
 use super::client::{Client, is_login};
 use super::client_sink::ClientSink;
-use super::echo::EchoFormat;
+use super::echo::{self, EchoFormat};
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
 use super::protocol::{ErrorForm, ErrorResponse};
@@ -113,7 +113,7 @@ impl Gateway {
         self.conclude(operation, &call, ended, forward_error, &guard, reply)
     }
 
-    fn call_request<'a>(
+    pub(super) fn call_request<'a>(
         &self,
         operation: &'a Operation<'_>,
         call: &'a Call,
@@ -143,7 +143,7 @@ impl Gateway {
 
     /// Commits or settles the row of an ended call, and sends the client an error if it has no
     /// answer.
-    fn conclude(
+    pub(super) fn conclude(
         &self,
         operation: &Operation<'_>,
         call: &Call,
@@ -229,18 +229,19 @@ impl Gateway {
             .into_iter()
             .filter(|format| kind.is_some_and(|kind| format.is_supported_by(kind)));
         let others: Vec<String> = others.map(path_of).collect();
-        let message = format!(
-            "provider {provider} does not support {}; use {}",
-            path_of(format),
-            others.join(" or ")
-        );
+        let mut message = format!("provider {provider} does not support {}", path_of(format));
+        if !others.is_empty() {
+            message = format!("{message}; use {}", others.join(" or "));
+        }
         Err(ApiError::bad_request("wrong_protocol", message))
     }
 
     /// Returns whether the gateway requests the usage of a stream and hides it from the client.
     pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
         let request = &operation.request;
-        let is_possible = operation.format == ApiFormat::ChatCompletions && request.is_streamed;
+        let has_option =
+            matches!(operation.format, ApiFormat::ChatCompletions | ApiFormat::Completions);
+        let is_possible = has_option && request.is_streamed;
         is_possible && !request.wants_usage && self.providers.takes_stream_options(provider)
     }
 
@@ -317,7 +318,11 @@ impl Gateway {
         error: ForwardError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
-        let ForwardError { failure, refused, is_begun, is_reported_to_client } = error;
+        let ForwardError { failure, refused, is_begun, is_reported_to_client, is_bytes } = error;
+        if is_begun && is_bytes {
+            // The connection ends before the response does, so the client notices.
+            return Attempt::Over;
+        }
         if is_begun && is_reported_to_client {
             reply.end();
             return Attempt::Over;
@@ -332,7 +337,7 @@ impl Gateway {
     }
 
     /// Returns the client's error for a failed call without a provider's response.
-    fn refusal(&self, failure: &Failure) -> ApiError {
+    pub(super) fn refusal(&self, failure: &Failure) -> ApiError {
         let (status, code) = match failure.kind {
             FailureKind::NotConfigured => (400, "provider_not_configured"),
             FailureKind::Connect => (502, "provider_unreachable"),
@@ -366,6 +371,14 @@ impl Gateway {
         guard: &InFlightGuard<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Exchanged {
+        let mut objects = ObjectRecorder::new(&self.calls);
+        let shows_miss = operation.cache_age.is_some();
+        let mut sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
+        if operation.format == ApiFormat::Embeddings {
+            let (answer, document) = echo::embeddings(&call.model, &operation.request);
+            sink.whole(&answer_head("application/json"), &document);
+            return (Ok(answer), sink.into_filled());
+        }
         let (system, prompt) = operation.request.texts();
         let call = Call { system, prompt, ..call.clone() };
         let echo_format = EchoFormat {
@@ -376,9 +389,6 @@ impl Gateway {
             next_event: Cell::new(0),
             inputs: &operation.echo_inputs(),
         };
-        let mut objects = ObjectRecorder::new(&self.calls);
-        let shows_miss = operation.cache_age.is_some();
-        let mut sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
         let mut is_connected = true;
         if call.stream {
             is_connected = sink.begin(&answer_head(echo_format.stream_type()))
@@ -409,8 +419,10 @@ impl Gateway {
 
 /// Returns whether a provider of this kind accepts the format.
 pub(super) fn is_supported_by(format: ApiFormat, kind: Kind) -> bool {
-    let is_echo = kind == Kind::Echo && format != ApiFormat::Compaction;
-    is_echo || format.is_supported_by(kind)
+    match kind {
+        Kind::Echo => echo::has_form(format),
+        _ => format.is_supported_by(kind),
+    }
 }
 
 fn reply_cached(response: &Bought, reply: &mut ResponseWriter<'_>) {

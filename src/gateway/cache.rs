@@ -9,13 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::Gateway;
 use super::operation::Operation;
-use super::protocol::Protocol;
 use crate::calls::{FillGuard, Filled};
 use crate::flow::CACHE_AGE_MAX;
 use crate::ids::hex;
 use crate::listener::ApiError;
 use crate::listener::RequestHead;
-use crate::providers::{AnswerHead, Call};
+use crate::providers::{API_FORMATS, AnswerHead, Call};
 use crate::store::ANSWER_BYTES_MAX;
 
 /// The request header with the maximum age of an answer, in seconds.
@@ -86,12 +85,12 @@ impl Gateway {
             hex(&Sha256::digest(body)),
         ]);
         if let Some(all) = all.as_array_mut() {
+            // One body may be valid for several of the other formats.
+            if !API_FORMATS.contains(&operation.format) {
+                all.push(format!("{:?}", operation.format).into());
+            }
             if !operation.query.is_empty() {
                 all.push(operation.query.as_str().into());
-            }
-            // The same body may be sent to several paths of these protocols.
-            if [Protocol::Gemini, Protocol::Ollama].contains(&operation.protocol) {
-                all.push(format!("{:?}", operation.format).into());
             }
         }
         hex(&Sha256::digest(all.to_string()))

@@ -11,7 +11,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use self::shape::Shape;
+use self::shape::{Content, Shape};
+use super::form::{self, Form};
 use super::json::{each_element, each_field};
 use super::output_limit::RequestLimit;
 use super::prompt::Prompt;
@@ -33,6 +34,10 @@ const TOOL_PROMPT_TOKENS_MAX: u64 = 1_000;
 #[derive(Clone, Debug)]
 enum ModelPlace {
     Value(Range<usize>),
+    /// The value of a form's field.
+    FormValue(Range<usize>),
+    /// The form has no model: the text before its first field.
+    MissingInForm(String),
     /// The body has no model: the place for one, and whether another field follows.
     Missing(usize, bool),
     /// The path names the model; the body may repeat it.
@@ -45,7 +50,7 @@ const INCLUDE_USAGE: &str = "include_usage";
 #[derive(Debug)]
 pub struct ChatRequest<'a> {
     format: ApiFormat,
-    body: &'a str,
+    body: &'a [u8],
     pub model: String,
     model_at: ModelPlace,
     pub is_streamed: bool,
@@ -209,22 +214,26 @@ impl<'a> ChatRequest<'a> {
         let (model, model_at) = model(body, &fields, shape, deployment)?;
         let is_streamed = shape.streaming.read(&fields)?;
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        let (limit, choices) = output_limit(body, &fields, shape, format)?;
+        let (system, messages) = (fields.one_of(shape.system)?, fields.one_of(shape.messages)?);
+        let (limit, mut choices) = output_limit(body, &fields, shape, format)?;
+        if shape.content == Content::Prompts {
+            choices = choices.saturating_mul(number_of_prompts(messages));
+        }
         let limit_per_choice = limit.highest();
         let max_tokens = match choices {
-            _ if format.is_embedding() => Some(0),
+            _ if format.is_embedding() || shape.content.has_no_answer() => Some(0),
             1 => limit_per_choice,
             _ => Some(limit_per_choice.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
-        let (system, messages) = (fields.one_of(shape.system)?, fields.one_of(shape.messages)?);
         let mut prompt = Prompt::read(body, system.into_iter().chain(messages));
         let is_set = |reference: &&RawValue| reference.get() != "null";
         if fields.one_of(shape.reference)?.filter(is_set).is_some() {
             prompt.add_reference();
         }
+        let options = priced_options(body, fields.get("tools"));
         Ok(Self {
             format,
-            body,
+            body: body.as_bytes(),
             model,
             model_at,
             is_streamed,
@@ -234,7 +243,10 @@ impl<'a> ChatRequest<'a> {
             limit,
             prompt,
             cache_writes: cache_writes(body),
-            priced_options: priced_options(body, fields.get("tools")),
+            priced_options: PricedOptions {
+                is_unbounded: is_unbounded(shape, messages),
+                ..options
+            },
             is_background: fields.flag("background")?.unwrap_or(false),
             is_stored: format == ApiFormat::Responses && fields.flag("store")?.unwrap_or(true),
             previous_response: fields.id(body, "previous_response_id")?,
@@ -268,8 +280,107 @@ impl<'a> ChatRequest<'a> {
         models.iter().map(text_or_json).collect()
     }
 
+    /// Returns the body; empty if it is a form.
     pub fn body(&self) -> &'a str {
-        self.body
+        match self.is_form() {
+            true => "",
+            false => std::str::from_utf8(self.body).unwrap_or_default(),
+        }
+    }
+
+    fn is_form(&self) -> bool {
+        matches!(self.model_at, ModelPlace::FormValue(_) | ModelPlace::MissingInForm(_))
+    }
+
+    /// Parses the fields of a form, which has files. `deployment` is the model if the path names
+    /// one.
+    pub fn read_form(
+        format: ApiFormat,
+        body: &'a [u8],
+        form: &Form<'_>,
+        deployment: Option<&str>,
+    ) -> Result<Self, ApiError> {
+        let place = match form.value("model")? {
+            Some((range, _)) => ModelPlace::FormValue(range),
+            None => ModelPlace::MissingInForm(form.boundary.to_owned()),
+        };
+        let model = match (deployment, form.value("model")?) {
+            (Some(model), _) => model.to_owned(),
+            (None, Some((_, value))) => value.to_owned(),
+            // OpenAI's default.
+            (None, None) if format == ApiFormat::ImageVariations => "dall-e-2".to_owned(),
+            (None, None) => {
+                return Err(ApiError::bad_request("missing_model", "`model` is missing"));
+            }
+        };
+        let choices = match form.value("n")? {
+            None => 1,
+            Some((_, number)) => number
+                .trim()
+                .parse::<u32>()
+                .map_err(|_| ApiError::bad_request("bad_limit", "`n` must be a whole number"))?,
+        };
+        let is_streamed = match form.value("stream")?.map(|(_, value)| value.trim()) {
+            None | Some("" | "false" | "False" | "0") => false,
+            Some(_) => true,
+        };
+        Ok(Self {
+            format,
+            body,
+            model: checked_name(Some(model))?,
+            model_at: place,
+            is_streamed,
+            wants_usage: false,
+            usage_edit: (0..0, ""),
+            max_tokens: Some(ANSWER_TOKENS_ASSUMED.saturating_mul(choices.max(1))),
+            limit: RequestLimit::default(),
+            tool_tokens: 0,
+            prompt: Prompt::of_bytes(body.len()),
+            cache_writes: CacheWrites::None,
+            priced_options: PricedOptions { is_unbounded: true, ..PricedOptions::default() },
+            is_background: false,
+            is_stored: false,
+            previous_response: None,
+            conversation: None,
+            system: None,
+            messages: None,
+            tools: None,
+            models: None,
+        })
+    }
+
+    /// Describes a batch of requests as one call.
+    pub fn of_batch(
+        format: ApiFormat,
+        body: &'a [u8],
+        model: &str,
+        max_tokens: u32,
+        is_unbounded: bool,
+    ) -> Self {
+        Self {
+            format,
+            body,
+            model: model.to_owned(),
+            // The batch is sent as it is; its hash is that of the body, like a form's.
+            model_at: ModelPlace::FormValue(0..0),
+            is_streamed: false,
+            wants_usage: false,
+            usage_edit: (0..0, ""),
+            max_tokens: Some(max_tokens),
+            limit: RequestLimit::default(),
+            tool_tokens: 0,
+            prompt: Prompt::of_bytes(body.len()),
+            cache_writes: CacheWrites::Long,
+            priced_options: PricedOptions { is_unbounded, ..PricedOptions::default() },
+            is_background: false,
+            is_stored: false,
+            previous_response: None,
+            conversation: None,
+            system: None,
+            messages: None,
+            tools: None,
+            models: None,
+        }
     }
 
     /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
@@ -295,6 +406,10 @@ impl<'a> ChatRequest<'a> {
             ModelPlace::Path(ranges) => {
                 (ranges, Value::from(format!("models/{model}")).to_string())
             }
+            ModelPlace::FormValue(range) => (vec![range], model.to_owned()),
+            ModelPlace::MissingInForm(boundary) => {
+                (vec![0..0], form::field(&boundary, "model", model))
+            }
         };
         let mut edits: Vec<_> = ranges.into_iter().map(|range| (range, model.as_str())).collect();
         if asks_usage {
@@ -302,20 +417,23 @@ impl<'a> ChatRequest<'a> {
         }
         edits.extend(others.iter().map(|(range, text)| (range.clone(), text.as_str())));
         edits.sort_by_key(|(range, _)| range.start);
-        let mut body = String::with_capacity(self.body.len() + 64);
+        let mut body = Vec::with_capacity(self.body.len() + 256);
         let mut done = 0;
         for (range, text) in edits {
-            body.push_str(&self.body[done..range.start]);
-            body.push_str(text);
+            body.extend_from_slice(&self.body[done..range.start]);
+            body.extend_from_slice(text.as_bytes());
             done = range.end;
         }
-        body.push_str(&self.body[done..]);
-        body.into_bytes()
+        body.extend_from_slice(&self.body[done..]);
+        body
     }
 
     /// Returns the SHA-256 of the system text, a zero byte and the messages in their original text.
     pub fn prompt_hash(&self) -> String {
         let mut hash = Sha256::new();
+        if self.is_form() {
+            hash.update(self.body);
+        }
         if let Some(system) = self.system.filter(|_| self.format != ApiFormat::ChatCompletions) {
             hash.update(system.get());
             hash.update([0]);
@@ -324,9 +442,29 @@ impl<'a> ChatRequest<'a> {
         hex(&hash.finalize())
     }
 
+    /// Returns the parsed body; null if it is a form, or nested too deep.
+    pub fn document(&self) -> Value {
+        serde_json::from_slice(self.body).unwrap_or_default()
+    }
+
+    /// Returns the ids of the provider's files that the request refers to.
+    pub fn file_ids(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        let body = std::str::from_utf8(self.body).unwrap_or_default();
+        if may_contain(body, "file_id") {
+            collect_file_ids(&self.document(), &mut ids);
+        }
+        ids
+    }
+
     /// Returns all texts of the request, including tools, tool calls and tool results.
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
+        if Shape::of(self.format).content != Content::Messages {
+            plain_texts(&read(self.system), &mut texts);
+            plain_texts(&read(self.messages), &mut texts);
+            return texts.join("\n");
+        }
         collect_texts(&read(self.system), &mut texts);
         let messages = read(self.messages);
         collect_parts(&read(self.system), &mut texts);
@@ -350,6 +488,9 @@ impl<'a> ChatRequest<'a> {
 
     /// Returns the system text and the last user message, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
+        if Shape::of(self.format).content != Content::Messages {
+            return (None, self.all_texts());
+        }
         let messages = read(self.messages);
         if self.shape().is_prompt {
             let system = text_of(&read(self.system));
@@ -412,12 +553,69 @@ fn model(
             return Err(ApiError::bad_request("missing_model", "`model` is missing"));
         }
     };
+    Ok((checked_name(model)?, place))
+}
+
+fn checked_name(model: Option<String>) -> Result<String, ApiError> {
     let is_name = |model: &String| (1..=MODEL_BYTES_MAX).contains(&model.len());
-    let model = model.filter(is_name).ok_or_else(|| {
+    model.filter(is_name).ok_or_else(|| {
         let message = format!("`model` must be a string of 1 to {MODEL_BYTES_MAX} bytes");
         ApiError::bad_request("bad_model", message)
-    })?;
-    Ok((model, place))
+    })
+}
+
+/// Returns the number of prompts of a completion: texts, or lists of tokens.
+fn number_of_prompts(prompt: Option<&RawValue>) -> u32 {
+    let (mut texts, mut tokens) = (0_u32, 0_u32);
+    let Some(prompt) = prompt else {
+        return 1;
+    };
+    // Fails for a text, which is one prompt.
+    let _ = each_element(prompt.get(), |element| match element.get().starts_with(['"', '[']) {
+        true => texts = texts.saturating_add(1),
+        false => tokens = 1,
+    });
+    texts.saturating_add(tokens).max(1)
+}
+
+/// Adds the values of `file_id` and the lists `file_ids`.
+fn collect_file_ids(value: &Value, ids: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_file_ids(item, ids)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let listed = field.as_array().into_iter().flatten();
+                match name.as_str() {
+                    "file_id" => ids.extend(field.as_str().map(str::to_owned)),
+                    "file_ids" => {
+                        ids.extend(listed.filter_map(Value::as_str).map(str::to_owned));
+                    }
+                    _ => collect_file_ids(field, ids),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns whether the tokens of a request have no known bound: images and sound, which may also be
+/// parts of an input (<https://docs.voyageai.com/reference/multimodal-embeddings-api>).
+fn is_unbounded(shape: &Shape, messages: Option<&RawValue>) -> bool {
+    match shape.content {
+        Content::Media => true,
+        Content::Inputs => messages.is_some_and(|it| it.get().contains('{')),
+        Content::Messages | Content::Prompts | Content::Texts => false,
+    }
+}
+
+/// Adds all strings of a value.
+fn plain_texts(value: &Value, texts: &mut Vec<String>) {
+    match value {
+        Value::String(text) => texts.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| plain_texts(item, texts)),
+        Value::Object(fields) => fields.values().for_each(|field| plain_texts(field, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Returns the places where a body of Gemini's API repeats the model of the path.
@@ -621,6 +819,7 @@ fn priced_options(text: &str, tools: Option<&RawValue>) -> PricedOptions {
         .filter(|tool| tool["type"].as_str().is_some_and(|it| it.starts_with("web_search")))
         .map(|tool| tool["max_uses"].as_u64().unwrap_or(SEARCHES_ASSUMED));
     PricedOptions {
+        is_unbounded: false,
         has_region: may_contain(text, "inference_geo"),
         searches: searches.fold(0, u64::saturating_add),
     }
@@ -870,6 +1069,75 @@ mod tests {
                 assert_eq!(read(&body).unwrap_err().code, "bad_limit", "{body}");
             }
         }
+    }
+
+    #[test]
+    fn limits_of_other_formats_cover_all_answers() {
+        for (format, body, expected, is_unbounded) in [
+            (ApiFormat::Completions, r#"{"model":"m","prompt":"a"}"#, None, false),
+            (
+                ApiFormat::Completions,
+                r#"{"model":"m","prompt":["a","b"],"max_tokens":7,"n":2,"best_of":3}"#,
+                Some(42),
+                false,
+            ),
+            (
+                ApiFormat::Completions,
+                r#"{"model":"m","prompt":[1,2,3],"max_tokens":7}"#,
+                Some(7),
+                false,
+            ),
+            (
+                ApiFormat::Completions,
+                r#"{"model":"m","prompt":[[1,2],[3]],"max_tokens":7}"#,
+                Some(14),
+                false,
+            ),
+            (ApiFormat::Embeddings, r#"{"model":"m","input":["a","b"]}"#, Some(0), false),
+            (
+                ApiFormat::Embeddings,
+                r#"{"model":"m","input":[{"image":"https://a/b"}]}"#,
+                Some(0),
+                true,
+            ),
+            (ApiFormat::Moderations, r#"{"model":"m","input":"a"}"#, Some(0), false),
+            (
+                ApiFormat::Rerank,
+                r#"{"model":"m","query":"a","documents":[{"text":"b"}]}"#,
+                Some(0),
+                false,
+            ),
+            (ApiFormat::Images, r#"{"model":"m","prompt":"a"}"#, None, true),
+        ] {
+            let request = ChatRequest::read(format, body.as_bytes(), None).unwrap();
+            assert_eq!(request.max_tokens, expected, "{body}");
+            assert_eq!(request.priced_options.is_unbounded, is_unbounded, "{body}");
+        }
+        let body = r#"{"model":"m","query":"q","documents":["a",{"text":"b"}]}"#;
+        let request = ChatRequest::read(ApiFormat::Rerank, body.as_bytes(), None).unwrap();
+        assert_eq!(request.all_texts(), "q\na\nb");
+    }
+
+    #[test]
+    fn only_the_model_of_a_form_is_replaced() {
+        let body = b"--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nopenai/whisper-1\r\n--b\r\n\
+            content-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n\xff\r\n\x00\r\n--b--\r\n";
+        let form = Form::read(body, "b").unwrap();
+        let request = ChatRequest::read_form(ApiFormat::Transcriptions, body, &form, None).unwrap();
+        assert_eq!((&*request.model, request.is_streamed), ("openai/whisper-1", false));
+        let sent = request.for_model("whisper-1", false);
+        assert_eq!(sent.len(), body.len() - "openai/".len());
+        let again = Form::read(&sent, "b").unwrap();
+        assert_eq!(again.value("model").unwrap().unwrap().1, "whisper-1");
+        let body = b"--b\r\ncontent-disposition: form-data; name=\"n\"\r\n\r\n2\r\n--b--\r\n";
+        let form = Form::read(body, "b").unwrap();
+        let read =
+            |deployment| ChatRequest::read_form(ApiFormat::ImageEdits, body, &form, deployment);
+        assert_eq!(read(None).unwrap_err().code, "missing_model");
+        let sent = read(Some("x")).unwrap().for_model("x", false);
+        let again = Form::read(&sent, "b").unwrap();
+        assert_eq!(again.value("model").unwrap().unwrap().1, "x");
+        assert_eq!(again.value("n").unwrap().unwrap().1, "2");
     }
 
     #[test]

@@ -1,12 +1,128 @@
-//! The answers of `echo` in the format of each protocol. Pure.
+//! The answers of `echo` in each format. Pure.
 
 use std::cell::Cell;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::event::Usage;
-use crate::providers::{Answer, ApiFormat};
+use super::chat_request::ChatRequest;
+use crate::event::{Usage, UsageSource};
+use crate::providers::{Answer, ApiFormat, Billing};
+
+/// The default length of an embedding.
+const DIMENSIONS: u64 = 256;
+const DIMENSIONS_MAX: u64 = 4_096;
+
+/// Returns whether `echo` answers in this format.
+pub fn has_form(format: ApiFormat) -> bool {
+    match format {
+        ApiFormat::ChatCompletions
+        | ApiFormat::Messages
+        | ApiFormat::TokenCount
+        | ApiFormat::Responses
+        | ApiFormat::ResponseTokenCount
+        | ApiFormat::Completions
+        | ApiFormat::Embeddings
+        | ApiFormat::GenerateContent
+        | ApiFormat::ContentStream
+        | ApiFormat::ContentArray
+        | ApiFormat::ContentTokenCount
+        | ApiFormat::EmbedContent
+        | ApiFormat::BatchEmbedContents
+        | ApiFormat::OllamaChat
+        | ApiFormat::OllamaGenerate
+        | ApiFormat::OllamaEmbed
+        | ApiFormat::OllamaEmbeddings
+        | ApiFormat::OllamaShow => true,
+        ApiFormat::Compaction
+        | ApiFormat::Object
+        | ApiFormat::Moderations
+        | ApiFormat::Rerank
+        | ApiFormat::RerankV2
+        | ApiFormat::Images
+        | ApiFormat::ImageEdits
+        | ApiFormat::ImageVariations
+        | ApiFormat::Speech
+        | ApiFormat::Transcriptions
+        | ApiFormat::Translations => false,
+    }
+}
+
+/// Returns the embeddings of a request: unit vectors made from the SHA-256 of each input. Tokens are
+/// words.
+pub fn embeddings(model: &str, request: &ChatRequest<'_>) -> (Answer, Vec<u8>) {
+    let options = request.document();
+    let dimensions = options["dimensions"].as_u64().unwrap_or(DIMENSIONS).min(DIMENSIONS_MAX);
+    let is_base64 = options["encoding_format"] == "base64";
+    let input = &options["input"];
+    let inputs = match input {
+        // A list of tokens is one input.
+        Value::Array(items) if !items.iter().any(Value::is_number) => items.iter().collect(),
+        input => vec![input],
+    };
+    let mut words = 0;
+    let data: Vec<Value> = inputs
+        .into_iter()
+        .enumerate()
+        .map(|(index, input)| {
+            let text = input.as_str().map_or_else(|| input.to_string(), str::to_owned);
+            words += text.split_whitespace().count() as u64;
+            let vector = vector(&text, dimensions);
+            let embedding = match is_base64 {
+                true => {
+                    let bytes: Vec<u8> = vector.iter().flat_map(|it| it.to_le_bytes()).collect();
+                    base64(&bytes).into()
+                }
+                false => json!(vector),
+            };
+            json!({"object": "embedding", "index": index, "embedding": embedding})
+        })
+        .collect();
+    let usage = Usage { input_tokens: words, source: UsageSource::Provider, ..Usage::default() };
+    let document = json!({
+        "object": "list", "data": data, "model": model,
+        "usage": {"prompt_tokens": words, "total_tokens": words},
+    });
+    let answer = Answer {
+        text: String::new(),
+        usage,
+        billing: Billing::default(),
+        model: model.to_owned(),
+        finish_reason: None,
+        latency_ms: 0,
+        first_token_ms: None,
+    };
+    (answer, document.to_string().into_bytes())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |index| group.get(index).copied().map_or(0, u32::from);
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for index in 0..4 {
+            let digit = char::from(DIGITS[(bits >> (18 - 6 * index)) as usize & 63]);
+            text.push(if index <= group.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
+/// Returns a vector of length 1.
+fn vector(text: &str, dimensions: u64) -> Vec<f32> {
+    let numbers = (0..dimensions.div_ceil(8)).flat_map(|block| {
+        let hash = Sha256::digest(format!("{block} {text}"));
+        let words: Vec<[u8; 4]> =
+            hash.chunks_exact(4).filter_map(|it| it.try_into().ok()).collect();
+        words.into_iter().map(|it| f64::from(u32::from_be_bytes(it)) / f64::from(u32::MAX) - 0.5)
+    });
+    let numbers: Vec<f64> = numbers.take(dimensions as usize).collect();
+    let length = numbers.iter().map(|it| it * it).sum::<f64>().sqrt();
+    #[expect(clippy::cast_possible_truncation, reason = "embeddings have this precision")]
+    let shortened = |number: f64| (number / length) as f32;
+    numbers.into_iter().map(shortened).collect()
+}
 
 /// The form of an `echo` answer.
 pub struct EchoFormat<'a> {
@@ -41,6 +157,11 @@ impl EchoFormat<'_> {
                 "usage": openai_usage(&answer.usage),
             }),
             ApiFormat::Responses => self.response("completed", Some(answer)),
+            ApiFormat::Completions => json!({
+                "id": id, "object": "text_completion", "created": 0, "model": model,
+                "choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": "stop"}],
+                "usage": openai_usage(&answer.usage),
+            }),
             ApiFormat::Messages => json!({
                 "id": id, "type": "message", "role": "assistant", "model": model,
                 "content": [{"type": "text", "text": text}],
@@ -56,7 +177,17 @@ impl EchoFormat<'_> {
             | ApiFormat::Compaction
             | ApiFormat::Object
             | ApiFormat::ContentTokenCount
-            | ApiFormat::OllamaShow => Value::Null,
+            | ApiFormat::OllamaShow
+            | ApiFormat::Embeddings
+            | ApiFormat::Moderations
+            | ApiFormat::Rerank
+            | ApiFormat::RerankV2
+            | ApiFormat::Images
+            | ApiFormat::ImageEdits
+            | ApiFormat::ImageVariations
+            | ApiFormat::Speech
+            | ApiFormat::Transcriptions
+            | ApiFormat::Translations => Value::Null,
             ApiFormat::EmbedContent => json!({
                 "embedding": {"values": self.inputs.first().map(|it| embedding(it))},
                 "usageMetadata": {"promptTokenCount": answer.usage.input_tokens},
@@ -105,6 +236,7 @@ impl EchoFormat<'_> {
                 ]
                 .concat()
             }
+            ApiFormat::Completions => Vec::new(),
             ApiFormat::ContentArray => format!("[{}", self.content("", None)).into_bytes(),
             ApiFormat::Messages => {
                 let start = json!({
@@ -135,7 +267,9 @@ impl EchoFormat<'_> {
 
     pub fn piece(&self, text: &str) -> Vec<u8> {
         match self.format {
-            ApiFormat::ChatCompletions => self.chunk(&json!({"content": text}), &Value::Null),
+            ApiFormat::ChatCompletions | ApiFormat::Completions => {
+                self.chunk(&json!({"content": text}), &Value::Null)
+            }
             ApiFormat::Responses => self.event(
                 "response.output_text.delta",
                 self.of_part(json!({"delta": text, "logprobs": []})),
@@ -151,11 +285,11 @@ impl EchoFormat<'_> {
     pub fn end(&self, answer: &Answer) -> Vec<u8> {
         let usage = &answer.usage;
         match self.format {
-            ApiFormat::ChatCompletions => {
+            ApiFormat::ChatCompletions | ApiFormat::Completions => {
                 let mut bytes = self.chunk(&json!({}), &"stop".into());
                 if self.wants_usage {
                     let chunk = json!({
-                        "id": self.id, "object": "chat.completion.chunk", "created": 0,
+                        "id": self.id, "object": self.chunk_name(), "created": 0,
                         "model": self.model, "choices": [], "usage": openai_usage(usage),
                     });
                     bytes.extend(format!("data: {chunk}\n\n").into_bytes());
@@ -294,10 +428,24 @@ impl EchoFormat<'_> {
         document
     }
 
+    fn chunk_name(&self) -> &'static str {
+        match self.format {
+            ApiFormat::Completions => "text_completion",
+            _ => "chat.completion.chunk",
+        }
+    }
+
     fn chunk(&self, delta: &Value, finish_reason: &Value) -> Vec<u8> {
+        let mut choice =
+            json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason});
+        if self.format == ApiFormat::Completions {
+            let text = delta["content"].as_str().unwrap_or_default();
+            choice =
+                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason});
+        }
         let chunk = json!({
-            "id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
-            "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason}],
+            "id": self.id, "object": self.chunk_name(), "created": 0, "model": self.model,
+            "choices": [choice],
         });
         format!("data: {chunk}\n\n").into_bytes()
     }

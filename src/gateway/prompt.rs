@@ -60,6 +60,11 @@ impl Prompt {
         self.earlier_tokens = self.earlier_tokens.saturating_add(tokens);
     }
 
+    /// A body that has files, whose tokens have no known bound.
+    pub fn of_bytes(length: usize) -> Self {
+        Self { text_bytes: length as u64, has_sound: false, ..Self::default() }
+    }
+
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
     }

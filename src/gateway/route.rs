@@ -30,6 +30,24 @@ pub enum Endpoint {
     OllamaRunning,
     /// An operation of Ollama that changes its models.
     OllamaModels,
+    /// Files and batches at the provider.
+    Storage(Storage),
+}
+
+/// A request about files or batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    Upload,
+    ListFiles,
+    File,
+    DeleteFile,
+    Content,
+    CreateBatch,
+    ListBatches,
+    Batch,
+    CancelBatch,
+    DeleteBatch,
+    Results,
 }
 
 /// The operation of a request.
@@ -88,6 +106,17 @@ static PATTERNS: &[Pattern] = &[
     pattern(Protocol::OpenAi, "GET, POST, DELETE", "conversations/*", Endpoint::Object(ObjectKind::Conversation)),
     pattern(Protocol::OpenAi, "GET, POST", "conversations/*/items", Endpoint::Object(ObjectKind::Conversation)),
     pattern(Protocol::OpenAi, "GET, DELETE", "conversations/*/items/*", Endpoint::Object(ObjectKind::Conversation)),
+    pattern(Protocol::OpenAi, "POST", "completions", Endpoint::Call(ApiFormat::Completions)),
+    pattern(Protocol::OpenAi, "POST", "embeddings", Endpoint::Call(ApiFormat::Embeddings)),
+    pattern(Protocol::OpenAi, "POST", "moderations", Endpoint::Call(ApiFormat::Moderations)),
+    pattern(Protocol::OpenAi, "POST", "rerank", Endpoint::Call(ApiFormat::Rerank)),
+    pattern(Protocol::OpenAi, "POST", "v2/rerank", Endpoint::Call(ApiFormat::RerankV2)),
+    pattern(Protocol::OpenAi, "POST", "images/generations", Endpoint::Call(ApiFormat::Images)),
+    pattern(Protocol::OpenAi, "POST", "images/edits", Endpoint::Call(ApiFormat::ImageEdits)),
+    pattern(Protocol::OpenAi, "POST", "images/variations", Endpoint::Call(ApiFormat::ImageVariations)),
+    pattern(Protocol::OpenAi, "POST", "audio/speech", Endpoint::Call(ApiFormat::Speech)),
+    pattern(Protocol::OpenAi, "POST", "audio/transcriptions", Endpoint::Call(ApiFormat::Transcriptions)),
+    pattern(Protocol::OpenAi, "POST", "audio/translations", Endpoint::Call(ApiFormat::Translations)),
     pattern(Protocol::OpenAi, "GET, HEAD", "models", Endpoint::Models),
     pattern(Protocol::OpenAi, "GET, HEAD", "models/**", Endpoint::Model),
     pattern(Protocol::Anthropic, "POST", "messages", Endpoint::Call(ApiFormat::Messages)),
@@ -115,6 +144,26 @@ static PATTERNS: &[Pattern] = &[
     pattern(Protocol::Ollama, "POST", "api/copy", Endpoint::OllamaModels),
     pattern(Protocol::Ollama, "DELETE", "api/delete", Endpoint::OllamaModels),
     pattern(Protocol::Ollama, "POST, HEAD", "api/blobs/*", Endpoint::OllamaModels),
+    pattern(Protocol::OpenAi, "POST", "files", Endpoint::Storage(Storage::Upload)),
+    pattern(Protocol::OpenAi, "GET", "files", Endpoint::Storage(Storage::ListFiles)),
+    pattern(Protocol::OpenAi, "GET", "files/*", Endpoint::Storage(Storage::File)),
+    pattern(Protocol::OpenAi, "DELETE", "files/*", Endpoint::Storage(Storage::DeleteFile)),
+    pattern(Protocol::OpenAi, "GET", "files/*/content", Endpoint::Storage(Storage::Content)),
+    pattern(Protocol::Anthropic, "POST", "files", Endpoint::Storage(Storage::Upload)),
+    pattern(Protocol::Anthropic, "GET", "files", Endpoint::Storage(Storage::ListFiles)),
+    pattern(Protocol::Anthropic, "GET", "files/*", Endpoint::Storage(Storage::File)),
+    pattern(Protocol::Anthropic, "DELETE", "files/*", Endpoint::Storage(Storage::DeleteFile)),
+    pattern(Protocol::Anthropic, "GET", "files/*/content", Endpoint::Storage(Storage::Content)),
+    pattern(Protocol::OpenAi, "POST", "batches", Endpoint::Storage(Storage::CreateBatch)),
+    pattern(Protocol::OpenAi, "GET", "batches", Endpoint::Storage(Storage::ListBatches)),
+    pattern(Protocol::OpenAi, "GET", "batches/*", Endpoint::Storage(Storage::Batch)),
+    pattern(Protocol::OpenAi, "POST", "batches/*/cancel", Endpoint::Storage(Storage::CancelBatch)),
+    pattern(Protocol::Anthropic, "POST", "messages/batches", Endpoint::Storage(Storage::CreateBatch)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches", Endpoint::Storage(Storage::ListBatches)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches/*", Endpoint::Storage(Storage::Batch)),
+    pattern(Protocol::Anthropic, "DELETE", "messages/batches/*", Endpoint::Storage(Storage::DeleteBatch)),
+    pattern(Protocol::Anthropic, "POST", "messages/batches/*/cancel", Endpoint::Storage(Storage::CancelBatch)),
+    pattern(Protocol::Anthropic, "GET", "messages/batches/*/results", Endpoint::Storage(Storage::Results)),
 ];
 
 /// Begins the names of Gemini's operations on a model.
@@ -255,6 +304,16 @@ pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
     }
 }
 
+/// Returns the formats of a protocol's calls that generate text.
+pub fn formats_of(protocol: Protocol) -> Vec<ApiFormat> {
+    let of_protocol = PATTERNS.iter().filter(|it| it.protocol == protocol);
+    let formats = of_protocol.filter_map(|it| match it.endpoint {
+        Endpoint::Call(format) if API_FORMATS.contains(&format) => Some(format),
+        _ => None,
+    });
+    formats.collect()
+}
+
 /// Returns the usual path of an API format.
 pub fn path_of(format: ApiFormat) -> String {
     let is_path =
@@ -263,7 +322,10 @@ pub fn path_of(format: ApiFormat) -> String {
 }
 
 fn full_path(pattern: &Pattern) -> String {
-    format!("{}{}", version(pattern.protocol), pattern.path.replace("**", "MODEL"))
+    match pattern.path.starts_with("v2/") {
+        true => format!("/{}", pattern.path.replace("**", "MODEL")),
+        false => format!("{}{}", version(pattern.protocol), pattern.path.replace("**", "MODEL")),
+    }
 }
 
 /// Returns whether a path names an operation of Gemini's API on a model.

@@ -1,11 +1,8 @@
 //! Resolves a client's model name to providers and models.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use super::protocol::Protocol;
-use crate::providers::{Kind, Providers};
 
 pub const TARGETS_MAX: usize = 16;
 
@@ -17,8 +14,6 @@ pub struct Target {
 
 /// The targets of each alias, in order of preference.
 pub type Aliases = BTreeMap<String, Vec<Target>>;
-
-const ECHO_MODELS: [&str; 2] = ["echo-1", "echo-slow"];
 
 /// Resolves an alias, then `PROVIDER/MODEL`, then a model of the provider named after the protocol.
 pub fn targets(
@@ -35,44 +30,6 @@ pub fn targets(
         _ => (protocol.name(), name),
     };
     vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
-}
-
-/// Returns the aliases, and the known models of usable providers.
-pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = aliases.keys().cloned().collect();
-    for targets in aliases.values() {
-        names.extend(targets.iter().map(|it| format!("{}/{}", it.provider, it.model)));
-    }
-    let usable = providers.providers().filter(|(name, _)| providers.check(name).is_ok());
-    for (name, provider) in usable {
-        if provider.kind == Kind::Echo {
-            names.extend(ECHO_MODELS.map(|model| format!("{name}/{model}")));
-        } else {
-            let models = providers.priced_models(name);
-            names.extend(models.iter().map(|model| format!("{name}/{model}")));
-        }
-    }
-    names
-}
-
-fn item(name: &str) -> Value {
-    let owner = name.split_once('/').map_or("flowledger", |(owner, _)| owner);
-    json!({
-        "id": name, "object": "model", "created": 0, "owned_by": owner,
-        "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z",
-    })
-}
-
-pub fn list(names: &BTreeSet<String>) -> Value {
-    let data: Vec<Value> = names.iter().map(|name| item(name)).collect();
-    json!({
-        "object": "list", "data": data,
-        "has_more": false, "first_id": names.first(), "last_id": names.last(),
-    })
-}
-
-pub fn one(names: &BTreeSet<String>, name: &str) -> Option<Value> {
-    names.contains(name).then(|| item(name))
 }
 
 #[cfg(test)]

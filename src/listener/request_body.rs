@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -113,6 +113,43 @@ impl<'a> RequestBody<'a> {
         Ok(body)
     }
 
+    /// Returns the declared length; none for a body in chunks.
+    pub fn length(&self) -> Option<u64> {
+        match self.head.body {
+            Body::Length(length) => Some(length),
+            Body::Chunked => None,
+        }
+    }
+
+    /// Returns a reader of the body as it arrives, which is not kept in memory. If the client expects
+    /// it, sends `100 Continue` first.
+    ///
+    /// # Errors
+    /// 413 for a body that is declared longer than `bytes_max`. Later errors are those of
+    /// [`RequestBody::read`], in [`BodyReader::error`].
+    pub fn reader(
+        &mut self,
+        bytes_max: u64,
+        time_max: Duration,
+    ) -> Result<BodyReader<'_, 'a>, ApiError> {
+        let length = self.length();
+        if length.is_some_and(|length| length > bytes_max) {
+            return Err(too_large(bytes_max));
+        }
+        if self.is_unread.get() && self.head.has_token("expect", "100-continue") {
+            // A client that has left is detected below.
+            let _ = self.client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        Ok(BodyReader {
+            part_left: length.unwrap_or_default(),
+            is_in_chunk: false,
+            bytes_left: bytes_max,
+            deadline: Instant::now() + time_max,
+            error: None,
+            body: self,
+        })
+    }
+
     /// Discards the body if all of it has arrived, so that the connection can serve another
     /// request. Never waits; a chunked body stays unread.
     pub fn discard_received(&mut self) {
@@ -161,14 +198,20 @@ impl<'a> RequestBody<'a> {
                 return self.skip_trailers(deadline);
             }
             self.append(body, size, deadline)?;
-            while self.buffer.len() < 2 {
-                self.fill(deadline)?;
-            }
-            if !self.buffer.starts_with(b"\r\n") {
-                return Err(bad_request("a body chunk is longer than its declared size"));
-            }
-            self.buffer.drain(..2);
+            self.end_chunk(deadline)?;
         }
+    }
+
+    /// Skips the line end after a chunk.
+    fn end_chunk(&mut self, deadline: Instant) -> Result<(), ApiError> {
+        while self.buffer.len() < 2 {
+            self.fill(deadline)?;
+        }
+        if !self.buffer.starts_with(b"\r\n") {
+            return Err(bad_request("a body chunk is longer than its declared size"));
+        }
+        self.buffer.drain(..2);
+        Ok(())
     }
 
     fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, ApiError> {
@@ -234,6 +277,82 @@ impl<'a> RequestBody<'a> {
         }
         self.counted += more;
         Ok(())
+    }
+}
+
+/// Reads a body as it arrives.
+pub struct BodyReader<'b, 'a> {
+    body: &'b mut RequestBody<'a>,
+    /// The rest of the body, or of the current chunk.
+    part_left: u64,
+    is_in_chunk: bool,
+    /// The rest of the limit of a body in chunks.
+    bytes_left: u64,
+    deadline: Instant,
+    error: Option<ApiError>,
+}
+
+impl BodyReader<'_, '_> {
+    /// Returns the reason why reading failed, if it did.
+    pub fn error(&mut self) -> Option<ApiError> {
+        self.error.take()
+    }
+
+    /// Begins the next chunk if the current one is over. Returns false at the end.
+    fn begin_part(&mut self) -> Result<bool, ApiError> {
+        if self.part_left > 0 {
+            return Ok(true);
+        }
+        if matches!(self.body.head.body, Body::Length(_)) {
+            return Ok(false);
+        }
+        if self.is_in_chunk {
+            self.body.end_chunk(self.deadline)?;
+        }
+        let size = self.body.read_chunk_size(self.deadline)?;
+        if size > self.bytes_left {
+            return Err(too_large(self.bytes_left));
+        }
+        self.bytes_left -= size;
+        self.is_in_chunk = true;
+        self.part_left = size;
+        if size == 0 {
+            self.body.skip_trailers(self.deadline)?;
+        }
+        Ok(size > 0)
+    }
+
+    fn read_part(&mut self, buffer: &mut [u8]) -> Result<usize, ApiError> {
+        if !self.body.is_unread.get() || buffer.is_empty() {
+            return Ok(0);
+        }
+        if !self.begin_part()? {
+            self.body.is_unread.set(false);
+            return Ok(0);
+        }
+        if self.body.buffer.is_empty() {
+            let step = READ_BYTES.min(usize::try_from(self.part_left).unwrap_or(READ_BYTES));
+            receive(self.body.client, self.body.buffer, step, self.deadline)?;
+        }
+        let part = usize::try_from(self.part_left).unwrap_or(usize::MAX);
+        let length = buffer.len().min(self.body.buffer.len()).min(part);
+        buffer[..length].copy_from_slice(&self.body.buffer[..length]);
+        self.body.buffer.drain(..length);
+        self.part_left -= length as u64;
+        if self.part_left == 0 && matches!(self.body.head.body, Body::Length(_)) {
+            self.body.is_unread.set(false);
+        }
+        Ok(length)
+    }
+}
+
+impl Read for BodyReader<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_part(buffer).map_err(|error| {
+            let message = error.message.clone();
+            self.error = Some(error);
+            io::Error::other(message)
+        })
     }
 }
 

@@ -74,6 +74,7 @@ mod tests {
                 count += 1;
                 let model = |name: &str| Listed {
                     name: name.to_owned(),
+                    display_name: None,
                     created_at: None,
                     context_tokens: None,
                 };

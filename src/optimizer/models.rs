@@ -300,6 +300,7 @@ mod tests {
     fn only_the_newest_models_of_a_long_list_are_considered() {
         let listed = [Some(1), None, Some(3), Some(2)].map(|ms| Listed {
             name: format!("{ms:?}"),
+            display_name: None,
             created_at: ms.map(Timestamp),
             context_tokens: None,
         });

@@ -26,6 +26,14 @@ impl Quote {
         Self { price: Arc::clone(&FREE), text: None }
     }
 
+    /// Returns whether every call is free.
+    pub fn is_free(&self) -> bool {
+        let rates = self.price.rates.named();
+        self.price.request == 0
+            && self.price.tiers.is_empty()
+            && rates.iter().all(|(_, rate)| *rate == 0)
+    }
+
     /// See [`Price::cost`].
     pub fn cost(&self, usage: &Usage) -> Usd {
         self.price.cost(usage)

@@ -32,6 +32,8 @@ pub struct Billing {
 /// The options of a client's request that may add to the price of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PricedOptions {
+    /// True if the tokens of the call have no known bound, so its maximum cost is unknown.
+    pub is_unbounded: bool,
     /// True if the request may choose the region of the inference.
     pub has_region: bool,
     /// The limit of web searches.

@@ -15,7 +15,6 @@ use super::content_encoding::{self, Decoder};
 use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
 use super::framer::{Frame, Framer, Framing};
-use super::json;
 use super::network::{Network, proxy_address};
 use super::refusal::Refusal;
 use super::transport::{Connect, LookupLater, Scope};
@@ -55,7 +54,7 @@ const UNKNOWN_ISSUER: &str = "UnknownIssuer";
 /// Makes exchanges; owns the connection pool.
 #[derive(Debug)]
 pub(super) struct Client {
-    agent: Agent,
+    pub(super) agent: Agent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +114,11 @@ pub(super) trait Receiver {
         _partial: &ResponseAccumulator,
     ) {
     }
+    /// A piece of an answer that is neither JSON nor a stream of events. Returns false if the client
+    /// disconnected.
+    fn bytes(&mut self, _piece: &[u8]) -> bool {
+        true
+    }
     /// Called after all arrived frames. Returns false if the client disconnected.
     fn flush(&mut self) -> bool {
         true
@@ -165,9 +169,13 @@ impl Client {
         }
         let framing = framing(headers, exchange.reader.framing());
         let is_stream = is_stream(headers, exchange.is_streamed, framing);
+        let is_bytes = !is_stream_type(headers)
+            && !has_type(headers, &["json", "html"])
+            && exchange.reader.begin_bytes(exchange.partial);
         let codings = content_encoding::of(headers).map_err(Fault::bad_answer)?;
         let body = Decoder::new(response.into_body().into_reader(), &codings);
         let read = match is_stream {
+            _ if is_bytes => exchange.read_bytes(body),
             true => Stream::new(&mut exchange, framing).read(body),
             false => exchange.read_document(body),
         };
@@ -193,7 +201,7 @@ impl Client {
             ))
         };
         let mut builder = Request::builder().uri(uri).header(ACCEPT_ENCODING, "identity");
-        if method == http::Method::POST {
+        if method == http::Method::POST && headers.iter().all(|(name, _)| *name != CONTENT_TYPE) {
             builder = builder.header(CONTENT_TYPE, "application/json");
         }
         for (name, value) in headers {
@@ -416,7 +424,7 @@ impl Exchange<'_> {
         let bytes = read_at_most(body, bytes_max)
             .map_err(|error| self.broken(error.into()))?
             .ok_or_else(|| Fault::too_large("the response", bytes_max))?;
-        let document = json::read(&bytes).map_err(|error| {
+        let document = self.reader.parse(&bytes).map_err(|error| {
             let text = self.redact(&String::from_utf8_lossy(&bytes));
             let excerpt = describe(&text);
             Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
@@ -433,6 +441,27 @@ impl Exchange<'_> {
             }
         }
         read
+    }
+
+    /// Passes an answer on as it arrives, such as a sound. Its cost does not depend on its rest, so
+    /// the exchange ends with its client.
+    fn read_bytes(&mut self, mut body: impl Read) -> Result<(), Fault> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let length = read(&mut body, &mut buffer).map_err(|error| self.broken(error.into()))?;
+            if length == 0 {
+                self.partial.is_complete = true;
+                self.receiver.end(true);
+                return Ok(());
+            }
+            if self.scope.cancel.is_cancelled() {
+                return Err(Fault::cancelled());
+            }
+            if !self.receiver.bytes(&buffer[..length]) {
+                let message = "client disconnected during the response";
+                return Err(Fault::new(FailureKind::Cancelled, message));
+            }
+        }
     }
 
     /// Returns whether the answer is complete, although its stream may not be.
@@ -543,29 +572,33 @@ fn describe_error(error: ureq::Error) -> String {
 /// one piece, and the reverse, so the content type takes precedence over the request. Some servers
 /// declare another type, or none, for a stream.
 fn is_stream(headers: &HeaderMap, is_streamed: bool, framing: Framing) -> bool {
-    let content_type = content_type(headers);
-    let has = |names: &[&str]| names.iter().any(|name| content_type.contains(name));
     let documents: &[&str] = match framing {
         Framing::JsonArray => &["html"],
         Framing::Sse | Framing::NdJson => &["json", "html"],
     };
-    has(&["event-stream", "ndjson", "jsonl"]) || (is_streamed && !has(documents))
+    is_stream_type(headers) || (is_streamed && !has_type(headers, documents))
 }
 
 /// Returns the framing of a stream. Some servers send events to a client that requested an array.
 pub(super) fn framing(headers: &HeaderMap, expected: Framing) -> Framing {
     match expected {
-        Framing::JsonArray if content_type(headers).contains("event-stream") => Framing::Sse,
+        Framing::JsonArray if has_type(headers, &["event-stream"]) => Framing::Sse,
         expected => expected,
     }
 }
 
-fn content_type(headers: &HeaderMap) -> String {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.unwrap_or_default().to_ascii_lowercase()
+fn is_stream_type(headers: &HeaderMap) -> bool {
+    has_type(headers, &["event-stream", "ndjson", "jsonl"])
 }
 
-fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
+/// Returns whether the content type contains one of these.
+fn has_type(headers: &HeaderMap, names: &[&str]) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+    names.iter().any(|name| content_type.contains(name))
+}
+
+pub(super) fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     let uri = url.parse::<Uri>().ok().filter(|uri| {
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         has_scheme && uri.host().is_some_and(|host| !host.is_empty())
@@ -579,7 +612,7 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
 }
 
 /// Returns none if the text is not valid in a header.
-fn header_value(value: &Header) -> Option<HeaderValue> {
+pub(super) fn header_value(value: &Header) -> Option<HeaderValue> {
     let (text, is_secret) = match value {
         Header::Plain(text) => (&**text, false),
         Header::Secret(text) => (&**text, true),

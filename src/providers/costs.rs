@@ -12,11 +12,13 @@ use super::openai;
 use crate::budget::{Maximum, Reserve};
 use crate::event::{Charge, CostSource, Usage, UsageSource};
 use crate::money::Usd;
-use crate::prices::{COST_MAX, Quote};
+use crate::prices::{COST_MAX, Quote, Surcharge};
 use crate::time::Timestamp;
 
 /// A generous bound of the tokens that providers add to a prompt to mark its roles.
 const FRAME_TOKENS: u64 = 32;
+
+const BATCH_PER_MILLE: u64 = 500;
 
 /// Limits the remembered models without a price; more are not logged.
 const LOGGED_UNPRICED_MAX: usize = 1_000;
@@ -141,6 +143,22 @@ impl Providers {
         Charge { cost, source, note, price, price_cost, provider_cost }
     }
 
+    /// Adds the discount of a batch to its billing. OpenAI: "Each model will be offered at 50% cost
+    /// discount" (<https://help.openai.com/en/articles/9197833-batch-api-faq>). Anthropic: "All usage is
+    /// charged at 50% of the standard API prices"
+    /// (<https://platform.claude.com/docs/en/build-with-claude/batch-processing#pricing>). The batch
+    /// prices of others are unknown.
+    pub fn discount_batch(&self, call: &Call, model: &str, billing: &mut Billing, at: Timestamp) {
+        let quote = self.quote(&call.provider, &[model, &call.model], at);
+        let maker = quote.as_ref().and_then(Quote::maker);
+        match maker.as_deref() {
+            Some("openai" | anthropic::MAKER) => {
+                billing.note_surcharge(Surcharge::factor("batch", BATCH_PER_MILLE));
+            }
+            _ => billing.note_unpriced("batch price"),
+        }
+    }
+
     /// Returns the cost of a failed call without known tokens.
     fn charge_of_failure(&self, failure: &Failure) -> Charge {
         let charge = match self.failed_call_costs.of(failure) {
@@ -261,7 +279,11 @@ impl Providers {
         options: PricedOptions,
         at: Timestamp,
     ) -> [Maximum; N] {
-        let quote = self.quote_or_log(call, &call.model, at);
+        let quote = match options.is_unbounded {
+            // The model of a batch in a file is not known.
+            true => self.quote(&call.provider, &[&call.model], at).filter(Quote::is_free),
+            false => self.quote_or_log(call, &call.model, at),
+        };
         let quote = quote.and_then(|quote| match self.kind(&call.provider) {
             Some(Kind::Anthropic) => quote.with_surcharges(&anthropic::surcharges(options)),
             _ => Some(quote),

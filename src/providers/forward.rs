@@ -14,15 +14,19 @@ use super::call::{Answer, Call};
 use super::cancel::Cancel;
 use super::client::{Exchange, HttpRequest, Method, ReadRules, Receiver, framing, redacted};
 use super::config::{Kind, ProviderConfig};
+use super::counted::CountedReader;
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame, Framing};
 use super::json;
+use super::media::MediaReader;
 use super::object::ProviderObject;
 use super::transport::Scope;
 use super::wire::{DONE, Flow, Header, Reader, ResponseAccumulator, check_reported, is_error};
 use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 
+/// Limits the answer of other calls than conversations: embeddings of many texts, several images.
+const OTHER_BYTES_MAX: usize = 128 << 20;
 const RULES: ReadRules = ReadRules {
     // Images and sound are base64.
     document_bytes_max: 32 << 20,
@@ -91,6 +95,19 @@ pub enum ApiFormat {
     Compaction,
     /// The token count of such a request.
     ResponseTokenCount,
+    Completions,
+    Embeddings,
+    Moderations,
+    /// Cohere's and Jina's order of documents by relevance.
+    Rerank,
+    /// The same in Cohere's second version.
+    RerankV2,
+    Images,
+    ImageEdits,
+    ImageVariations,
+    Speech,
+    Transcriptions,
+    Translations,
     /// A request about stored objects, at the path of [`Forward::path`].
     Object,
     /// Gemini's answer in one piece.
@@ -164,6 +181,39 @@ impl ApiFormat {
             (Self::Object, Kind::OpenAi) => {
                 |it, _| (it.base_url().to_owned(), Box::<responses::ObjectReader>::default())
             }
+            (Self::Completions, Kind::OpenAi) => |it, _| (at(it, "completions"), texts()),
+            (Self::Completions, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "completions"), texts())
+            }
+            (Self::Embeddings, Kind::OpenAi) => |it, _| (at(it, "embeddings"), embeddings()),
+            (Self::Embeddings, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Embeddings, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Moderations, Kind::OpenAi) => {
+                |it, _| (at(it, "moderations"), Box::new(CountedReader::moderations()))
+            }
+            (Self::Rerank, Kind::OpenAi) => |it, _| (at(it, "rerank"), rerank()),
+            (Self::RerankV2, Kind::OpenAi) => |it, _| {
+                let url = at(it, "rerank");
+                let older = url.strip_suffix("/v1/rerank").map(|base| format!("{base}/v2/rerank"));
+                (older.unwrap_or(url), rerank())
+            },
+            (Self::Images, Kind::OpenAi) => |it, _| (at(it, "images/generations"), images()),
+            (Self::Images, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "images/generations"), images())
+            }
+            (Self::ImageEdits, Kind::OpenAi) => |it, _| (at(it, "images/edits"), images()),
+            (Self::ImageVariations, Kind::OpenAi) => {
+                |it, _| (at(it, "images/variations"), images())
+            }
+            (Self::Speech, Kind::OpenAi) => |it, _| (at(it, "audio/speech"), audio()),
+            (Self::Transcriptions, Kind::OpenAi) => {
+                |it, _| (at(it, "audio/transcriptions"), audio())
+            }
+            (Self::Translations, Kind::OpenAi) => |it, _| (at(it, "audio/translations"), audio()),
             (format, Kind::Gemini) => return format.gemini_route(),
             (format, Kind::Ollama) => return format.ollama_route(),
             (_, Kind::OpenAi | Kind::Anthropic | Kind::Echo) => return None,
@@ -237,6 +287,39 @@ impl Reader for UnreadDocument {
     }
 }
 
+/// Returns the URL of a path at a server of OpenAI's protocol.
+fn at(provider: &ProviderConfig, path: &str) -> String {
+    format!("{}/{path}", provider.base_url())
+}
+
+/// Returns the URL of a path beside that of chat completions.
+fn beside_chat(chat_url: String, path: &str) -> String {
+    match chat_url.strip_suffix("chat/completions") {
+        Some(base) => format!("{base}{path}"),
+        None => chat_url,
+    }
+}
+
+fn texts() -> Box<dyn Reader> {
+    Box::new(openai::ChatReader::of_texts())
+}
+
+fn embeddings() -> Box<dyn Reader> {
+    Box::new(CountedReader::embeddings())
+}
+
+fn rerank() -> Box<dyn Reader> {
+    Box::new(CountedReader::rerank())
+}
+
+fn images() -> Box<dyn Reader> {
+    Box::new(MediaReader::images())
+}
+
+fn audio() -> Box<dyn Reader> {
+    Box::new(MediaReader::audio())
+}
+
 fn chat() -> Box<dyn Reader> {
     Box::<openai::ChatReader>::default()
 }
@@ -308,6 +391,8 @@ pub struct ForwardError {
     pub is_begun: bool,
     /// True if that part ends with the provider's own error.
     pub is_reported_to_client: bool,
+    /// True if that part is no stream of events, so an error cannot follow it.
+    pub is_bytes: bool,
 }
 
 impl Providers {
@@ -341,7 +426,7 @@ impl Providers {
             partial.billing.note_unpriced("audio tokens");
         }
         // Extracting the texts scans the whole body, so only for an estimate.
-        let is_estimated = forward.api_format != ApiFormat::Object;
+        let is_estimated = forward.api_format != ApiFormat::Object && !partial.has_no_estimate;
         let counted = partial.usage;
         let has_any = is_estimated && (outcome.is_ok() || partial.has_any());
         let texts = if has_any && partial.usage.input_tokens == 0 {
@@ -366,6 +451,7 @@ impl Providers {
                 refused: receiver.refused,
                 is_begun: receiver.is_begun,
                 is_reported_to_client: receiver.is_reported_to_client,
+                is_bytes: receiver.is_bytes,
             })
         })
     }
@@ -410,7 +496,14 @@ impl Providers {
             key: receiver.key,
             is_streamed: forward.call.stream,
             scope,
-            rules: ReadRules { drain_max: forward.drain_max, ..RULES },
+            rules: ReadRules {
+                drain_max: forward.drain_max,
+                document_bytes_max: match API_FORMATS.contains(&forward.api_format) {
+                    true => RULES.document_bytes_max,
+                    false => OTHER_BYTES_MAX,
+                },
+                ..RULES
+            },
             reader: reader.as_mut(),
             receiver,
             partial,
@@ -444,7 +537,7 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
 }
 
 /// Returns the head for the client, with the key redacted: some servers repeat it.
-fn answer_head(status: u16, headers: &HeaderMap, key: Option<&Secret>) -> AnswerHead {
+pub(super) fn answer_head(status: u16, headers: &HeaderMap, key: Option<&Secret>) -> AnswerHead {
     let passed_on = |name: &str| {
         let mut prefixes = PASSED_ON_PREFIXES.iter();
         PASSED_ON.contains(&name) || prefixes.any(|prefix| name.starts_with(prefix))
@@ -480,6 +573,7 @@ struct ClientReceiver<'a> {
     /// True from an error before any output was sent: another target may still answer.
     is_held: bool,
     is_begun: bool,
+    is_bytes: bool,
     has_failed: bool,
     is_reported_to_client: bool,
 }
@@ -502,6 +596,7 @@ impl<'a> ClientReceiver<'a> {
             has_output: false,
             is_held: false,
             is_begun: false,
+            is_bytes: false,
             has_failed: false,
             is_reported_to_client: false,
         }
@@ -638,6 +733,14 @@ impl Receiver for ClientReceiver<'_> {
                 Framing::NdJson | Framing::JsonArray => b"\n",
             });
         }
+    }
+
+    fn bytes(&mut self, piece: &[u8]) -> bool {
+        let elapsed_ms = || self.scope.elapsed_ms();
+        self.first_token_ms.get_or_insert_with(elapsed_ms);
+        self.is_bytes = true;
+        self.ready.extend_from_slice(piece);
+        self.flush()
     }
 
     fn flush(&mut self) -> bool {
@@ -830,6 +933,12 @@ mod tests {
             (ApiFormat::ChatCompletions, &[Kind::OpenAi, Kind::Gemini, Kind::Ollama][..]),
             (ApiFormat::Messages, &[Kind::Anthropic, Kind::Ollama]),
             (ApiFormat::TokenCount, &[Kind::Anthropic]),
+            (ApiFormat::Completions, &[Kind::OpenAi, Kind::Ollama]),
+            (ApiFormat::Embeddings, &[Kind::OpenAi, Kind::Gemini, Kind::Ollama]),
+            (ApiFormat::Moderations, &[Kind::OpenAi]),
+            (ApiFormat::Rerank, &[Kind::OpenAi]),
+            (ApiFormat::Images, &[Kind::OpenAi, Kind::Gemini]),
+            (ApiFormat::Transcriptions, &[Kind::OpenAi]),
             (ApiFormat::Responses, &[Kind::OpenAi, Kind::Ollama]),
             (ApiFormat::Compaction, &[Kind::OpenAi]),
             (ApiFormat::ResponseTokenCount, &[Kind::OpenAi]),

@@ -1,7 +1,10 @@
 //! JSON from providers, with any nesting depth. Pure.
 
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// Limits the nesting of the kept part of a text that is too deep for `serde_json`, which rejects
 /// more than 127 levels to protect the stack. Readers need less than half of this depth.
@@ -22,6 +25,39 @@ pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
             Err(_) => Err(error),
         }
     })
+}
+
+/// Parses an object without the value of one field, which may be long; the value is validated.
+///
+/// # Errors
+/// Returns serde's error for invalid JSON, and for a text that is no object.
+pub(super) fn read_without(json: &[u8], skipped: &'static str) -> serde_json::Result<Value> {
+    struct Fields(&'static str);
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Value;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+            let mut fields = Map::new();
+            while let Some(name) = map.next_key::<String>()? {
+                if name == self.0 {
+                    let IgnoredAny = map.next_value()?;
+                    fields.insert(name, Value::Bool(true));
+                } else {
+                    fields.insert(name, map.next_value()?);
+                }
+            }
+            Ok(Value::Object(fields))
+        }
+    }
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let document = deserializer.deserialize_map(Fields(skipped))?;
+    deserializer.end()?;
+    Ok(document)
 }
 
 /// Returns the text, which is valid JSON, with `null` in place of containers that are nested too
@@ -65,6 +101,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_skipped_field_is_validated_but_not_kept() {
+        let read = |json: &str| read_without(json.as_bytes(), "data");
+        let document = read(r#"{"data":[{"embedding":[0.1,-2e9]}],"usage":{"a":1}}"#).unwrap();
+        assert_eq!(document, json!({"data": true, "usage": {"a": 1}}));
+        for invalid in ["[]", r#"{"data":[0.1,}"#, "{} x", ""] {
+            assert!(read(invalid).is_err(), "{invalid}");
+        }
+    }
 
     /// Wraps `inner` in `depth` containers of both kinds.
     fn nested(depth: usize, inner: &str) -> String {

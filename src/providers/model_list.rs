@@ -7,6 +7,7 @@
 //!   `max_context_length`, vLLM `max_model_len`.
 //! - Anthropic: `GET …/v1/models`, `created_at` as RFC 3339, "may be set to an epoch value if the release
 //!   date is unknown" (<https://platform.claude.com/docs/en/api/models>).
+//! - Ollama: `GET {base_url}/v1/models`, in the form of OpenAI.
 //! - Gemini: `GET …/v1beta/models`, no date (<https://ai.google.dev/api/models#method:-models.list>).
 //!
 //! The last two return up to 1,000 per page, which covers all their models.
@@ -23,7 +24,7 @@ use super::failure::Fault;
 use super::framer::Event;
 use super::transport::Scope;
 use super::wire::{Flow, Header, Reader, ResponseAccumulator};
-use super::{anthropic, gemini, openai};
+use super::{anthropic, gemini, ollama, openai};
 use crate::time::Timestamp;
 
 /// A router's list of 400 models has half a megabyte.
@@ -52,6 +53,8 @@ const CONTEXT_KEYS: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
+    /// Anthropic's and Gemini's name for people.
+    pub display_name: Option<String>,
     pub created_at: Option<Timestamp>,
     /// The limit of a prompt and its answer together.
     pub context_tokens: Option<u64>,
@@ -66,6 +69,11 @@ impl Providers {
             Kind::Anthropic | Kind::Gemini => true,
             Kind::Ollama | Kind::Echo => false,
         })
+    }
+
+    /// Returns whether a provider can list the models of clients: also Ollama's.
+    pub fn has_client_list(&self, provider: &str) -> bool {
+        self.has_list(provider) || self.kind(provider) == Some(Kind::Ollama)
     }
 
     /// Lists a provider's models, with the key and at the address of its calls.
@@ -143,7 +151,12 @@ fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Head
             let url = format!("{base_url}/models?pageSize={PAGE_MODELS_MAX}");
             (url, key.map(gemini::api_key).into_iter().collect())
         }
-        Kind::Ollama | Kind::Echo => return None,
+        Kind::Ollama => {
+            let url = ollama::chat_url(provider);
+            let url = url.strip_suffix("/chat/completions").unwrap_or(&url);
+            (format!("{url}/models"), key.map(openai::authorization).into_iter().collect())
+        }
+        Kind::Echo => return None,
     };
     Some((url, headers))
 }
@@ -179,6 +192,7 @@ fn model(model: &Value) -> Option<Listed> {
     };
     Some(Listed {
         name: name(&model["id"])?,
+        display_name: name(&model["display_name"]),
         // Anthropic and others write 1970 for an unknown date.
         created_at: created_at.filter(|at| at.0 > 0),
         context_tokens: CONTEXT_KEYS.iter().find_map(|key| tokens(&model[key])),
@@ -193,6 +207,7 @@ fn gemini_model(model: &Value) -> Option<Listed> {
     let name = name(&model["name"])?;
     Some(Listed {
         name: name.strip_prefix("models/").unwrap_or(&name).to_owned(),
+        display_name: self::name(&model["displayName"]),
         created_at: None,
         context_tokens: tokens(&model["inputTokenLimit"]),
     })
@@ -218,6 +233,7 @@ mod tests {
     fn listed(name: &str, created_s: Option<i64>, context_tokens: Option<u64>) -> Listed {
         Listed {
             name: name.into(),
+            display_name: None,
             created_at: created_s.map(|seconds| Timestamp(seconds * 1_000)),
             context_tokens,
         }
@@ -234,7 +250,9 @@ mod tests {
             let (to, headers) = request(&provider(kind, base_url)).unwrap();
             assert_eq!((to.as_str(), headers[0].0), (url, key));
         }
-        assert!(request(&provider(Kind::Ollama, "http://h")).is_none());
+        let (url, _) = request(&provider(Kind::Ollama, "http://h")).unwrap();
+        assert_eq!(url, "http://h/v1/models");
+        assert!(request(&provider(Kind::Echo, "")).is_none());
     }
 
     #[test]

@@ -85,12 +85,25 @@ pub(super) struct ChatReader {
     usage: fn(&Value) -> Result<Usage, BadCount>,
     /// The choices of a stream by index, and whether each has ended.
     choices: BTreeMap<u64, bool>,
+    /// True for the predecessor of chat completions, whose choices have `text` in place of a
+    /// message: <https://platform.openai.com/docs/api-reference/completions/object>.
+    has_texts: bool,
 }
 
 impl ChatReader {
     /// Creates a reader for a server with its own way to count.
     pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
-        Self { usage, choices: BTreeMap::new() }
+        Self { usage, choices: BTreeMap::new(), has_texts: false }
+    }
+
+    /// Creates a reader of completions without messages.
+    pub(super) fn of_texts() -> Self {
+        Self { has_texts: true, ..Self::default() }
+    }
+
+    /// Returns the message or delta of a choice.
+    fn part<'a>(&self, choice: &'a Value, name: &str) -> &'a Value {
+        if self.has_texts { choice } else { &choice[name] }
     }
 
     /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in
@@ -140,8 +153,9 @@ impl Reader for ChatReader {
         let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
         for choice in choices {
             partial.note_finish(&choice["finish_reason"]);
-            partial.push(&text_of(&choice["delta"]))?;
-            note_other_output(&choice["delta"], partial);
+            let delta = self.part(choice, "delta");
+            partial.push(&text_of(delta))?;
+            note_other_output(delta, partial);
             self.note_end(choice);
         }
         // Cumulative counts include this chunk's text.
@@ -161,17 +175,22 @@ impl Reader for ChatReader {
         self.note_usage(body, partial);
         check_reported(body)?;
         let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
-        let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
+        let name = if self.has_texts { "text" } else { "message" };
+        let has_part = |it: &&Value| match self.has_texts {
+            true => it["text"].is_string(),
+            false => it["message"].is_object(),
+        };
+        let Some(first) = choices.first().filter(has_part) else {
             choices.iter().try_for_each(check_choice)?;
-            return Err(Fault::bad_answer("the response has no `choices[0].message`"));
+            return Err(Fault::bad_answer(format!("the response has no `choices[0].{name}`")));
         };
         partial.note_finish(&first["finish_reason"]);
-        partial.push(&text_of(&first["message"]))?;
+        partial.push(&text_of(self.part(first, name)))?;
         for choice in choices {
-            note_other_output(&choice["message"], partial);
+            note_other_output(self.part(choice, name), partial);
         }
         for other in &choices[1..] {
-            partial.note_other_output(&text_of(&other["message"]).into());
+            partial.note_other_output(&text_of(self.part(other, name)).into());
         }
         self.note_usage(body, partial);
         choices.iter().try_for_each(check_choice)?;
@@ -188,7 +207,7 @@ fn check_choice(choice: &Value) -> Result<(), Fault> {
 }
 
 /// Fails for an event that is named an error, whatever its data.
-fn check_error_event(event: &Event, chunk: &Value) -> Result<(), Fault> {
+pub(super) fn check_error_event(event: &Event, chunk: &Value) -> Result<(), Fault> {
     if event.name != "error" {
         return Ok(());
     }
@@ -315,7 +334,14 @@ fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-        _ => message["refusal"].as_str().unwrap_or_default().to_owned(),
+        _ => {
+            let texts = [&message["refusal"], &message["text"]].into_iter();
+            texts
+                .filter_map(Value::as_str)
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .to_owned()
+        }
     }
 }
 

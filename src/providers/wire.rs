@@ -88,6 +88,8 @@ pub(super) struct ResponseAccumulator {
     pub(super) is_complete: bool,
     /// The object that the provider stores.
     pub(super) object: Option<ProviderObject>,
+    /// True if missing counts cannot be estimated from texts, as for images and sound.
+    pub(super) has_no_estimate: bool,
 }
 
 impl ResponseAccumulator {
@@ -214,8 +216,17 @@ pub(super) trait Reader {
         Framing::Sse
     }
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault>;
+    /// Parses an answer in one piece.
+    fn parse(&self, bytes: &[u8]) -> serde_json::Result<Value> {
+        json::read(bytes)
+    }
     /// Reads an answer in one piece.
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault>;
+    /// Prepares for an answer that is neither JSON nor a stream of events. Returns false if there
+    /// is none in this protocol.
+    fn begin_bytes(&mut self, _partial: &mut ResponseAccumulator) -> bool {
+        false
+    }
 }
 
 /// The data of the last event of OpenAI's streams.

@@ -18,6 +18,9 @@ use crate::time::Timestamp;
 /// Limits the age of an object, in milliseconds: OpenAI keeps responses for 30 days
 /// (<https://platform.openai.com/docs/guides/your-data>).
 pub const OBJECT_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+/// Limits the age of a file or a batch, in milliseconds. OpenAI keeps files until they are deleted
+/// (<https://platform.openai.com/docs/api-reference/files/create>).
+pub const FILE_AGE_MAX_MS: i64 = 400 * 24 * 60 * 60 * 1000;
 /// Limits how long an object stays open, in milliseconds. OpenAI's batches end within 24 hours.
 pub const OPEN_AGE_MAX_MS: i64 = 25 * 60 * 60 * 1000;
 /// Limits the objects that one query returns.
@@ -111,13 +114,17 @@ pub(super) fn forget(db: &Connection, name: &ObjectName) -> Result<Applied> {
     execute(db, sql, params![name.kind, name.id, name.owner()]).map(done)
 }
 
-/// Removes up to `step` objects that are older than [`OBJECT_AGE_MAX_MS`] and not open. Returns
-/// their number.
+/// Removes up to `step` objects that are older than [`OBJECT_AGE_MAX_MS`] and not open; files and
+/// batches, which providers keep longer, after [`FILE_AGE_MAX_MS`]. Returns their number.
 pub(super) fn prune(db: &Connection, now: Timestamp, step: usize) -> Result<usize> {
     let sql = "DELETE FROM stored_objects WHERE (kind, id, owner) IN (
             SELECT kind, id, owner FROM stored_objects
-            WHERE created_ms < ?1 AND NOT is_open ORDER BY created_ms LIMIT ?2)";
-    execute(db, sql, params![now.0.saturating_sub(OBJECT_AGE_MAX_MS), step])
+            WHERE created_ms < CASE WHEN kind IN (?3, ?4) THEN ?5 ELSE ?1 END AND NOT is_open
+            ORDER BY created_ms LIMIT ?2)";
+    let before = |age_max_ms| now.0.saturating_sub(age_max_ms);
+    let (files, batches) = (ObjectKind::File, ObjectKind::Batch);
+    let (of_files, of_others) = (before(FILE_AGE_MAX_MS), before(OBJECT_AGE_MAX_MS));
+    execute(db, sql, params![of_others, step, files, batches, of_files])
 }
 
 impl Store {
@@ -243,6 +250,11 @@ mod tests {
         assert_eq!(left.len(), 1);
         assert_eq!(store.open_objects(Timestamp(1_001)).unwrap(), left);
         assert!(store.open_objects(Timestamp(1_000)).unwrap().is_empty());
+        let name = ObjectName { kind: ObjectKind::File, ..name("c", None) };
+        let file = StoredObject { name, ..object("c", None) };
+        apply(&mut writer, Change::Remember(file)).unwrap();
+        assert_eq!(writer.prune_objects(Timestamp(1_001 + OBJECT_AGE_MAX_MS), 10).unwrap(), 0);
+        assert_eq!(writer.prune_objects(Timestamp(1_001 + FILE_AGE_MAX_MS), 10).unwrap(), 1);
     }
 
     #[test]

@@ -30,6 +30,28 @@ pub(super) struct Shape {
     pub(super) is_responses: bool,
     /// The name of content that an earlier request stored.
     pub(super) reference: &'static [&'static str],
+    pub(super) content: Content,
+}
+
+/// The content of a request, and the bound of its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Messages,
+    /// Texts that are completed.
+    Prompts,
+    /// Texts whose answer has no tokens.
+    Texts,
+    /// Texts that may also be objects with images or sound, and whose answer has no tokens.
+    Inputs,
+    /// Images or sound, whose tokens have no known bound.
+    Media,
+}
+
+impl Content {
+    /// Returns whether the answer has no tokens.
+    pub(super) fn has_no_answer(self) -> bool {
+        matches!(self, Self::Texts | Self::Inputs)
+    }
 }
 
 /// The part of a request that decides whether its answer is streamed.
@@ -80,6 +102,49 @@ const CHAT: Shape = Shape {
     is_prompt: false,
     is_responses: false,
     reference: &[],
+    content: Content::Messages,
+};
+
+const COMPLETIONS: Shape = Shape {
+    known_fields: &["model", "stream", "stream_options", "max_tokens", "n", "best_of", "prompt"],
+    limits: &["max_tokens"],
+    thinking: &[],
+    // All of `best_of` are billed: <https://platform.openai.com/docs/api-reference/completions>.
+    choices: &["n", "best_of"],
+    system: &[],
+    messages: &["prompt"],
+    content: Content::Prompts,
+    ..CHAT
+};
+
+/// Embeddings and moderations.
+const INPUT: Shape = Shape {
+    known_fields: &["model", "stream", "input"],
+    limits: &[],
+    thinking: &[],
+    choices: &[],
+    system: &[],
+    messages: &["input"],
+    content: Content::Inputs,
+    ..CHAT
+};
+
+const RERANK: Shape = Shape {
+    known_fields: &["model", "stream", "query", "documents"],
+    system: &["query"],
+    messages: &["documents"],
+    content: Content::Texts,
+    ..INPUT
+};
+
+/// Images and speech.
+const MEDIA: Shape = Shape {
+    known_fields: &["model", "stream", "n", "prompt", "input"],
+    choices: &["n"],
+    system: &["input"],
+    messages: &["prompt"],
+    content: Content::Media,
+    ..INPUT
 };
 
 /// OpenAI's Responses API. The limit includes reasoning.
@@ -221,6 +286,15 @@ impl Shape {
             ApiFormat::Responses | ApiFormat::Compaction | ApiFormat::ResponseTokenCount => {
                 &RESPONSES
             }
+            ApiFormat::Completions => &COMPLETIONS,
+            ApiFormat::Embeddings | ApiFormat::Moderations => &INPUT,
+            ApiFormat::Rerank | ApiFormat::RerankV2 => &RERANK,
+            ApiFormat::Images
+            | ApiFormat::ImageEdits
+            | ApiFormat::ImageVariations
+            | ApiFormat::Speech
+            | ApiFormat::Transcriptions
+            | ApiFormat::Translations => &MEDIA,
             ApiFormat::GenerateContent => &CONTENT,
             ApiFormat::ContentStream | ApiFormat::ContentArray => &CONTENT_STREAM,
             ApiFormat::ContentTokenCount => &CONTENT_TOKEN_COUNT,
