@@ -500,8 +500,9 @@ impl<'a> ChatRequest<'a> {
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
         let of_role = |role: &'static str| {
             // Gemini's only content needs no role.
+            let default = if self.shape().has_model_in_path { "user" } else { "" };
             let of_role =
-                move |message: &&Value| message["role"].as_str().unwrap_or("user") == role;
+                move |message: &&Value| message["role"].as_str().unwrap_or(default) == role;
             messages.iter().filter(of_role)
         };
         let mut system: Vec<String> =
@@ -1197,6 +1198,26 @@ mod tests {
             let request = ChatRequest::read(ApiFormat::ContentArray, body.as_bytes(), Some("m"));
             request.map(|request| request.max_tokens).map_err(|refusal| refusal.code)
         };
+        for (format, body, thinking_tokens, expected) in [
+            (
+                ApiFormat::GenerateContent,
+                r#"{"generationConfig":{"maxOutputTokens": 900,"thinkingConfig":{"thinkingBudget":50}}}"#,
+                50,
+                r#"{"generationConfig":{"maxOutputTokens": 100,"thinkingConfig":{"thinkingBudget":50}}}"#,
+            ),
+            (
+                ApiFormat::OllamaChat,
+                r#"{"model":"m","options":{"num_predict":-1}}"#,
+                0,
+                r#"{"model":"m","options":{"num_predict":100}}"#,
+            ),
+        ] {
+            let request = ChatRequest::read(format, body.as_bytes(), Some("m")).unwrap();
+            assert_eq!(request.limit.output().unwrap().thinking_tokens, thinking_tokens);
+            let edits = request.limit.edits(100, "max_tokens");
+            let lowered = request.edited("m", false, &edits);
+            assert_eq!(String::from_utf8(lowered).unwrap(), expected);
+        }
         let both = r#"{"generationConfig":{},"generation_config":{"maxOutputTokens":9}}"#;
         assert_eq!(read(both), Err("ambiguous"));
         assert_eq!(read(r#"{"generationConfig":[]}"#), Err("invalid_json"));
