@@ -189,13 +189,12 @@ impl Gateway {
             Endpoint::Storage(_) => Ok(()),
             Endpoint::Models => {
                 let models = self.models(route.protocol, head)?;
-                let names = || models.iter().map(|model| model.id.clone()).collect();
                 let list = match route.protocol {
                     Protocol::OpenAi | Protocol::Anthropic => {
                         models::list(route.protocol, &models, head)?
                     }
-                    Protocol::Gemini => gemini::list(&names(), head)?,
-                    Protocol::Ollama => ollama::list(&names()),
+                    Protocol::Gemini => gemini::list(&models, head)?,
+                    Protocol::Ollama => ollama::list(&models),
                 };
                 answer_json(reply, &list);
                 Ok(())
@@ -217,7 +216,7 @@ impl Gateway {
                 let unknown = || ApiError::new(404, "model_not_found", message);
                 let model = model.ok_or_else(unknown)?;
                 let document = match route.protocol {
-                    Protocol::Gemini => gemini::model(&model.id),
+                    Protocol::Gemini => gemini::model(model),
                     _ => model.to_json(),
                 };
                 answer_json(reply, &document);

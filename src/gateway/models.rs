@@ -196,7 +196,7 @@ impl ModelLists {
 }
 
 impl Model {
-    fn named(id: &str, owner: &str) -> Self {
+    pub fn named(id: &str, owner: &str) -> Self {
         let (id, owner) = (id.to_owned(), owner.to_owned());
         Self { display_name: id.clone(), id, owner, created_at: None, context_tokens: None }
     }

@@ -1,10 +1,9 @@
 //! The gateway's own answers in Ollama's API (<https://docs.ollama.com/api>). Pure.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::models::Model;
 use crate::ids::hex;
 use crate::listener::ApiError;
 
@@ -25,12 +24,13 @@ pub fn running() -> Value {
 }
 
 /// Returns the models in the form of those on the server's disk.
-pub fn list(names: &BTreeSet<String>) -> Value {
-    let models: Vec<Value> = names
+pub fn list(models: &[Model]) -> Value {
+    let models: Vec<Value> = models
         .iter()
-        .map(|name| {
+        .map(|model| {
+            let name = &model.id;
             json!({
-                "name": name, "model": name, "modified_at": DATE, "size": 0,
+                "name": name, "model": name, "modified_at": modified_at(model), "size": 0,
                 "digest": hex(&Sha256::digest(name)), "details": details(),
             })
         })
@@ -52,6 +52,10 @@ pub fn no_model_changes(path: &str) -> ApiError {
         "flowledger does not support {path}; change the models at the Ollama server itself"
     );
     ApiError::new(404, "not_found", message)
+}
+
+fn modified_at(model: &Model) -> String {
+    model.created_at.map_or_else(|| DATE.to_owned(), |at| at.to_string())
 }
 
 fn details() -> Value {

@@ -316,6 +316,8 @@ pub fn formats_of(protocol: Protocol) -> Vec<ApiFormat> {
 
 /// Returns the usual path of an API format.
 pub fn path_of(format: ApiFormat) -> String {
+    // The query makes the difference.
+    let format = if format == ApiFormat::ContentArray { ApiFormat::ContentStream } else { format };
     let is_path =
         |it: &&Pattern| [Endpoint::Call(format), Endpoint::Count(format)].contains(&it.endpoint);
     PATTERNS.iter().find(is_path).map_or_else(String::new, full_path)
