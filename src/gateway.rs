@@ -189,13 +189,12 @@ impl Gateway {
             Endpoint::Storage(_) => Ok(()),
             Endpoint::Models => {
                 let models = self.models(route.protocol, head)?;
-                let names = || models.iter().map(|model| model.id.clone()).collect();
                 let list = match route.protocol {
                     Protocol::OpenAi | Protocol::Anthropic => {
                         models::list(route.protocol, &models, head)?
                     }
-                    Protocol::Gemini => gemini::list(&names(), head)?,
-                    Protocol::Ollama => ollama::list(&names()),
+                    Protocol::Gemini => gemini::list(&models::names(&models), head)?,
+                    Protocol::Ollama => ollama::list(&models::names(&models)),
                 };
                 answer_json(reply, &list);
                 Ok(())
