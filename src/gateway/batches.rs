@@ -141,7 +141,15 @@ impl StorageRequest<'_> {
             self.gateway.calls.settle(vec![Change::SettleCall(settlement)]);
         })?;
         let mut document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        match id_of(&document) {
+        self.remember_batch(id_of(&document), row, model, began);
+        let bytes = if self.localize(&mut document) { document.to_string().into() } else { bytes };
+        send_document(&head, &bytes, reply);
+        Ok(())
+    }
+
+    /// Remembers a new batch as open.
+    fn remember_batch(&self, id: Option<&str>, row: i64, model: String, began: Timestamp) {
+        match id {
             Some(id) => self.commit(vec![Change::Remember(StoredObject {
                 ledger_id: Some(row),
                 is_open: true,
@@ -154,9 +162,6 @@ impl StorageRequest<'_> {
                 self.gateway.calls.settle(vec![Change::SettleCall(lost)]);
             }
         }
-        let bytes = if self.localize(&mut document) { document.to_string().into() } else { bytes };
-        send_document(&head, &bytes, reply);
-        Ok(())
     }
 
     fn operation<'b>(&self, body: &'b [u8], batch: &BatchCall) -> Result<Operation<'b>, ApiError> {

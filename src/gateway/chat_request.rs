@@ -51,6 +51,8 @@ const INCLUDE_USAGE: &str = "include_usage";
 pub struct ChatRequest<'a> {
     format: ApiFormat,
     body: &'a [u8],
+    /// The body as text; empty if it is a form or a batch.
+    text: &'a str,
     pub model: String,
     model_at: ModelPlace,
     pub is_streamed: bool,
@@ -234,6 +236,7 @@ impl<'a> ChatRequest<'a> {
         Ok(Self {
             format,
             body: body.as_bytes(),
+            text: body,
             model,
             model_at,
             is_streamed,
@@ -280,12 +283,9 @@ impl<'a> ChatRequest<'a> {
         models.iter().map(text_or_json).collect()
     }
 
-    /// Returns the body; empty if it is a form.
+    /// Returns the body; empty if it is a form or a batch.
     pub fn body(&self) -> &'a str {
-        match self.is_form() {
-            true => "",
-            false => std::str::from_utf8(self.body).unwrap_or_default(),
-        }
+        self.text
     }
 
     fn is_form(&self) -> bool {
@@ -327,6 +327,7 @@ impl<'a> ChatRequest<'a> {
         Ok(Self {
             format,
             body,
+            text: "",
             model: checked_name(Some(model))?,
             model_at: place,
             is_streamed,
@@ -360,6 +361,7 @@ impl<'a> ChatRequest<'a> {
         Self {
             format,
             body,
+            text: "",
             model: model.to_owned(),
             // The batch is sent as it is; its hash is that of the body, like a form's.
             model_at: ModelPlace::FormValue(0..0),
@@ -451,8 +453,7 @@ impl<'a> ChatRequest<'a> {
     /// Returns the ids of the provider's files that the request refers to.
     pub fn file_ids(&self) -> Vec<String> {
         let mut ids = Vec::new();
-        let body = std::str::from_utf8(self.body).unwrap_or_default();
-        if may_contain(body, "file_id") {
+        if may_contain(self.text, "file_id") {
             collect_file_ids(&self.document(), &mut ids);
         }
         ids

@@ -49,6 +49,25 @@ pub(super) struct StorageRequest<'a> {
     pub(super) cancel: &'a Cancel,
 }
 
+/// The page of a list that a client asks for.
+struct Paging<'a> {
+    limit: usize,
+    /// The name of the cursor.
+    direction: &'static str,
+    is_backwards: bool,
+    /// The other parts of the query.
+    others: &'a [&'a str],
+}
+
+/// The client's own objects of several pages.
+struct OwnPage {
+    /// The last page without its objects.
+    document: Map<String, Value>,
+    own: Vec<Value>,
+    /// True if the provider has further pages.
+    has_more: bool,
+}
+
 /// The kind of the objects that a request is about.
 fn kind_of(storage: Storage) -> ObjectKind {
     match storage {
@@ -393,7 +412,7 @@ impl StorageRequest<'_> {
         let limit = asked("limit").and_then(|limit| limit.parse().ok());
         let limit = limit.unwrap_or(20_usize).clamp(1, PAGE_OBJECTS_MAX);
         let is_backwards = asked(before).is_some();
-        let (direction, mut cursor) = match asked(before) {
+        let (direction, cursor) = match asked(before) {
             Some(cursor) => (before, Some(cursor)),
             None => (after, asked(after)),
         };
@@ -406,38 +425,9 @@ impl StorageRequest<'_> {
             !pair.is_empty() && !["limit", after, before].contains(&name)
         });
         let others: Vec<&str> = others.collect();
-        let mut own: Vec<Value> = Vec::new();
-        let mut page = Map::new();
-        let mut has_more = true;
-        for _ in 0..PAGES_MAX {
-            let mut query = form_urlencoded::Serializer::new(String::new());
-            query.append_pair("limit", &PAGE_OBJECTS_MAX.to_string());
-            if let Some(cursor) = &cursor {
-                query.append_pair(direction, cursor);
-            }
-            let query = [&[query.finish().as_str()], others.as_slice()].concat().join("&");
-            let (_, body) = self.document("GET", self.root(kind), &query, RelayBody::None)?;
-            let Ok(Value::Object(mut document)) = serde_json::from_slice(&body) else {
-                return Err(self.bad_answer("the response is no list").into());
-            };
-            let Some(Value::Array(data)) = document.remove("data") else {
-                return Err(self.bad_answer("the response has no `data`").into());
-            };
-            has_more = document.get("has_more") == Some(&Value::Bool(true)) && !data.is_empty();
-            let last = if is_backwards { data.first() } else { data.last() };
-            cursor = last.and_then(id_of).map(str::to_owned);
-            let mut visible = Vec::new();
-            for object in data {
-                if id_of(&object).is_some_and(|id| self.is_visible(kind, id)) {
-                    visible.push(object);
-                }
-            }
-            own = if is_backwards { [visible, own].concat() } else { [own, visible].concat() };
-            page = document;
-            if !has_more || cursor.is_none() || own.len() > limit {
-                break;
-            }
-        }
+        let paging = Paging { limit, direction, is_backwards, others: &others };
+        let OwnPage { document: mut page, mut own, mut has_more } =
+            self.own_objects(kind, &paging, cursor)?;
         has_more |= own.len() > limit;
         match is_backwards {
             true => own.drain(..own.len().saturating_sub(limit)).for_each(drop),
@@ -452,6 +442,43 @@ impl StorageRequest<'_> {
         page.insert("data".into(), own.into());
         super::answer_json(reply, &page.into());
         Ok(())
+    }
+
+    /// Reads the provider's pages until there are enough of the client's own objects.
+    fn own_objects(
+        &self,
+        kind: ObjectKind,
+        paging: &Paging<'_>,
+        mut cursor: Option<String>,
+    ) -> Result<OwnPage, Box<ErrorResponse>> {
+        let Paging { limit, direction, is_backwards, others } = *paging;
+        let (mut page, mut own, mut has_more) = (Map::new(), Vec::new(), true);
+        for _ in 0..PAGES_MAX {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("limit", &PAGE_OBJECTS_MAX.to_string());
+            if let Some(cursor) = &cursor {
+                query.append_pair(direction, cursor);
+            }
+            let query = [&[query.finish().as_str()], others].concat().join("&");
+            let (_, body) = self.document("GET", self.root(kind), &query, RelayBody::None)?;
+            let Ok(Value::Object(mut document)) = serde_json::from_slice(&body) else {
+                return Err(self.bad_answer("the response is no list").into());
+            };
+            let Some(Value::Array(data)) = document.remove("data") else {
+                return Err(self.bad_answer("the response has no `data`").into());
+            };
+            has_more = document.get("has_more") == Some(&Value::Bool(true)) && !data.is_empty();
+            let last = if is_backwards { data.first() } else { data.last() };
+            cursor = last.and_then(id_of).map(str::to_owned);
+            let mut visible = data;
+            visible.retain(|object| id_of(object).is_some_and(|id| self.is_visible(kind, id)));
+            own = if is_backwards { [visible, own].concat() } else { [own, visible].concat() };
+            page = document;
+            if !has_more || cursor.is_none() || own.len() > limit {
+                break;
+            }
+        }
+        Ok(OwnPage { document: page, own, has_more })
     }
 
     /// Returns whether the client may see an object of a list.

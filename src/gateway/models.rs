@@ -31,6 +31,7 @@ const STACK_BYTES: usize = 512 << 10;
 const PAGE_DEFAULT: usize = 20;
 const PAGE_MAX: usize = 1_000;
 
+const ALIAS_OWNER: &str = "flowledger";
 const ECHO_MODELS: [&str; 2] = ["echo-1", "echo-slow"];
 
 /// A model under the name that clients use.
@@ -149,7 +150,7 @@ impl ModelLists {
         let mut models = Vec::new();
         for (alias, targets) in aliases {
             if targets.iter().any(|target| is_usable(&target.provider)) {
-                models.push(Model::named(alias, "flowledger"));
+                models.push(Model::named(alias, ALIAS_OWNER));
             }
         }
         let all = usable.iter().map(|name| (*name, self.of_provider(providers, name)));

@@ -181,39 +181,20 @@ impl ApiFormat {
             (Self::Object, Kind::OpenAi) => {
                 |it, _| (it.base_url().to_owned(), Box::<responses::ObjectReader>::default())
             }
-            (Self::Completions, Kind::OpenAi) => |it, _| (at(it, "completions"), texts()),
-            (Self::Completions, Kind::Ollama) => {
-                |it, _| (beside_chat(ollama::chat_url(it), "completions"), texts())
-            }
-            (Self::Embeddings, Kind::OpenAi) => |it, _| (at(it, "embeddings"), embeddings()),
-            (Self::Embeddings, Kind::Gemini) => {
-                |it, _| (beside_chat(gemini::chat_url(it), "embeddings"), embeddings())
-            }
-            (Self::Embeddings, Kind::Ollama) => {
-                |it, _| (beside_chat(ollama::chat_url(it), "embeddings"), embeddings())
-            }
-            (Self::Moderations, Kind::OpenAi) => {
-                |it, _| (at(it, "moderations"), Box::new(CountedReader::moderations()))
-            }
-            (Self::Rerank, Kind::OpenAi) => |it, _| (at(it, "rerank"), rerank()),
-            (Self::RerankV2, Kind::OpenAi) => |it, _| {
-                let url = at(it, "rerank");
-                let older = url.strip_suffix("/v1/rerank").map(|base| format!("{base}/v2/rerank"));
-                (older.unwrap_or(url), rerank())
-            },
-            (Self::Images, Kind::OpenAi) => |it, _| (at(it, "images/generations"), images()),
-            (Self::Images, Kind::Gemini) => {
-                |it, _| (beside_chat(gemini::chat_url(it), "images/generations"), images())
-            }
-            (Self::ImageEdits, Kind::OpenAi) => |it, _| (at(it, "images/edits"), images()),
-            (Self::ImageVariations, Kind::OpenAi) => {
-                |it, _| (at(it, "images/variations"), images())
-            }
-            (Self::Speech, Kind::OpenAi) => |it, _| (at(it, "audio/speech"), audio()),
-            (Self::Transcriptions, Kind::OpenAi) => {
-                |it, _| (at(it, "audio/transcriptions"), audio())
-            }
-            (Self::Translations, Kind::OpenAi) => |it, _| (at(it, "audio/translations"), audio()),
+            (
+                Self::Completions
+                | Self::Embeddings
+                | Self::Moderations
+                | Self::Rerank
+                | Self::RerankV2
+                | Self::Images
+                | Self::ImageEdits
+                | Self::ImageVariations
+                | Self::Speech
+                | Self::Transcriptions
+                | Self::Translations,
+                _,
+            ) => return self.other_route(kind),
             (format, Kind::Gemini) => return format.gemini_route(),
             (format, Kind::Ollama) => return format.ollama_route(),
             (_, Kind::OpenAi | Kind::Anthropic | Kind::Echo) => return None,
@@ -264,6 +245,47 @@ impl ApiFormat {
                 |it, _| (ollama::own_url(it, "embeddings"), Box::new(ollama::EmbeddingReader))
             }
             Self::OllamaShow => |it, _| (ollama::own_url(it, "show"), Box::new(UnreadDocument)),
+            _ => return None,
+        };
+        Some(route)
+    }
+
+    /// Returns the route of a call other than a conversation.
+    fn other_route(self, kind: Kind) -> Option<Route> {
+        let route: Route = match (self, kind) {
+            (Self::Completions, Kind::OpenAi) => |it, _| (at(it, "completions"), texts()),
+            (Self::Completions, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "completions"), texts())
+            }
+            (Self::Embeddings, Kind::OpenAi) => |it, _| (at(it, "embeddings"), embeddings()),
+            (Self::Embeddings, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Embeddings, Kind::Ollama) => {
+                |it, _| (beside_chat(ollama::chat_url(it), "embeddings"), embeddings())
+            }
+            (Self::Moderations, Kind::OpenAi) => {
+                |it, _| (at(it, "moderations"), Box::new(CountedReader::moderations()))
+            }
+            (Self::Rerank, Kind::OpenAi) => |it, _| (at(it, "rerank"), rerank()),
+            (Self::RerankV2, Kind::OpenAi) => |it, _| {
+                let url = at(it, "rerank");
+                let older = url.strip_suffix("/v1/rerank").map(|base| format!("{base}/v2/rerank"));
+                (older.unwrap_or(url), rerank())
+            },
+            (Self::Images, Kind::OpenAi) => |it, _| (at(it, "images/generations"), images()),
+            (Self::Images, Kind::Gemini) => {
+                |it, _| (beside_chat(gemini::chat_url(it), "images/generations"), images())
+            }
+            (Self::ImageEdits, Kind::OpenAi) => |it, _| (at(it, "images/edits"), images()),
+            (Self::ImageVariations, Kind::OpenAi) => {
+                |it, _| (at(it, "images/variations"), images())
+            }
+            (Self::Speech, Kind::OpenAi) => |it, _| (at(it, "audio/speech"), audio()),
+            (Self::Transcriptions, Kind::OpenAi) => {
+                |it, _| (at(it, "audio/transcriptions"), audio())
+            }
+            (Self::Translations, Kind::OpenAi) => |it, _| (at(it, "audio/translations"), audio()),
             _ => return None,
         };
         Some(route)
