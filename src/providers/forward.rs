@@ -139,7 +139,7 @@ pub const API_FORMATS: [ApiFormat; 5] = [
 ];
 
 /// Returns the URL of a request and the reader of its answer.
-type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
+pub(super) type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
 
 impl ApiFormat {
     /// Returns whether a provider of this kind understands the format.
@@ -153,7 +153,7 @@ impl ApiFormat {
         matches!(self, EmbedContent | BatchEmbedContents | OllamaEmbed | OllamaEmbeddings)
     }
 
-    fn route(self, kind: Kind) -> Option<Route> {
+    pub(super) fn route(self, kind: Kind) -> Option<Route> {
         let route: Route = match (self, kind) {
             (Self::ChatCompletions, Kind::OpenAi) => |it, _| (openai::url(it), chat()),
             (Self::ChatCompletions, Kind::Gemini) => |it, _| {
