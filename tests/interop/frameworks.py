@@ -89,7 +89,12 @@ def dspy():
 def llm():
     home = os.environ["HOME"]
     with open(f"{home}/extra-openai-models.yaml", "w") as file:
-        file.write(f"- model_id: flowledger\n  model_name: {GPT}\n  api_base: {BASE}/v1\n")
+        file.write(f"""
+- model_id: flowledger
+  model_name: {GPT}
+  api_base: {BASE}/v1
+  api_key_name: flowledger
+""")
     env = {**os.environ, "LLM_USER_PATH": home}
     for options in ([], ["--no-stream"]):
         command = [f"{os.path.dirname(sys.executable)}/llm", "-m", "flowledger", "--key", KEY, *options]
