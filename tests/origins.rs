@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use flowledger::config::Config;
-use flowledger::gateway::LoopLimits;
+use flowledger::gateway::{ClientPolicy, LoopLimits};
 use flowledger::providers::Kind;
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
@@ -265,6 +265,37 @@ fn a_subscription_passes_on_and_costs_no_money() {
     assert_eq!(server.request("POST", CHAT, &headers, body.as_bytes()).status, 200);
     let head = upstream.heads().recv_timeout(DEADLINE).unwrap();
     assert!(head.contains("authorization: bearer test-key\n"), "{head}");
+}
+
+#[test]
+fn a_login_is_never_sent_to_other_providers() {
+    let upstream = upstream();
+    let url = upstream.url();
+    let server = server_with(&upstream, |config| {
+        config.token = Some(Secret::new(TOKEN));
+        add_provider(config, "other", Kind::Anthropic, url.trim_end_matches("/v1"));
+        let policy = ClientPolicy { pass_through_key: true, ..ClientPolicy::default() };
+        config.gateway.policies.insert("openai".into(), policy);
+    });
+    for (path, model) in [("/v1/messages", "other/claude-haiku-4-5"), (CHAT, "openai/gpt-4o-mini")]
+    {
+        let body = json!({"model": model, "max_tokens": 9, "messages": []}).to_string();
+        // A wrong key of flowledger is no key for a provider either.
+        let token = format!("Bearer {TOKEN}");
+        for headers in [
+            [("authorization", LOGIN), ("x-flowledger-key", TOKEN)],
+            [("authorization", &*token), ("x-flowledger-key", "mistyped")],
+        ] {
+            let response = server.request("POST", path, &headers, body.as_bytes());
+            assert_eq!(response.status, 200, "{}", response.text());
+            let head = upstream.heads().recv_timeout(DEADLINE).unwrap();
+            assert!(head.contains("test-key\n"), "{head}");
+            assert!(!head.contains("sk-ant-oat") && !head.contains("mistyped"), "{head}");
+        }
+    }
+    for row in as_owner(&server, "GET", "/api/ledger", &Value::Null)["items"].as_array().unwrap() {
+        assert_eq!(row["billing"], Value::Null);
+    }
 }
 
 /// Asks `gpt-4o-mini` in a session.

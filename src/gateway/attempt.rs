@@ -10,7 +10,7 @@ use super::client_sink::ClientSink;
 use super::echo::{self, EchoFormat};
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
-use super::protocol::{ErrorForm, ErrorResponse};
+use super::protocol::{ErrorForm, ErrorResponse, Protocol};
 use super::route::path_of;
 use super::stored::ObjectRecorder;
 use super::targets::Target;
@@ -29,6 +29,8 @@ use crate::store::{Bought, NewCall};
 /// Limits the wait for amounts that calls in flight hold in a budget. Clients wait longer for the
 /// start of an answer.
 const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
+
+const ANTHROPIC_URL: &str = "https://api.anthropic.com";
 
 pub(super) enum Attempt {
     /// The client has its answer or a part of it, or disconnected.
@@ -268,10 +270,20 @@ impl Gateway {
         client: &'a Client,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        let is_for_provider =
-            || client.brings_login() && self.providers.kind(provider) == Some(Kind::Anthropic);
-        let own = client.own.as_ref();
-        own.filter(|_| self.policy(provider).pass_through_key || is_for_provider())
+        let own = client.own.as_ref()?;
+        let passes = self.policy(provider).pass_through_key;
+        let is_sent = match is_login(own) {
+            true if self.providers.kind(provider) != Some(Kind::Anthropic) => false,
+            true => passes || client.brings_login() && self.is_anthropic(provider),
+            false => passes,
+        };
+        is_sent.then_some(own)
+    }
+
+    /// Returns whether a provider is Anthropic itself. Others of its kind must not get its logins.
+    fn is_anthropic(&self, provider: &str) -> bool {
+        let url = self.providers.server_of(provider).map_or("", |(_, url)| url);
+        provider == Protocol::Anthropic.name() || url.starts_with(ANTHROPIC_URL)
     }
 
     fn forward(

@@ -54,12 +54,13 @@ pub fn read(head: &RequestHead, body: &str) -> Result<Attribution, ApiError> {
     let end_user = explicit(head, "X-Flowledger-User", "bad_user")?;
     let project = explicit(head, "X-Flowledger-Project", "bad_project")?;
     let derived = Derived::of(head, body);
-    let session = session.or(derived.session);
-    let own_session = session.clone();
+    let session = session.or_else(|| derived.sessions.first().cloned());
+    // Some clients repeat their session in a field for users.
+    let is_session =
+        |user: &String| derived.sessions.contains(user) || session.as_ref() == Some(user);
     Ok(Attribution {
         client: client(head),
-        // Some clients repeat their session in a field for users.
-        end_user: end_user.or(derived.end_user.filter(|user| Some(user) != own_session.as_ref())),
+        end_user: end_user.or_else(|| derived.end_user.clone().filter(|user| !is_session(user))),
         session,
         project,
     })
@@ -83,9 +84,14 @@ fn explicit(
     }
 }
 
-/// Control characters, and marks that reorder the text around them.
+/// Control characters, invisible ones, and marks that reorder the text around them.
 fn is_printable(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    let is_mark = matches!(
+        c,
+        '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    !c.is_control() && !is_mark
 }
 
 fn name(text: &str) -> Option<String> {
@@ -96,14 +102,18 @@ fn name(text: &str) -> Option<String> {
 
 #[derive(Default)]
 struct Derived {
-    session: Option<String>,
+    /// All names of the session, the most specific one first.
+    sessions: Vec<String>,
     end_user: Option<String>,
 }
 
 impl Derived {
     fn of(head: &RequestHead, body: &str) -> Self {
         let mut derived = Self {
-            session: SESSION_HEADERS.iter().find_map(|header| name(head.header(header)?)),
+            sessions: SESSION_HEADERS
+                .iter()
+                .filter_map(|header| name(head.header(header)?))
+                .collect(),
             end_user: USER_HEADERS.iter().find_map(|header| {
                 // Open WebUI quotes the name like a part of a URL.
                 name(&percent_decode_str(head.header(header)?).decode_utf8_lossy())
@@ -125,9 +135,9 @@ impl Derived {
         derived
     }
 
-    /// Keeps the names that were found first.
+    /// Keeps the end user that was found first.
     fn add(&mut self, session: Option<Cow<'_, str>>, end_user: Option<Cow<'_, str>>) {
-        self.session = self.session.take().or_else(|| name(&session?));
+        self.sessions.extend(session.and_then(|session| name(&session)));
         self.end_user = self.end_user.take().or_else(|| name(&end_user?));
     }
 
@@ -153,6 +163,7 @@ impl<'a> ClaudeUser<'a> {
     /// ding113/claude-code-hub#939), `user_HASH_account_UUID_session_UUID` (before), or the plain
     /// name of another client.
     fn parse(user: &'a str) -> Self {
+        let user = user.trim();
         if user.starts_with('{') {
             let ids = Ids::parse(user);
             let Ids { device_id, account_uuid, session_id, user_id, .. } = ids;

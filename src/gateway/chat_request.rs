@@ -230,7 +230,8 @@ impl<'a> ChatRequest<'a> {
         let mut prompt = Prompt::read(body, system.into_iter().chain(messages));
         let is_set = |reference: &&RawValue| reference.get() != "null";
         if fields.one_of(shape.reference)?.filter(is_set).is_some() {
-            prompt.add_reference();
+            // A template may have a newer version.
+            prompt.add_reference(shape.is_responses);
         }
         let options = priced_options(body, fields.get("tools"));
         Ok(Self {
@@ -264,6 +265,10 @@ impl<'a> ChatRequest<'a> {
 
     pub(super) fn format(&self) -> ApiFormat {
         self.format
+    }
+
+    pub(super) fn messages(&self) -> Option<&'a RawValue> {
+        self.messages
     }
 
     /// Returns the size of the prompt or of a part of it.

@@ -65,7 +65,7 @@ impl Gateway {
     pub(super) fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
         let mut client = None;
         let mut own = None;
-        for (offered, is_bearer) in offered(head) {
+        for (offered, is_bearer, is_explicit) in offered(head) {
             if let Some(token) = &self.token
                 && token.matches(offered.expose().as_bytes())
             {
@@ -93,6 +93,8 @@ impl Gateway {
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
                     return Err(invalid_key("unknown key; it may have been deleted"));
                 }
+                // A mistyped key of flowledger.
+                KeyLookup::Unknown if is_explicit => {}
                 KeyLookup::Unknown => {
                     own.get_or_insert(ClientKey { key: offered, is_bearer });
                 }
@@ -109,19 +111,19 @@ impl Gateway {
     }
 }
 
-/// Returns the keys of a request, and whether each is a bearer token.
-fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
+/// Returns the keys of a request, and whether each is a bearer token, and meant only for flowledger.
+fn offered(head: &RequestHead) -> Vec<(Secret, bool, bool)> {
     let header = |name| head.header(name).map(str::trim);
     let plain = PLAIN_HEADERS.into_iter().filter_map(header);
     let query = head.query("key").map(|key| percent_decode_str(key).decode_utf8_lossy());
-    let explicit = header(KEY_HEADER).map(|key| (key.to_owned(), false));
+    let explicit = header(KEY_HEADER).map(|key| (key.to_owned(), false, true));
     let all = explicit
         .into_iter()
-        .chain(head.bearer().map(|key| (key.to_owned(), true)))
-        .chain(plain.map(|key| (key.to_owned(), false)))
-        .chain(query.map(|key| (key.into_owned(), false)));
-    let all = all.filter(|(key, _)| !key.is_empty());
-    all.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
+        .chain(head.bearer().map(|key| (key.to_owned(), true, false)))
+        .chain(plain.map(|key| (key.to_owned(), false, false)))
+        .chain(query.map(|key| (key.into_owned(), false, false)));
+    let all = all.filter(|(key, ..)| !key.is_empty());
+    all.map(|(key, is_bearer, is_explicit)| (Secret::new(key), is_bearer, is_explicit)).collect()
 }
 
 fn invalid_key(message: &str) -> ApiError {

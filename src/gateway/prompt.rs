@@ -38,6 +38,8 @@ pub struct Prompt {
     /// Tokens of earlier turns that the provider adds.
     earlier_tokens: u64,
     has_sound: bool,
+    /// True if a part may have another length the next time: a URL or a conversation.
+    is_changing: bool,
 }
 
 impl Prompt {
@@ -50,9 +52,14 @@ impl Prompt {
         prompt
     }
 
-    /// Adds a part of unknown length that the provider stores.
-    pub fn add_reference(&mut self) {
+    /// Adds a part of unknown length that the provider stores, and may change.
+    pub fn add_reference(&mut self, may_change: bool) {
         self.references += 1;
+        self.is_changing |= may_change;
+    }
+
+    pub fn is_changing(&self) -> bool {
+        self.is_changing
     }
 
     /// Adds the tokens of earlier turns that the provider stores.
@@ -89,6 +96,7 @@ impl Prompt {
             item_references: self.item_references + other.item_references,
             earlier_tokens: self.earlier_tokens.saturating_add(other.earlier_tokens),
             has_sound: self.has_sound || other.has_sound,
+            is_changing: self.is_changing || other.is_changing,
         }
     }
 
@@ -228,7 +236,7 @@ impl Prompt {
         if starts_with(url, "data:") {
             self.images += 1;
         } else {
-            self.references += 1;
+            self.add_reference(true);
         }
     }
 
@@ -252,7 +260,11 @@ impl Prompt {
             "type" => drop(kind.take(value)),
             "media_type" => drop(media_type.take(value)),
             "data" => self.images += u64::from(data.take(value).is_some()),
-            "url" | "file_id" => has_reference = true,
+            "url" => {
+                has_reference = true;
+                self.is_changing |= !is_image;
+            }
+            "file_id" => has_reference = true,
             "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
             _ => {}
         });
@@ -385,7 +397,7 @@ mod tests {
         let mut prompt = read("0");
         let before = prompt.media_tokens(ApiFormat::Responses);
         prompt.add_tokens(700);
-        prompt.add_reference();
+        prompt.add_reference(true);
         assert_eq!(prompt.media_tokens(ApiFormat::Responses), before + 700 + REFERENCE_TOKENS_MAX);
     }
 

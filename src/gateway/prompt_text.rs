@@ -15,8 +15,6 @@ use super::prompt::Prompt;
 use crate::calls::{PromptText, TextSize};
 use crate::providers::{ApiFormat, count_tokens, has_known_tokenizer};
 
-/// The names of the list of messages.
-const LISTS: [&str; 3] = ["messages", "input", "contents"];
 /// Fields that add no tokens to the prompt.
 const WITHOUT_TOKENS: [&str; 14] = [
     "model",
@@ -37,6 +35,10 @@ const WITHOUT_TOKENS: [&str; 14] = [
 /// The mark of a block that Claude Code changes with each request
 /// (<https://github.com/anthropics/claude-code/issues/68900>). It always has about the same tokens.
 const BILLING_BLOCK: &str = "\"x-anthropic-billing-header";
+/// Longer blocks are no such mark. Claude Code's has about 90 bytes.
+const BILLING_BLOCK_BYTES_MAX: usize = 256;
+/// Contents nested deeper are compared byte for byte, to limit the stack.
+const NESTING_MAX: usize = 4;
 const CACHE_MARK: &str = "cache_control";
 /// More than the tokens that chat models add for each field and element in their prompt: 3 for a
 /// message, and up to 7 for a function and 3 for each property of its parameters, which has several
@@ -51,13 +53,16 @@ impl PromptText for ChatRequest<'_> {
     }
 
     fn prefixes(&self, hasher: &RandomState) -> Vec<u64> {
-        prefixes(self.body(), hasher)
+        match self.messages() {
+            Some(messages) if !self.prompt.is_changing() => prefixes(self.body(), messages, hasher),
+            _ => Vec::new(),
+        }
     }
 
     fn size_after(&self, prefix: usize) -> TextSize {
         let mut rest = Prompt::default();
         let mut at = 0;
-        each_message(self.body(), |message| {
+        let _ = each_element(self.messages().map_or("", RawValue::get), |message| {
             if at > prefix {
                 rest = rest.and(Prompt::read(message.get(), [message]));
             }
@@ -81,39 +86,38 @@ impl PromptText for ChatRequest<'_> {
     }
 }
 
-/// Visits the messages of a body.
-fn each_message<'a>(body: &'a str, mut visit: impl FnMut(&'a RawValue)) {
-    let _ = each_field(body, |name, value| {
-        if LISTS.contains(&name) {
-            let _ = each_element(value.get(), &mut visit);
-        }
-    });
-}
-
-/// Hashes the prefixes of a prompt that end with a message, each with all other fields.
-fn prefixes(body: &str, hasher: &RandomState) -> Vec<u64> {
+/// Hashes the prefixes of a prompt that end with one of its messages, each with all other fields of
+/// the body. None if `messages` is a text.
+fn prefixes(body: &str, messages: &RawValue, hasher: &RandomState) -> Vec<u64> {
     let mut hash = hasher.build_hasher();
     let read = each_field(body, |name, value| {
-        if !LISTS.contains(&name) && !WITHOUT_TOKENS.contains(&name) {
+        let is_messages = std::ptr::eq(value.get(), messages.get());
+        if !is_messages && !WITHOUT_TOKENS.contains(&name) {
             name.hash(&mut hash);
-            hash_content(value, &mut hash);
+            hash_content(value, name == "system", 0, &mut hash);
         }
     });
     let mut prefixes = Vec::new();
     if read.is_ok() {
-        each_message(body, |message| {
-            hash_fields(message, &mut hash);
+        let _ = each_element(messages.get(), |message| {
+            hash_fields(message, 0, &mut hash);
             prefixes.push(hash.finish());
         });
     }
     prefixes
 }
 
-/// Hashes a text or a list of parts. A text is equal to a list with one part of that text.
-fn hash_content(content: &RawValue, hash: &mut impl Hasher) {
+/// Hashes a text or a list of parts. A text is equal to a list with one part of that text. The first
+/// part of a system prompt may be the billing block, which is left out.
+fn hash_content(content: &RawValue, is_system: bool, depth: usize, hash: &mut impl Hasher) {
+    let mut may_be_billing = is_system;
     let is_list = each_element(content.get(), |part| {
-        if !part.get().contains(BILLING_BLOCK) {
-            hash_fields(part, hash);
+        let is_billing = may_be_billing
+            && part.get().len() <= BILLING_BLOCK_BYTES_MAX
+            && part.get().contains(BILLING_BLOCK);
+        may_be_billing = false;
+        if !is_billing {
+            hash_fields(part, depth, hash);
         }
     });
     if is_list.is_err() {
@@ -122,7 +126,7 @@ fn hash_content(content: &RawValue, hash: &mut impl Hasher) {
 }
 
 /// Hashes an object without its cache mark. A part with nothing but a text is hashed as the text.
-fn hash_fields(object: &RawValue, hash: &mut impl Hasher) {
+fn hash_fields(object: &RawValue, depth: usize, hash: &mut impl Hasher) {
     let mut fields: Vec<(String, &RawValue)> = Vec::new();
     let is_object = each_field(object.get(), |name, value| {
         if name != CACHE_MARK {
@@ -143,7 +147,7 @@ fn hash_fields(object: &RawValue, hash: &mut impl Hasher) {
     for (name, value) in fields {
         name.hash(hash);
         match &*name {
-            "content" => hash_content(value, hash),
+            "content" if depth < NESTING_MAX => hash_content(value, false, depth + 1, hash),
             _ => value.get().hash(hash),
         }
     }
@@ -174,7 +178,18 @@ mod tests {
     use super::*;
 
     fn all(body: &Value, hasher: &RandomState) -> Vec<u64> {
-        prefixes(&body.to_string(), hasher)
+        of_text(&body.to_string(), hasher)
+    }
+
+    fn of_text(body: &str, hasher: &RandomState) -> Vec<u64> {
+        let mut found = Vec::new();
+        each_field(body, |name, value| {
+            if name == "messages" {
+                found = prefixes(body, value, hasher);
+            }
+        })
+        .unwrap();
+        found
     }
 
     #[test]
@@ -227,7 +242,60 @@ mod tests {
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), count);
-        assert!(prefixes("[", &hasher).is_empty());
+    }
+
+    #[test]
+    fn a_long_billing_block_and_other_lists_are_hashed() {
+        let hasher = RandomState::new();
+        let mark = |text: &str| format!("x-anthropic-billing-header: cch=1;{text}");
+        let long = "a".repeat(BILLING_BLOCK_BYTES_MAX);
+        let body = |system: &str, text: &str, input: &str| {
+            json!({"system": [{"type": "text", "text": mark(system)}], "input": input, "messages": [
+                {"role": "user", "content": [{"type": "text", "text": mark(text)}]}]})
+        };
+        let base = all(&body("", "", ""), &hasher);
+        assert_eq!(all(&body("b", "", ""), &hasher), base);
+        for (system, text, input) in [(&*long, "", ""), ("", "b", ""), ("", "", "b")] {
+            assert_ne!(all(&body(system, text, input), &hasher), base, "{system} {text} {input}");
+        }
+    }
+
+    #[test]
+    fn contents_that_may_change_have_no_prefixes() {
+        let hasher = RandomState::new();
+        let format = ApiFormat::Responses;
+        for (field, has_prefix) in [
+            (r#""conversation":"conv_1""#, true), // The gateway adds the reference later.
+            (r#""prompt":{"id":"pmpt_1"}"#, false),
+            (r#""previous_response_id":"resp_1""#, true),
+        ] {
+            let body = format!(r#"{{"model":"m","input":[{{"content":"a"}}],{field}}}"#);
+            let mut request = ChatRequest::read(format, body.as_bytes(), None).unwrap();
+            assert_eq!(PromptText::prefixes(&request, &hasher).len() == 1, has_prefix, "{body}");
+            request.prompt.add_reference(true);
+            assert!(PromptText::prefixes(&request, &hasher).is_empty());
+        }
+        for (part, has_prefix) in [
+            (r#"{"type":"document","source":{"type":"url","url":"https://a"}}"#, false),
+            (r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#, true),
+            (r#"{"type":"image","source":{"type":"url","url":"https://a"}}"#, true),
+        ] {
+            let body = format!(r#"{{"model":"m","messages":[{{"content":[{part}]}}]}}"#);
+            let request = ChatRequest::read(ApiFormat::Messages, body.as_bytes(), None).unwrap();
+            assert_eq!(PromptText::prefixes(&request, &hasher).len() == 1, has_prefix, "{body}");
+        }
+    }
+
+    #[test]
+    fn deep_contents_do_not_use_up_the_stack() {
+        let hasher = RandomState::new();
+        let deep = |text: &str| {
+            let levels = 200_000;
+            let (begin, end) = (r#"{"content":["#.repeat(levels), "]}".repeat(levels));
+            of_text(&format!(r#"{{"messages":[{begin}{text}{end}]}}"#), &hasher)
+        };
+        assert_eq!(deep("1").len(), 1);
+        assert_ne!(deep("1"), deep("2"));
     }
 
     #[test]

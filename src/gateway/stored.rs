@@ -122,13 +122,13 @@ impl Gateway {
             let object = self.find(ObjectKind::Response, &id, &operation.client)?;
             match object.as_ref().and_then(|object| self.tokens_of(object)) {
                 Some(tokens) => operation.request.prompt.add_tokens(tokens),
-                None => operation.request.prompt.add_reference(),
+                None => operation.request.prompt.add_reference(false),
             }
             provider = object.map(|object| object.provider);
         }
         if let Some(id) = operation.request.conversation.clone() {
             let object = self.find(ObjectKind::Conversation, &id, &operation.client)?;
-            operation.request.prompt.add_reference();
+            operation.request.prompt.add_reference(true);
             provider = object.map(|object| object.provider).or(provider);
         }
         Ok(provider)

@@ -59,6 +59,17 @@ fn a_session_never_becomes_a_user() {
     ] {
         assert_names("", &body, [None, Some(SESSION), None]);
     }
+    // Nor does one that another name of the session replaces.
+    let ids = format!(" {{\"session_id\": \"{SESSION}\"}}");
+    for body in [
+        json!({"user": SESSION, "prompt_cache_key": SESSION}),
+        json!({"metadata": {"session_id": SESSION, "user_id": SESSION}}),
+        json!({"metadata": {"user_id": ids}}),
+    ] {
+        for header in ["x-flowledger-session", "session-id"] {
+            assert_names(&format!("{header}: s\r\n"), &body, [None, Some("s"), None]);
+        }
+    }
 }
 
 #[test]
@@ -161,6 +172,9 @@ fn invalid_derived_names_are_ignored() {
         json!(null),
         json!({}),
         json!("a\u{202e}b"),
+        json!("a\u{200f}b"),
+        json!("a\u{61c}b"),
+        json!("a\u{200b}"),
     ] {
         let body = json!({"user": user, "prompt_cache_key": user, "metadata": {"user_id": user}});
         assert_names("", &body, [None, None, None]);
