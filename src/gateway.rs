@@ -48,6 +48,7 @@ pub use self::targets::{Aliases, TARGETS_MAX, Target};
 
 use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
+use self::client::Client;
 use self::in_flight::InFlight;
 use self::labels::Labels;
 use self::loops::Loops;
@@ -325,9 +326,13 @@ impl Gateway {
 
     /// Checks that a virtual key created the files that its request refers to.
     fn check_files(&self, operation: &Operation<'_>) -> Result<(), ApiError> {
-        if operation.client.key_id.is_some() {
-            for id in operation.request.file_ids() {
-                self.find(ObjectKind::File, &id, &operation.client)?;
+        self.check_files_of(&operation.request, &operation.client)
+    }
+
+    fn check_files_of(&self, request: &ChatRequest<'_>, client: &Client) -> Result<(), ApiError> {
+        if client.key_id.is_some() {
+            for id in request.file_ids()? {
+                self.find(ObjectKind::File, &id, client)?;
             }
         }
         Ok(())

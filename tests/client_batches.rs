@@ -385,7 +385,41 @@ fn a_hard_budget_applies_to_batches() {
     // The requests in a file have no known bound.
     let body = json!({"input_file_id": upload(&server, &one, b"{}"), "endpoint": "/v1/chat/completions", "completion_window": "24h"});
     assert_eq!(ask(&server, &one, "POST", OPENAI_BATCHES, &body).status, 402);
+    // OpenAI ignores requests beside the file.
+    let mut both = body;
+    both["requests"] = json!([{"params": {"model": "gpt-4o-mini", "max_tokens": 1}}]);
+    assert_eq!(ask(&server, &one, "POST", OPENAI_BATCHES, &both).status, 402);
+    // A document by URL has no known length, and a search has a fee.
+    let document = json!({"type": "document", "source": {"type": "url", "url": "https://a/b.pdf"}});
+    for (field, value) in [
+        ("messages", json!([{"role": "user", "content": [document]}])),
+        ("tools", json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 9}])),
+    ] {
+        let mut params = json!({"model": "claude-haiku-4-5", "max_tokens": 1, "messages": []});
+        params[field] = value;
+        let requests = json!({"requests": [{"custom_id": "a", "params": params}]});
+        assert_eq!(ask(&server, &one, "POST", MESSAGE_BATCHES, &requests).status, 402, "{field}");
+    }
     assert_eq!(storage.state.batches.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_batch_may_use_only_the_files_of_its_key() {
+    let storage = Storage::start();
+    let server = server_of(&storage);
+    let one = key(&server, "one");
+    let source = json!({"type": "file", "file_id": "file_of_another"});
+    let content = json!([{"type": "document", "source": source}]);
+    let params = json!({"model": "claude-haiku-4-5", "max_tokens": 1,
+        "messages": [{"role": "user", "content": content}]});
+    let batch = json!({"requests": [{"custom_id": "a", "params": params}]});
+    assert_eq!(ask(&server, &one, "POST", MESSAGE_BATCHES, &batch).status, 404);
+    // Nor may a request hide them behind a depth that is not read.
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let body = format!(r#"{{"x":{deep},{}"#, params.to_string().trim_start_matches('{'));
+    let headers = [("x-flowledger-key", &*one)];
+    assert_eq!(server.request("POST", "/v1/messages", &headers, body.as_bytes()).status, 400);
+    assert!(rows(&server, 0).is_empty());
 }
 
 #[test]

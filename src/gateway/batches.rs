@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::attempt::{Attempt, stopping};
 use super::chat_request::ChatRequest;
@@ -22,8 +23,8 @@ use crate::error::Error;
 use crate::event::Charge;
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
-    ANSWER_TOKENS_ASSUMED, Answer, ApiFormat, BatchStatus, BatchTally, CacheMarks, Call, Failure,
-    FailureKind, RelayBody, Relayed,
+    Answer, ApiFormat, BatchStatus, BatchTally, CacheMarks, Call, Failure, FailureKind, RelayBody,
+    Relayed,
 };
 use crate::store::{Change, ObjectKind, Settlement, StoredObject};
 use crate::time::Timestamp;
@@ -37,48 +38,41 @@ const RESULTS_BYTES_MAX: u64 = 4 << 30;
 
 /// The parts of a request for a batch that matter here.
 #[derive(Deserialize)]
-struct NewBatch {
+struct NewBatch<'a> {
     input_file_id: Option<String>,
-    #[serde(default)]
-    requests: Vec<BatchItem>,
+    #[serde(borrow, default)]
+    requests: Vec<BatchItem<'a>>,
 }
 
 #[derive(Deserialize)]
-struct BatchItem {
-    params: BatchParams,
+struct BatchItem<'a> {
+    #[serde(borrow)]
+    params: &'a RawValue,
 }
 
-#[derive(Deserialize)]
-struct BatchParams {
-    model: Option<String>,
-    max_tokens: Option<u32>,
-}
-
-/// The requests of a batch as one call.
-struct BatchCall {
+/// The requests of a batch.
+struct BatchCall<'a> {
+    requests: Vec<ChatRequest<'a>>,
     models: BTreeSet<String>,
-    max_tokens: u32,
-    /// True if the requests are of several models, or in a file.
-    is_unbounded: bool,
 }
 
-impl NewBatch {
-    fn read(body: &[u8]) -> Result<Self, ApiError> {
+impl<'a> NewBatch<'a> {
+    fn read(body: &'a [u8]) -> Result<Self, ApiError> {
         serde_json::from_slice(body).map_err(|error| {
             let message = format!("cannot read the batch: {error}");
             ApiError::bad_request("invalid_json", message)
         })
     }
 
-    fn call(&self) -> BatchCall {
-        let models: BTreeSet<String> =
-            self.requests.iter().filter_map(|it| it.params.model.clone()).collect();
-        let mut max_tokens = 0_u32;
-        for item in &self.requests {
-            let limit = item.params.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED);
-            max_tokens = max_tokens.saturating_add(limit);
+    /// Reads the requests, which OpenAI's batches have in a file.
+    fn call(&self, protocol: Protocol) -> Result<BatchCall<'a>, ApiError> {
+        let mut requests = Vec::new();
+        for item in self.requests.iter().filter(|_| protocol == Protocol::Anthropic) {
+            let params = item.params.get().as_bytes();
+            requests.push(ChatRequest::read(ApiFormat::Messages, params, None)?);
         }
-        BatchCall { is_unbounded: models.len() != 1, models, max_tokens }
+        let models = requests.iter().map(|it| it.model.clone()).collect();
+        Ok(BatchCall { requests, models })
     }
 }
 
@@ -100,8 +94,11 @@ impl StorageRequest<'_> {
             self.provider = file.provider;
         }
         self.check_provider()?;
-        let batch = batch.call();
+        let batch = batch.call(self.protocol)?;
         self.check_models(&batch.models)?;
+        for request in &batch.requests {
+            self.gateway.check_files_of(request, &self.client)?;
+        }
         let operation = self.operation(body, &batch)?;
         self.gateway.check_flow(&operation)?;
         operation.take_rate()?;
@@ -164,14 +161,19 @@ impl StorageRequest<'_> {
         }
     }
 
-    fn operation<'b>(&self, body: &'b [u8], batch: &BatchCall) -> Result<Operation<'b>, ApiError> {
+    fn operation<'b>(
+        &self,
+        body: &'b [u8],
+        batch: &BatchCall<'_>,
+    ) -> Result<Operation<'b>, ApiError> {
         let format = match self.protocol {
             Protocol::Anthropic => ApiFormat::Messages,
             _ => ApiFormat::ChatCompletions,
         };
-        let BatchCall { models, max_tokens, is_unbounded } = batch;
+        let BatchCall { requests, models } = batch;
         let model = models.first().map_or(FILE_MODEL, String::as_str);
-        let request = ChatRequest::of_batch(format, body, model, *max_tokens, *is_unbounded);
+        let mut request = ChatRequest::of_batch(format, body, model, models.len() != 1);
+        requests.iter().for_each(|it| request.add(it));
         let operation = self.gateway.operation(format, self.route, self.head, request)?;
         Ok(Operation { labels: Labels::read(self.head)?, ..operation })
     }

@@ -217,10 +217,11 @@ impl<'a> ChatRequest<'a> {
         let is_streamed = shape.streaming.read(&fields)?;
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
         let (system, messages) = (fields.one_of(shape.system)?, fields.one_of(shape.messages)?);
-        let (limit, mut choices) = output_limit(body, &fields, shape, format)?;
-        if shape.content == Content::Prompts {
-            choices = choices.saturating_mul(number_of_prompts(messages));
-        }
+        let prompts = match shape.content {
+            Content::Prompts => number_of_prompts(messages),
+            _ => 1,
+        };
+        let (limit, choices) = output_limit(body, &fields, shape, format, prompts)?;
         let limit_per_choice = limit.highest();
         let max_tokens = match choices {
             _ if format.is_embedding() || shape.content.has_no_answer() => Some(0),
@@ -355,14 +356,19 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
-    /// Describes a batch of requests as one call.
-    pub fn of_batch(
-        format: ApiFormat,
-        body: &'a [u8],
-        model: &str,
-        max_tokens: u32,
-        is_unbounded: bool,
-    ) -> Self {
+    /// Adds the tokens of another request of a batch, except those of its text.
+    pub fn add(&mut self, other: &ChatRequest<'_>) {
+        let media = other.text_size(&other.prompt, true);
+        self.prompt.add_tokens(media.media_tokens.saturating_add(media.tool_tokens));
+        let limit = other.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED);
+        self.max_tokens = Some(self.max_tokens.unwrap_or(0).saturating_add(limit));
+        self.priced_options.has_region |= other.priced_options.has_region;
+        let searches = &mut self.priced_options.searches;
+        *searches = searches.saturating_add(other.priced_options.searches);
+    }
+
+    /// Describes a batch as one call without requests.
+    pub fn of_batch(format: ApiFormat, body: &'a [u8], model: &str, is_unbounded: bool) -> Self {
         Self {
             format,
             body,
@@ -373,7 +379,7 @@ impl<'a> ChatRequest<'a> {
             is_streamed: false,
             wants_usage: false,
             usage_edit: (0..0, ""),
-            max_tokens: Some(max_tokens),
+            max_tokens: Some(0),
             limit: RequestLimit::default(),
             tool_tokens: 0,
             prompt: Prompt::of_bytes(body.len()),
@@ -456,12 +462,16 @@ impl<'a> ChatRequest<'a> {
     }
 
     /// Returns the ids of the provider's files that the request refers to.
-    pub fn file_ids(&self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// 400 if the request is nested too deep to find them.
+    pub fn file_ids(&self) -> Result<Vec<String>, ApiError> {
         let mut ids = Vec::new();
         if may_contain(self.text, "file_id") {
-            collect_file_ids(&self.document(), &mut ids);
+            let document = serde_json::from_str(self.text).map_err(invalid_json)?;
+            collect_file_ids(&document, &mut ids);
         }
-        ids
+        Ok(ids)
     }
 
     /// Returns all texts of the request, including tools, tool calls and tool results.
@@ -763,6 +773,7 @@ fn output_limit(
     fields: &Fields<'_>,
     shape: &Shape,
     format: ApiFormat,
+    prompts: u32,
 ) -> Result<(RequestLimit, u32), ApiError> {
     let may_add = matches!(format, ApiFormat::ChatCompletions | ApiFormat::Responses);
     let added_at = Some(fields.end).filter(|_| may_add);
@@ -773,6 +784,7 @@ fn output_limit(
     for name in shape.choices {
         choices = choices.max(fields.whole(name)?.map_or(1, saturating));
     }
+    choices = choices.saturating_mul(prompts);
     let mut limit = RequestLimit::new(choices, added_at);
     for name in shape.limits {
         if let (Some(value), Some(tokens)) = (fields.get(name), fields.limit(name)?) {
@@ -1076,6 +1088,15 @@ mod tests {
                 let body = format!(r#"{{"model":"m","{name}":{value}}}"#);
                 assert_eq!(read(&body).unwrap_err().code, "bad_limit", "{body}");
             }
+        }
+    }
+
+    #[test]
+    fn a_limit_beyond_the_reservation_is_not_lowered() {
+        for (prompt, is_lowered) in [(r#""a""#, true), (r#"["a","b"]"#, false)] {
+            let body = format!(r#"{{"model":"m","prompt":{prompt},"max_tokens":3000000000}}"#);
+            let request = ChatRequest::read(ApiFormat::Completions, body.as_bytes(), None).unwrap();
+            assert_eq!(request.limit.output().is_some(), is_lowered, "{body}");
         }
     }
 
