@@ -42,7 +42,7 @@ export function createKeys({ flowNames }) {
   const form = createKeyForm({ flowNames, onSave: save, onEnd: endEdit });
   const parts = h("div", { class: "sheet-parts", hidden: true }, createdKey, list, empty, h("div", { class: "buttons" }, add), form.root);
   const description =
-    "A key grants a program access to the gateway (/v1) only. The ledger shows the name of the key, and a budget can limit it. " +
+    "A key grants a program access to the gateway only. The ledger shows the name of the key, and a budget can limit it. " +
     "On a server without a token, programs without a key have access too, and no key’s budget limits them.";
   sheet.body.append(h("p", { class: "muted" }, description), note.root, retry, parts);
 
