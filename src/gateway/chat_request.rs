@@ -567,6 +567,7 @@ fn model(
     let model = match (deployment, value) {
         (Some(model), _) => Some(model.to_owned()),
         (None, Some(value)) => serde_json::from_str(value.get()).ok(),
+        (None, None) if shape.default_model.is_some() => shape.default_model.map(str::to_owned),
         (None, None) => {
             return Err(ApiError::bad_request("missing_model", "`model` is missing"));
         }
@@ -1145,6 +1146,20 @@ mod tests {
         let body = r#"{"model":"m","query":"q","documents":["a",{"text":"b"}]}"#;
         let request = ChatRequest::read(ApiFormat::Rerank, body.as_bytes(), None).unwrap();
         assert_eq!(request.all_texts(), "q\na\nb");
+    }
+
+    #[test]
+    fn moderations_have_a_default_model() {
+        let body = br#"{"input": "a"}"#;
+        let request = ChatRequest::read(ApiFormat::Moderations, body, None).unwrap();
+        assert_eq!(request.model, "omni-moderation-latest");
+        let sent: Value =
+            serde_json::from_slice(&request.for_model(&request.model, false)).unwrap();
+        assert_eq!(sent, serde_json::json!({"model": "omni-moderation-latest", "input": "a"}));
+        let named = ChatRequest::read(ApiFormat::Moderations, b"{}", Some("m")).unwrap();
+        assert_eq!(named.model, "m");
+        let missing = ChatRequest::read(ApiFormat::Embeddings, body, None);
+        assert_eq!(missing.err().map(|error| error.code), Some("missing_model"));
     }
 
     #[test]

@@ -268,7 +268,12 @@ pub fn protocol_of(head: &RequestHead) -> Protocol {
 pub fn of(head: &RequestHead) -> Result<Route, ApiError> {
     let (path, protocol) = (head.path(), protocol_of(head));
     let relative = Relative::of(path);
-    let mut found = PATTERNS.iter().filter_map(|it| Some((it, matched(it.path, relative.path)?)));
+    // Gemini has files and batches of its own, which must not reach another provider.
+    let is_foreign = |it: &Pattern| {
+        relative.protocol == Some(Protocol::Gemini) && matches!(it.endpoint, Endpoint::Storage(_))
+    };
+    let patterns = PATTERNS.iter().filter(|it| !is_foreign(it));
+    let mut found = patterns.filter_map(|it| Some((it, matched(it.path, relative.path)?)));
     // `models` has a form of its own in each protocol; all other paths have one protocol.
     let mut of_path: Vec<_> = found.by_ref().collect();
     of_path.sort_by_key(|(it, _)| it.protocol != protocol);
@@ -493,6 +498,21 @@ mod tests {
         let refusal = post("/v1beta/models/g:predict").unwrap_err();
         assert_eq!(refusal.status, 404);
         assert!(refusal.message.contains("use one of :generateContent"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn files_and_batches_of_gemini_reach_no_other_provider() {
+        for path in
+            ["/v1beta/files", "/v1beta/files/f", "/gemini/v1beta/batches", "/v1alpha/batches/b"]
+        {
+            let head = head("GET", path, "");
+            assert_eq!(of(&head).unwrap_err().status, 404, "{path}");
+            assert_eq!(protocol_of(&head), Protocol::Gemini, "{path}");
+        }
+        let storage = Endpoint::Storage(Storage::ListFiles);
+        for path in ["/v1/files", "/openai/v1/files", "/v1beta/openai/files"] {
+            assert_eq!(of(&head("GET", path, "")).unwrap().endpoint, storage, "{path}");
+        }
     }
 
     #[test]

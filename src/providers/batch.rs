@@ -15,6 +15,7 @@ use super::call::Answer;
 use super::config::Kind;
 use super::json;
 use super::openai::{self, ChatReader};
+use super::responses::ResponseReader;
 use super::wire::{BadCount, Reader, ResponseAccumulator, count};
 use crate::event::{Usage, UsageSource};
 
@@ -62,7 +63,10 @@ impl BatchStatus {
         let file = |name: &str| batch[name].as_str().filter(|id| !id.is_empty()).map(str::to_owned);
         let output_file = file("output_file_id");
         let mut answer = None;
-        if let (Ok(usage), Some(model)) = (response_usage(&batch["usage"]), batch["model"].as_str())
+        // The fees of tools are only in the results.
+        if batch["endpoint"] != "/v1/responses"
+            && let (Ok(usage), Some(model)) =
+                (response_usage(&batch["usage"]), batch["model"].as_str())
             && usage.input_tokens > 0
         {
             let mut tally = BatchTally::new(Kind::OpenAi);
@@ -128,8 +132,11 @@ impl BatchTally {
         if response["status_code"] != 200 {
             return;
         }
-        if body["object"] == "chat.completion" {
-            return self.read(&mut ChatReader::default(), body);
+        match body["object"].as_str() {
+            Some("chat.completion") => return self.read(&mut ChatReader::default(), body),
+            // Its tools may have a fee.
+            Some("response") => return self.read(&mut ResponseReader::default(), body),
+            _ => {}
         }
         let usage = match body["usage"]["prompt_tokens"].is_null() {
             true => response_usage(&body["usage"]),
@@ -220,6 +227,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::billing::TOOL_FEE;
     use super::super::testing::{any_counts, holds_sum_rules};
     use super::*;
 
@@ -308,6 +316,29 @@ mod tests {
         let answer = tally.finish();
         assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (4, 6));
         assert_eq!(answer.billing.note(), None);
+    }
+
+    #[test]
+    fn fees_of_tools_in_a_batch_of_responses_are_unknown() {
+        let usage = json!({"input_tokens": 7, "output_tokens": 3,
+            "input_tokens_details": {"cached_tokens": 2}});
+        let mut batch = json!({"id": "batch_1", "status": "completed", "output_file_id": "file-o",
+            "endpoint": "/v1/chat/completions", "model": "gpt-4o-mini", "usage": usage});
+        assert!(BatchStatus::read(Kind::OpenAi, &batch).unwrap().answer.is_some());
+        batch["endpoint"] = "/v1/responses".into();
+        assert_eq!(BatchStatus::read(Kind::OpenAi, &batch).unwrap().answer, None);
+        let result = json!({"response": {"status_code": 200, "body": {"object": "response",
+            "model": "gpt-4o-mini", "status": "completed", "usage": usage,
+            "output": [{"type": "web_search_call"}]}}});
+        let mut tally = BatchTally::new(Kind::OpenAi);
+        tally.line(result.to_string().as_bytes());
+        let answer = tally.finish();
+        assert_eq!((answer.usage.input_tokens, answer.usage.cached_input_tokens), (7, 2));
+        assert_eq!(answer.billing.note().as_deref(), Some(TOOL_FEE));
+    }
+
+    #[test]
+    fn unreadable_results_have_no_price() {
         let mut tally = BatchTally::new(Kind::OpenAi);
         tally.line(b"{broken");
         assert_eq!(tally.finish().billing.note().as_deref(), Some("unreadable results"));

@@ -77,11 +77,19 @@ impl Reader for CountedReader {
 fn note_tokens(body: &Value, partial: &mut ResponseAccumulator) {
     let usage = &body["usage"];
     partial.billing.note_stated_cost(usage);
-    if let Ok(usage) = openai::normal_usage(usage)
-        && usage.input_tokens > 0
-    {
+    let counted = openai::normal_usage(usage).ok().filter(|usage| usage.input_tokens > 0);
+    // Voyage states the total alone: <https://docs.voyageai.com/reference/embeddings-api>.
+    let counted = counted.or_else(|| {
+        let total = count(usage, "total_tokens").ok().flatten().filter(|total| *total > 0)?;
+        Some(input_only(total))
+    });
+    if let Some(usage) = counted {
         partial.note_usage(usage, true);
     }
+}
+
+fn input_only(input_tokens: u64) -> Usage {
+    Usage { input_tokens, source: UsageSource::Provider, ..Usage::default() }
 }
 
 /// Notes the tokens of a reranking. Cohere bills searches instead, whose price is not in the table.
@@ -103,10 +111,7 @@ fn note_rerank(body: &Value, partial: &mut ResponseAccumulator) {
     ];
     let tokens = tokens.into_iter().find_map(|(counts, name)| count(counts, name).ok().flatten());
     match tokens.filter(|tokens| *tokens > 0) {
-        Some(tokens) => {
-            let source = UsageSource::Provider;
-            partial.note_usage(Usage { input_tokens: tokens, source, ..Usage::default() }, true);
-        }
+        Some(tokens) => partial.note_usage(input_only(tokens), true),
         None if !counts_anything(units) && partial.billing.unpriced.is_empty() => {
             partial.billing.note_unpriced("no usage in the response");
         }
@@ -127,6 +132,9 @@ mod tests {
         assert_eq!(read, Ok(()));
         let expected = Usage { input_tokens: 7, source: UsageSource::Provider, ..Usage::default() };
         assert_eq!((partial.usage, partial.model.as_deref()), (expected, Some("m-2")));
+        let total_alone = r#"{"data":[{"embedding":[0.1]}],"usage":{"total_tokens":7}}"#;
+        let (partial, _) = read_document(&mut CountedReader::embeddings(), total_alone);
+        assert_eq!(partial.usage, expected);
         let parsed = CountedReader::embeddings().parse(document.as_bytes()).unwrap();
         assert_eq!(parsed["data"], true);
         let (_, read) = read_document(&mut CountedReader::embeddings(), r#"{"usage":{}}"#);

@@ -153,6 +153,12 @@ impl ApiFormat {
         matches!(self, EmbedContent | BatchEmbedContents | OllamaEmbed | OllamaEmbeddings)
     }
 
+    /// Returns whether Gemini serves the format by its OpenAI-compatible API, which takes the key as a
+    /// bearer token: <https://ai.google.dev/gemini-api/docs/openai>.
+    fn is_compatible_api(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Embeddings | Self::Images)
+    }
+
     pub(super) fn route(self, kind: Kind) -> Option<Route> {
         let route: Route = match (self, kind) {
             (Self::ChatCompletions, Kind::OpenAi) => |it, _| (openai::url(it), chat()),
@@ -537,8 +543,7 @@ impl Providers {
 fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static str, Header)> {
     let ours = |key| match provider.kind {
         Kind::Anthropic => anthropic::api_key(key),
-        // The compatible API takes a bearer token.
-        Kind::Gemini if forward.api_format != ApiFormat::ChatCompletions => gemini::api_key(key),
+        Kind::Gemini if !forward.api_format.is_compatible_api() => gemini::api_key(key),
         _ => openai::authorization(key),
     };
     let key = match forward.key {
@@ -864,9 +869,33 @@ mod tests {
     #[test]
     fn request_texts_are_not_collected_without_a_response() {
         let providers = Providers::new([].into(), Default::default());
-        let forward = Forward {
-            call: &super::super::testing::call("m", false),
-            api_format: ApiFormat::ChatCompletions,
+        let call = super::super::testing::call("m", false);
+        let forward = forward(&call, ApiFormat::ChatCompletions);
+        let failed = providers.forward(&forward, &Cancel::default(), &mut LeftClient);
+        assert_eq!(failed.unwrap_err().failure.kind, FailureKind::NotConfigured);
+    }
+
+    #[test]
+    fn compatible_api_of_gemini_takes_a_bearer_token() {
+        let provider = super::super::testing::provider(Kind::Gemini, "http://h");
+        for (api_format, expected) in [
+            (ApiFormat::ChatCompletions, "authorization"),
+            (ApiFormat::Embeddings, "authorization"),
+            (ApiFormat::Images, "authorization"),
+            (ApiFormat::GenerateContent, "x-goog-api-key"),
+            (ApiFormat::EmbedContent, "x-goog-api-key"),
+        ] {
+            let call = super::super::testing::call("m", false);
+            let headers = headers(&forward(&call, api_format), &provider);
+            let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+            assert_eq!(names, [expected], "{api_format:?}");
+        }
+    }
+
+    fn forward(call: &Call, api_format: ApiFormat) -> Forward<'_> {
+        Forward {
+            call,
+            api_format,
             method: Method::Post,
             path: None,
             query: "",
@@ -877,9 +906,7 @@ mod tests {
             hides_usage: false,
             has_sound: false,
             drain_max: None,
-        };
-        let failed = providers.forward(&forward, &Cancel::default(), &mut LeftClient);
-        assert_eq!(failed.unwrap_err().failure.kind, FailureKind::NotConfigured);
+        }
     }
 
     /// A client that keeps the bytes of a stream.

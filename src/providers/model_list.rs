@@ -201,7 +201,8 @@ fn model(model: &Value) -> Option<Listed> {
 
 fn gemini_model(model: &Value) -> Option<Listed> {
     let methods = model["supportedGenerationMethods"].as_array()?;
-    if !methods.iter().any(|method| method == "generateContent") {
+    // The other ones serve none of the gateway's calls, for example `predict` and `bidiGenerateContent`.
+    if !methods.iter().any(|method| method == "generateContent" || method == "embedContent") {
         return None;
     }
     let name = name(&model["name"])?;
@@ -286,10 +287,11 @@ mod tests {
             {"name": "models/gemini-2.5-pro", "inputTokenLimit": 1_048_576,
                 "supportedGenerationMethods": ["generateContent", "countTokens"]},
             {"name": "models/embedding-001", "supportedGenerationMethods": ["embedContent"]},
+            {"name": "models/imagen-4", "supportedGenerationMethods": ["predict"]},
         ]});
         assert_eq!(
             models(Kind::Gemini, &gemini).unwrap(),
-            [listed("gemini-2.5-pro", None, Some(1_048_576))]
+            [listed("gemini-2.5-pro", None, Some(1_048_576)), listed("embedding-001", None, None),]
         );
         for none in [json!({}), json!("x"), json!({"data": 1}), json!({"models": {}})] {
             assert_eq!(models(Kind::OpenAi, &none), None, "{none}");

@@ -9,6 +9,8 @@ pub(super) struct Shape {
     pub(super) known_fields: &'static [&'static str],
     /// The fields that may contain the model, in order of precedence.
     pub(super) model: &'static [&'static str],
+    /// The model of a request that names none, if the API has a default.
+    pub(super) default_model: Option<&'static str>,
     /// True if the path contains the model, and the body at most repeats it.
     pub(super) has_model_in_path: bool,
     pub(super) streaming: Streaming,
@@ -89,6 +91,7 @@ const CHAT: Shape = Shape {
         "models",
     ],
     model: &["model"],
+    default_model: None,
     has_model_in_path: false,
     streaming: Streaming::Field(false),
     config: &[],
@@ -117,7 +120,7 @@ const COMPLETIONS: Shape = Shape {
     ..CHAT
 };
 
-/// Embeddings and moderations.
+/// Embeddings.
 const INPUT: Shape = Shape {
     known_fields: &["model", "stream", "input"],
     limits: &[],
@@ -128,6 +131,9 @@ const INPUT: Shape = Shape {
     content: Content::Inputs,
     ..CHAT
 };
+
+/// <https://platform.openai.com/docs/api-reference/moderations/create>.
+const MODERATION: Shape = Shape { default_model: Some("omni-moderation-latest"), ..INPUT };
 
 const RERANK: Shape = Shape {
     known_fields: &["model", "stream", "query", "documents"],
@@ -287,7 +293,8 @@ impl Shape {
                 &RESPONSES
             }
             ApiFormat::Completions => &COMPLETIONS,
-            ApiFormat::Embeddings | ApiFormat::Moderations => &INPUT,
+            ApiFormat::Embeddings => &INPUT,
+            ApiFormat::Moderations => &MODERATION,
             ApiFormat::Rerank | ApiFormat::RerankV2 => &RERANK,
             ApiFormat::Images
             | ApiFormat::ImageEdits
