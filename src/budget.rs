@@ -122,7 +122,7 @@ pub struct Budget {
     pub limit: Limit,
     /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
-    /// Lets a hard budget in money allow calls without a known price, which cannot be counted.
+    /// Lets a hard budget allow calls without a known price or maximum.
     pub allow_unpriced: bool,
     pub bound: InputBound,
     pub on_short: OnShort,
@@ -178,6 +178,8 @@ pub struct CallBounds {
     pub estimated: Maximum,
     /// None if the limit must stay as it is.
     pub output: Option<OutputLimit>,
+    /// True if neither bound holds, as for images.
+    pub is_unbounded: bool,
 }
 
 /// The amounts in a budget's unit that count in a period or run.
@@ -437,6 +439,15 @@ impl Budget {
             "budget `{}` stopped the session, because it repeats itself: {sign}. Change the \
              request, or start a new session",
             self.name
+        ))
+    }
+
+    /// Returns the error for a call whose tokens have no known maximum.
+    pub fn unbounded_refusal(&self, call: &Scope<'_>) -> Error {
+        Error::Budget(format!(
+            "budget `{}` refused the call: the tokens of this call of {}/{} have no known maximum. \
+             Set `allowUnpriced` for the budget",
+            self.name, call.provider, call.model
         ))
     }
 
