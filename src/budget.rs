@@ -564,6 +564,13 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
             fault(key, format!("must be a string of 1 to {FILTER_BYTES_MAX} bytes"));
         }
     }
+    if document
+        .tag
+        .as_ref()
+        .is_some_and(|tag| tag.contains(|c: char| c == ',' || c.is_whitespace()))
+    {
+        fault("tag", "must be one tag, without commas and spaces".into());
+    }
     if let Some(model) = &document.model
         && (!model.contains('/') || model.len() > 2 * NAME_BYTES_MAX)
     {
@@ -700,7 +707,8 @@ mod tests {
             {"name": "d", "per": "day", "limitTokens": 0},
             {"name": "d", "per": "run", "limitUsd": "0"},
             7,
-            {"name": "e", "per": "day", "limitTokens": 1, "endUser": "", "tag": "x".repeat(201)}
+            {"name": "e", "per": "day", "limitTokens": 1, "endUser": "", "tag": "x".repeat(201)},
+            {"name": "f", "per": "day", "limitTokens": 1, "tag": "a,b"}
         ]})) {
             Err(Error::Invalid { faults, .. }) => faults,
             other => panic!("{other:?}"),
@@ -720,7 +728,8 @@ mod tests {
                 "budgets[6].name",
                 "budgets[7]",
                 "budgets[8].tag",
-                "budgets[8].endUser"
+                "budgets[8].endUser",
+                "budgets[9].tag"
             ]
         );
     }
