@@ -122,7 +122,7 @@ pub struct Budget {
     pub limit: Limit,
     /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
-    /// Lets a hard budget in money allow calls without a known price, which cannot be counted.
+    /// Lets a hard budget allow calls without a known price or maximum.
     pub allow_unpriced: bool,
     pub bound: InputBound,
     pub on_short: OnShort,
@@ -178,6 +178,8 @@ pub struct CallBounds {
     pub estimated: Maximum,
     /// None if the limit must stay as it is.
     pub output: Option<OutputLimit>,
+    /// True if neither bound holds, as for images.
+    pub is_unbounded: bool,
 }
 
 /// The amounts in a budget's unit that count in a period or run.
@@ -440,6 +442,15 @@ impl Budget {
         ))
     }
 
+    /// Returns the error for a call whose tokens have no known maximum.
+    pub fn unbounded_refusal(&self, call: &Scope<'_>) -> Error {
+        Error::Budget(format!(
+            "budget `{}` refused the call: the tokens of this call of {}/{} have no known maximum. \
+             Set `allowUnpriced` for the budget",
+            self.name, call.provider, call.model
+        ))
+    }
+
     /// Returns the error for a call without a known price.
     pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
         Error::Budget(format!(
@@ -552,6 +563,13 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         if name.is_empty() || name.len() > FILTER_BYTES_MAX {
             fault(key, format!("must be a string of 1 to {FILTER_BYTES_MAX} bytes"));
         }
+    }
+    if document
+        .tag
+        .as_ref()
+        .is_some_and(|tag| tag.contains(|c: char| c == ',' || c.is_whitespace()))
+    {
+        fault("tag", "must be one tag, without commas and spaces".into());
     }
     if let Some(model) = &document.model
         && (!model.contains('/') || model.len() > 2 * NAME_BYTES_MAX)
@@ -689,7 +707,8 @@ mod tests {
             {"name": "d", "per": "day", "limitTokens": 0},
             {"name": "d", "per": "run", "limitUsd": "0"},
             7,
-            {"name": "e", "per": "day", "limitTokens": 1, "endUser": "", "tag": "x".repeat(201)}
+            {"name": "e", "per": "day", "limitTokens": 1, "endUser": "", "tag": "x".repeat(201)},
+            {"name": "f", "per": "day", "limitTokens": 1, "tag": "a,b"}
         ]})) {
             Err(Error::Invalid { faults, .. }) => faults,
             other => panic!("{other:?}"),
@@ -709,7 +728,8 @@ mod tests {
                 "budgets[6].name",
                 "budgets[7]",
                 "budgets[8].tag",
-                "budgets[8].endUser"
+                "budgets[8].endUser",
+                "budgets[9].tag"
             ]
         );
     }

@@ -577,7 +577,9 @@ impl Calls {
                 // A capped cost does not say how much each token costs.
                 let is_capped = strict.whole.cost.is_some_and(|cost| cost >= COST_MAX);
                 let output = output.filter(|_| !is_capped);
-                (strict.whole, Some(CallBounds { strict, estimated, output }))
+                // Free calls have no cost to bound.
+                let is_unbounded = options.is_unbounded && strict.whole.cost.is_none();
+                (strict.whole, Some(CallBounds { strict, estimated, output, is_unbounded }))
             }
         };
         NewCall { at, reserve, bounds, ..request.row.clone() }

@@ -385,6 +385,16 @@ fn a_hard_budget_applies_to_batches() {
     // The requests in a file have no known bound.
     let body = json!({"input_file_id": upload(&server, &one, b"{}"), "endpoint": "/v1/chat/completions", "completion_window": "24h"});
     assert_eq!(ask(&server, &one, "POST", OPENAI_BATCHES, &body).status, 402);
+    // Nor has it a known number of tokens.
+    let tokens = json!({"budgets": [{"name": "t", "per": "day", "limitTokens": 100_000}]});
+    assert_eq!(
+        server.request("PUT", "/api/budget", &[], tokens.to_string().as_bytes()).status,
+        200
+    );
+    let refused = ask(&server, &one, "POST", OPENAI_BATCHES, &body);
+    let message = refused.json()["error"]["message"].to_string();
+    assert!(refused.status == 402 && message.contains("no known maximum"), "{message}");
+    assert_eq!(server.request("PUT", "/api/budget", &[], budget.as_bytes()).status, 200);
     // OpenAI ignores requests beside the file.
     let mut both = body;
     both["requests"] = json!([{"params": {"model": "gpt-4o-mini", "max_tokens": 1}}]);

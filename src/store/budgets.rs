@@ -428,6 +428,10 @@ fn reservation(call: &NewCall, hard: &[(&Budget, Amounts)]) -> Result<Reservatio
             }
             return Err(budget.unpriced_refusal(&scope(call)));
         };
+        let is_unbounded = call.bounds.is_some_and(|bounds| bounds.is_unbounded);
+        if is_unbounded && !budget.allow_unpriced {
+            return Err(budget.unbounded_refusal(&scope(call)));
+        }
         // Returns the limit that fits into an amount; the inner option is none for the whole one.
         let fits_into = |left: i64| {
             // A free call is allowed even if nothing is left.

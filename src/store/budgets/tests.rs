@@ -91,7 +91,7 @@ fn bounded_call(strict: i64, estimated: i64, tokens: u32, thinking_tokens: u32) 
     };
     let (strict, estimated) = (maximum(strict), maximum(estimated));
     let output = Some(OutputLimit { tokens, thinking_tokens });
-    let bounds = Some(CallBounds { strict, estimated, output });
+    let bounds = Some(CallBounds { strict, estimated, output, is_unbounded: false });
     NewCall { reserve: strict.whole, bounds, ..new_call(5) }
 }
 
