@@ -18,6 +18,7 @@ use crate::prices::Prices;
 use crate::secret::Secret;
 
 mod anthropic;
+mod api_format;
 mod batch;
 mod billing;
 mod call;
@@ -55,6 +56,7 @@ mod tokenizer;
 mod transport;
 mod wire;
 
+pub use api_format::{API_FORMATS, ApiFormat};
 pub use batch::{BatchStatus, BatchTally};
 pub use billing::{Billing, PricedOptions};
 use call::TIMEOUT_MAX;
@@ -70,9 +72,7 @@ use failure::Fault;
 pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
-pub use forward::{
-    API_FORMATS, AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink,
-};
+pub use forward::{AnswerHead, ClientKey, Forward, ForwardError, ResponseSink};
 use framer::Frame;
 pub use model_list::Listed;
 pub use network::{Authorities, Network, Proxy, ProxyRule};

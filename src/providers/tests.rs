@@ -916,7 +916,7 @@ fn readers() -> [Box<dyn wire::Reader>; 9] {
         Box::new(gemini::EmbeddingReader),
         Box::new(ollama::GenerateReader),
         Box::new(ollama::EmbeddingReader),
-        Box::new(forward::UnreadDocument),
+        Box::new(api_format::UnreadDocument),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! The names that each API format has for the parts of a request. Pure.
 
-use super::Fields;
+use super::fields::Fields;
 use crate::listener::ApiError;
 use crate::providers::ApiFormat;
 
