@@ -218,29 +218,13 @@ impl<'a> ChatRequest<'a> {
             None | Some("" | "false" | "False" | "0") => false,
             Some(_) => true,
         };
+        let model = checked_name(Some(model))?;
         Ok(Self {
-            format,
-            body,
-            text: "",
-            model: checked_name(Some(model))?,
             model_at: place,
             is_streamed,
-            wants_usage: false,
-            usage_edit: (0..0, ""),
             max_tokens: Some(ANSWER_TOKENS_ASSUMED.saturating_mul(choices.max(1))),
-            limit: RequestLimit::default(),
-            tool_tokens: 0,
-            prompt: Prompt::of_bytes(body.len()),
             cache_writes: CacheWrites::None,
-            priced_options: PricedOptions { is_unbounded: true, ..PricedOptions::default() },
-            is_background: false,
-            is_stored: false,
-            previous_response: None,
-            conversation: None,
-            system: None,
-            messages: None,
-            tools: None,
-            models: None,
+            ..Self::of_batch(format, body, &model, true)
         })
     }
 
