@@ -9,6 +9,9 @@ mod content;
 mod fields;
 mod message;
 mod read_request;
+mod reply;
+mod stream_reader;
+mod stream_writer;
 #[cfg(test)]
 mod tests;
 mod thoughts;
@@ -16,48 +19,8 @@ mod write_messages;
 mod write_own;
 mod write_request;
 
-use serde_json::Value;
-
 pub use self::read_request::{check_for_other, read_request};
+pub use self::reply::{read_reply, write_reply};
+pub use self::stream_reader::ChunkReader;
+pub use self::stream_writer::ChunkWriter;
 pub use self::write_request::write_request;
-use super::{Context, Piece, Reply, StreamReader, StreamWriter};
-use crate::event::Usage;
-
-pub fn read_reply(_: &Value) -> Reply {
-    todo!()
-}
-
-pub fn write_reply(_: &Reply, _: &Usage, _: &Context) -> Value {
-    todo!()
-}
-
-#[derive(Default)]
-pub struct ChunkReader;
-
-impl StreamReader for ChunkReader {
-    fn event(&mut self, _: &str, _: &Value, _: &mut Vec<Piece>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &mut Vec<Piece>) {
-        todo!()
-    }
-}
-
-pub struct ChunkWriter;
-
-impl ChunkWriter {
-    pub fn new(_: Context) -> Self {
-        todo!()
-    }
-}
-
-impl StreamWriter for ChunkWriter {
-    fn piece(&mut self, _: &Piece, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-}

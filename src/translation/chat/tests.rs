@@ -3,18 +3,33 @@ use serde_json::{Value, json};
 
 use super::fields::object;
 use super::*;
+use crate::event::Usage;
 use crate::translation::{
-    Api, Conversation, Extra, Media, Part, PartKind, Role, Signature, Source, Target, ThinkingMode,
-    Tool, ToolChoice, ToolKind, Turn, Written,
+    Api, Context, Conversation, Extra, Media, Opened, Part, PartKind, Piece, Reply, Role,
+    Signature, Source, Stop, StreamReader, StreamWriter, Target, ThinkingMode, Tool, ToolChoice,
+    ToolKind, Turn, Written, pieces_of,
 };
 
+mod replies;
 mod requests;
+mod streams;
 
 fn target() -> Target {
     Target {
         chat_limit: "max_completion_tokens",
         takes_stream_options: true,
         output_tokens_assumed: 1000,
+    }
+}
+
+fn context() -> Context {
+    Context {
+        id: "1".to_owned(),
+        created: 1_700_000_000,
+        model: "requested".to_owned(),
+        wants_usage: true,
+        is_array: false,
+        request: Value::Null,
     }
 }
 

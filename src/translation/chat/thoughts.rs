@@ -113,6 +113,7 @@ pub(super) fn signature_of_detail(detail: &Extra) -> Option<Signature> {
     if !text_of_detail(detail).is_empty() {
         rest.shift_remove(text_name(detail));
     }
+    rest.sort_keys();
     let value = Value::Object(rest).to_string();
     Some(Signature { is_redacted: is_encrypted, ..Signature::new(Api::Chat, value) })
 }

@@ -81,7 +81,7 @@ fn put_content(message: &mut Extra, parts: &[&Part]) {
 }
 
 /// Adds parts to a message, each to the field it belongs to.
-fn write_parts(message: &mut Extra, parts: &[&Part]) {
+pub(super) fn write_parts(message: &mut Extra, parts: &[&Part]) {
     write_thoughts(message, parts);
     let is_content = |part: &&&Part| match &part.kind {
         PartKind::ToolCall { .. } | PartKind::ToolResult { .. } => false,
@@ -105,7 +105,7 @@ fn write_parts(message: &mut Extra, parts: &[&Part]) {
 }
 
 /// Adds the thoughts in the field from which they were read.
-pub(super) fn write_thoughts(message: &mut Extra, parts: &[&Part]) {
+fn write_thoughts(message: &mut Extra, parts: &[&Part]) {
     let is_thought =
         |part: &&&Part| text_of(part).is_some() && thoughts::origin(part) != Some(THINKING);
     let all: Vec<&Part> = parts.iter().filter(is_thought).copied().collect();

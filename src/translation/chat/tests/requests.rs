@@ -352,12 +352,12 @@ fn long_ids_are_shortened_alike_in_call_and_result() {
     assert_eq!(messages[1]["tool_call_id"], short);
 }
 
-fn text() -> impl Strategy<Value = String> {
+pub(super) fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{0,4}", Just("data:;base64,".to_owned()), Just("{\"a\":1}".to_owned())]
 }
 
 /// Adds unknown fields to an object, or an object of that name.
-fn with_extra(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+pub(super) fn with_extra(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     (inner, prop::option::of(prop_oneof![Just(json!(null)), Just(json!({"a": [1]}))])).prop_map(
         |(mut value, extra)| {
             if let (Some(fields), Some(extra)) = (value.as_object_mut(), extra) {
@@ -395,7 +395,7 @@ fn content_part() -> impl Strategy<Value = Value> {
     ])
 }
 
-fn content() -> impl Strategy<Value = Value> {
+pub(super) fn content() -> impl Strategy<Value = Value> {
     prop_oneof![
         text().prop_map(Value::from),
         prop::collection::vec(content_part(), 0..4).prop_map(Value::from),
@@ -403,7 +403,7 @@ fn content() -> impl Strategy<Value = Value> {
     ]
 }
 
-fn call_value() -> impl Strategy<Value = Value> {
+pub(super) fn call_value() -> impl Strategy<Value = Value> {
     let function = || {
         let it = (text(), text()).prop_map(|(name, it)| json!({"name": name, "arguments": it}));
         with_extra(it)
@@ -420,7 +420,7 @@ fn call_value() -> impl Strategy<Value = Value> {
     ])
 }
 
-fn thoughts() -> impl Strategy<Value = Value> {
+pub(super) fn thoughts() -> impl Strategy<Value = Value> {
     let detail = with_extra(prop_oneof![
         text().prop_map(
             |it| json!({"type": "reasoning.text", "text": it, "signature": "s", "index": 0})
@@ -549,7 +549,7 @@ fn request() -> impl Strategy<Value = Value> {
 }
 
 /// Replaces forms of the same meaning: a list of one plain text by the text.
-fn normal(value: Value) -> Value {
+pub(super) fn normal(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(normal).collect(),
         Value::Object(fields) => {
