@@ -9,7 +9,7 @@ use crate::translation::{
 
 /// Fields that change the meaning of the answer, and that no other API has.
 const ONLY_HERE: &[&str] =
-    &["audio", "functions", "function_call", "logit_bias", "response_format", "web_search_options"];
+    &["audio", "functions", "function_call", "logit_bias", "response_format"];
 /// Such fields of messages. `role` remains only if it is unknown.
 const ONLY_HERE_IN_MESSAGES: &[&str] = &["role", "audio", "function_call", "tool_calls"];
 
@@ -212,6 +212,10 @@ pub fn check_for_other(conversation: &Conversation) -> Result<(), Refusal> {
     }
     if extra.get("logprobs").and_then(Value::as_bool) == Some(true) {
         return refuse("logprobs".to_owned());
+    }
+    // An empty object enables the search.
+    if extra.get("web_search_options").is_some_and(Value::is_object) {
+        return refuse("web_search_options".to_owned());
     }
     let modalities = extra.get("modalities").and_then(Value::as_array);
     if modalities.is_some_and(|all| all.iter().any(|modality| modality != "text")) {

@@ -86,7 +86,8 @@ pub(super) fn read_stop(finish: &str, has_calls: bool) -> Stop {
     match finish {
         "stop" if has_calls => Stop::ToolCalls,
         "stop" => Stop::End,
-        "length" => Stop::MaxTokens,
+        // The second is Mistral's: https://docs.mistral.ai/api
+        "length" | "model_length" => Stop::MaxTokens,
         "tool_calls" | "function_call" => Stop::ToolCalls,
         "content_filter" => Stop::Refused,
         other => Stop::Other(other.to_owned()),
