@@ -18,12 +18,13 @@ pub(super) fn read_content(content: &Value) -> Option<Vec<Part>> {
 /// Returns a text in place of one plain text block: compatible servers accept both, and some require
 /// a text in the results of tools.
 pub(super) fn content_of(blocks: Vec<Value>) -> Value {
-    match blocks.as_slice() {
-        [Value::Object(block)] if block.len() == 2 && block["type"] == "text" => {
-            block.get("text").cloned().unwrap_or_default()
-        }
-        _ => Value::Array(blocks),
+    if let [Value::Object(block)] = blocks.as_slice()
+        && let (2, Some(Value::String(text))) = (block.len(), block.get("text"))
+        && block.get("type").is_some_and(|kind| kind == "text")
+    {
+        return text.as_str().into();
     }
+    Value::Array(blocks)
 }
 
 /// Reads a block. A block with an unknown type or an unexpected field type is kept as it is.

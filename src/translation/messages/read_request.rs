@@ -214,8 +214,10 @@ fn read_output_config(fields: &mut Extra, it: &mut Conversation) -> Result<(), R
         config.remove("effort");
     }
     let format = config.get("format").and_then(Value::as_object);
-    let is_schema = |it: &&Map<String, Value>| it.len() == 2 && it["type"] == "json_schema";
-    let schema = format.filter(|it| it.contains_key("type")).filter(is_schema);
+    let is_schema = |it: &&Map<String, Value>| {
+        it.len() == 2 && it.get("type").is_some_and(|kind| kind == "json_schema")
+    };
+    let schema = format.filter(is_schema);
     if let Some(schema) = schema.and_then(|format| format.get("schema")).cloned() {
         it.format = OutputFormat::Schema { name: None, description: None, schema, strict: None };
         config.remove("format");
