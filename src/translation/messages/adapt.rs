@@ -2,16 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::conversation::{
-    Conversation, Extra, OutputFormat, Part, Tool, ToolChoice, ToolKind,
-};
+use super::super::conversation::{Conversation, Extra, OutputFormat, Tool, ToolChoice, ToolKind};
 use super::super::{Api, Refusal, Target, ToolNames};
 use super::models::Model;
 use super::schema::closed;
 use super::{thinking, turns};
-
-/// Stands for a request of any JSON object, which the API does not have.
-const JSON_ONLY: &str = "Answer with one JSON object and nothing else.";
 
 pub(super) struct Adapted {
     pub conversation: Conversation,
@@ -73,8 +68,7 @@ pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, R
     (it.system, it.turns) = (turns.system, turns.turns);
     adapt_tools(from, &names, &mut it, &mut dropped)?;
     match &from.format {
-        OutputFormat::Text => {}
-        OutputFormat::Json => it.system.push(Part::text(JSON_ONLY)),
+        OutputFormat::Text | OutputFormat::Json => it.format = from.format.clone(),
         OutputFormat::Schema { description, schema, .. } => {
             it.format = OutputFormat::Schema {
                 name: None,
@@ -163,11 +157,13 @@ fn adapted_tool(tool: &Tool, names: &ToolNames, dropped: &mut Dropped) -> Option
             if *strict == Some(true) {
                 dropped.add("tools[*].strict");
             }
-            (name, description.clone(), input_schema(parameters.as_ref()))
+            let (parameters, rest) = input_schema(parameters.as_ref());
+            let description = description.iter().cloned().chain(rest).collect::<Vec<_>>();
+            (name, description.join("\n\n"), parameters)
         }
         ToolKind::Custom { name, description, format } => {
             let text = ToolNames::wrapped_description(description.as_deref(), format.as_ref());
-            (name, Some(text), ToolNames::wrapped_parameters())
+            (name, text, ToolNames::wrapped_parameters())
         }
         ToolKind::Other(_) => return None,
     };
@@ -176,7 +172,7 @@ fn adapted_tool(tool: &Tool, names: &ToolNames, dropped: &mut Dropped) -> Option
     dropped.add_extra("tools", &extra);
     let kind = ToolKind::Function {
         name: names.at_provider(name),
-        description: description.filter(|text| !text.is_empty()),
+        description: Some(description).filter(|text| !text.is_empty()),
         parameters: Some(parameters),
         strict: None,
     };
@@ -184,16 +180,23 @@ fn adapted_tool(tool: &Tool, names: &ToolNames, dropped: &mut Dropped) -> Option
     Some(Tool { kind, extra: mark.into_iter().collect() })
 }
 
-/// The schema of a tool's input is required, and its type must be an object.
-fn input_schema(parameters: Option<&Value>) -> Value {
-    match parameters {
-        Some(Value::Object(fields)) => {
-            let mut fields = fields.clone();
-            fields.insert("type".into(), "object".into());
-            Value::Object(fields)
-        }
-        _ => json!({"type": "object", "properties": {}}),
+/// Returns the schema of a tool's input, which is required and must be of an object. At its top the
+/// maker rejects alternatives (<https://github.com/anthropics/claude-code/issues/5319>), which are
+/// returned as a text for the description.
+fn input_schema(parameters: Option<&Value>) -> (Value, Option<String>) {
+    let Some(Value::Object(fields)) = parameters else {
+        return (json!({"type": "object", "properties": {}}), None);
+    };
+    let mut fields = fields.clone();
+    fields.insert("type".into(), "object".into());
+    let mut rest = Extra::new();
+    for key in ["anyOf", "oneOf", "allOf"] {
+        rest.extend(fields.remove(key).map(|value| (key.to_owned(), value)));
     }
+    let text =
+        || format!("The input must match this JSON schema, too: {}", Value::from(rest.clone()));
+    let text = (!rest.is_empty()).then(text);
+    (Value::Object(fields), text)
 }
 
 fn other_tool(index: usize, tool: &Tool) -> String {
@@ -238,7 +241,7 @@ fn adapt_sampling(
         }
         it.top_k = from.top_k;
     }
-    // A blank stop sequence is refused.
+    // A blank stop sequence is refused: <https://github.com/BerriAI/litellm/issues/3286>.
     it.stop = from.stop.iter().filter(|stop| !stop.trim().is_empty()).cloned().collect();
     if it.stop.len() < from.stop.len() {
         dropped.add_field("stop");

@@ -68,7 +68,7 @@ fn switch_off(model: Option<Model>, it: &mut Conversation) -> Outcome {
 /// (<https://platform.claude.com/docs/build-with-claude/thinking-tool-workflows>), or if the model
 /// called tools without a thought that it signed: "a final `assistant` message must start with a
 /// thinking block" (<https://github.com/anomalyco/opencode/issues/3077>). Adaptive thinking accepts
-/// both.
+/// both (<https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>).
 fn enable(from: &Reasoning, model: Option<Model>, it: &mut Conversation) -> Outcome {
     let is_forced = matches!(it.tool_choice, Some(ToolChoice::Required | ToolChoice::Named(_)));
     if is_forced || model.is_some() && has_unsigned_calls(it) {

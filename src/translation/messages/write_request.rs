@@ -10,6 +10,9 @@ use super::super::{Api, Refusal, Target, ToolNames, Written};
 use super::adapt::adapted;
 use super::blocks::{content_of, with_extra, write_block};
 
+/// Stands for a request of any JSON object, which the API does not have.
+const JSON_ONLY: &str = "Answer with one JSON object and nothing else.";
+
 /// Writes a request for a provider. That of another API is adapted first.
 ///
 /// # Errors
@@ -34,7 +37,10 @@ fn write_body(it: &Conversation, target: &Target) -> Value {
     set("model", Some(it.model.as_str().into()));
     let max_tokens = it.max_tokens.unwrap_or(target.output_tokens_assumed.into());
     set("max_tokens", Some(max_tokens.into()));
-    let system: Vec<Value> = it.system.iter().filter_map(write_block).collect();
+    let mut system: Vec<Value> = it.system.iter().filter_map(write_block).collect();
+    if it.format == OutputFormat::Json {
+        system.push(json!({"type": "text", "text": JSON_ONLY}));
+    }
     set("system", (!system.is_empty()).then(|| content_of(system)));
     set("messages", Some(it.turns.iter().map(write_turn).collect()));
     let tools: Vec<Value> = it.tools.iter().map(write_tool).collect();

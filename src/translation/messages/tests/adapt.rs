@@ -184,6 +184,24 @@ fn tools_are_converted() {
     assert_eq!(written(&conversation).body.get("tool_choice"), None);
 }
 
+#[test]
+fn alternatives_at_the_top_of_a_schema_are_described() {
+    let mut conversation = hello("m");
+    let mut tool = function("f");
+    let ToolKind::Function { parameters, description, strict, .. } = &mut tool.kind else {
+        panic!()
+    };
+    *strict = None;
+    *description = Some("Finds.".into());
+    *parameters = Some(json!({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}));
+    conversation.tools.push(tool);
+    let tool = &written(&conversation).body["tools"][0];
+    assert_eq!(tool["input_schema"], json!({"type": "object", "properties": {"a": {}}}));
+    let expected = "Finds.\n\nThe input must match this JSON schema, too: \
+        {\"anyOf\":[{\"required\":[\"a\"]}]}";
+    assert_eq!(tool["description"], expected);
+}
+
 /// Returns the thinking, the effort, the limit and the dropped fields.
 fn thinking(conversation: &Conversation) -> (Value, Value, Value, Vec<String>) {
     let Written { body, dropped, .. } = written(conversation);
