@@ -352,6 +352,7 @@ fn serve(data: &Path, url: &str) {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     config.providers.insert("bench".into(), provider);
