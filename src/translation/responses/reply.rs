@@ -1,0 +1,10 @@
+use crate::event::Usage;
+use crate::translation::{Context, Reply};
+use serde_json::Value;
+pub fn read_reply(_: &Value) -> Reply {
+    todo!()
+}
+
+pub fn write_reply(_: &Reply, _: &Usage, _: &Context) -> Value {
+    todo!()
+}
