@@ -148,7 +148,8 @@ fn write_reasoning(
     if !reasoning.is_empty() {
         body.insert("reasoning".to_owned(), Value::Object(reasoning));
     }
-    // Models without reasoning reject it: <https://github.com/OpenHands/software-agent-sdk/pull/1208>.
+    // Models without reasoning reject it:
+    // <https://github.com/OpenHands/software-agent-sdk/pull/1208>.
     if is_asked || has_own_reasoning(conversation) {
         body.insert("include".to_owned(), json!(["reasoning.encrypted_content"]));
     }
