@@ -51,3 +51,7 @@ impl StreamWriter for ChunkWriter {
         todo!()
     }
 }
+
+pub fn check_for_other(_: &Conversation) -> Result<(), Refusal> {
+    todo!()
+}
