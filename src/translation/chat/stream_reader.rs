@@ -313,6 +313,9 @@ impl Slot {
             self.is_open = true;
             pieces.push(Piece::Open(self.opened.clone()));
         }
+        if matches!(self.key, Key::Call(_)) {
+            pieces.extend(self.signature.take().map(Piece::Signature));
+        }
         if !self.text.is_empty() {
             pieces.push(Piece::Delta(std::mem::take(&mut self.text)));
         }
@@ -322,6 +325,7 @@ impl Slot {
         self.advance(pieces);
         if !self.is_open {
             pieces.push(Piece::Open(self.opened));
+            pieces.extend(self.signature.take().map(Piece::Signature));
             pieces.extend(Some(self.text).filter(|text| !text.is_empty()).map(Piece::Delta));
         }
         if matches!(self.key, Key::Detail(..)) {

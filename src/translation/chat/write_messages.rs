@@ -8,6 +8,7 @@ use super::message::{call, put_signature};
 use super::thoughts::{self, CONTENT, DETAILS, THINKING, text_of, write_detail, write_thinking};
 use super::write_own::put_some;
 use super::write_request::Dropped;
+use crate::translation::tool_names::hash;
 use crate::translation::{
     Api, Conversation, Extra, Media, Part, PartKind, Refusal, Role, Source, ToolNames,
 };
@@ -291,21 +292,15 @@ fn short_id(id: &str) -> String {
     if id.chars().count() <= ID_CHARS_MAX {
         return id.to_owned();
     }
-    let kept: String = id.chars().take(ID_CHARS_MAX - 17).collect();
-    format!("{kept}_{:016x}", hash(id))
+    let kept: String = id.chars().take(ID_CHARS_MAX - 9).collect();
+    format!("{kept}_{:08x}", hash(id))
 }
 
 fn mistral_id(id: &str) -> String {
     if id.len() == MISTRAL_ID_CHARS && id.chars().all(|c| c.is_ascii_alphanumeric()) {
         return id.to_owned();
     }
-    format!("{:016x}", hash(id)).split_off(16 - MISTRAL_ID_CHARS)
-}
-
-/// FNV-1a: <http://www.isthe.com/chongo/tech/comp/fnv/>.
-fn hash(text: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+    format!("{:0width$x}", hash(id), width = MISTRAL_ID_CHARS)
 }
 
 /// Returns whether the name is one of Mistral's models: Mistral, Magistral, Devstral, Mixtral, …
