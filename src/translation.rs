@@ -118,9 +118,11 @@ pub struct Context {
 /// # Errors
 /// A field is invalid, or has no meaning outside of its API.
 pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
-    let conversation = read_request(api, body)?;
+    let mut conversation = read_request(api, body)?;
     match api {
-        Api::Chat => chat::check_for_other(&conversation),
+        Api::Chat => {
+            chat::check_for_other(&conversation).inspect(|()| chat::forget(&mut conversation))
+        }
         Api::Responses => responses::check_for_other(&conversation),
         Api::Messages => messages::check_for_other(&conversation),
         Api::Gemini => gemini::check_for_other(&conversation),

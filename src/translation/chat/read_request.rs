@@ -233,6 +233,13 @@ pub fn check_for_other(conversation: &Conversation) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Removes the fields of a checked conversation that do not change the answer, so that they are not
+/// listed as dropped: the number 1 of choices, for example. The gateway sees to `stream_options`.
+pub fn forget(conversation: &mut Conversation) {
+    let names = ["stream_options", "n", "logprobs", "modalities"];
+    conversation.extra.retain(|name, _| !names.contains(&&**name));
+}
+
 /// Returns whether a field has a value other than none, or an empty list or object.
 fn is_set(value: &Value) -> bool {
     match value {

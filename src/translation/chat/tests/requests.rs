@@ -142,6 +142,14 @@ fn fields_of_chat_alone_are_refused_for_other_apis() {
 }
 
 #[test]
+fn fields_without_effect_are_not_listed_as_dropped() {
+    let body = json!({"messages": [], "n": 1, "logprobs": false, "modalities": ["text"], "user": "u",
+        "stream_options": {"include_usage": true}});
+    let conversation = crate::translation::read_for_other(Api::Chat, &body).unwrap();
+    assert_eq!(conversation.extra, object(json!({"user": "u"})));
+}
+
+#[test]
 fn ids_and_details_return_the_signatures_of_other_apis() {
     let gemini = Signature::new(Api::Gemini, "Cp/+=");
     let anthropic = Signature::new(Api::Messages, "EqQB");
