@@ -224,7 +224,7 @@ fn efforts_become_thinking() {
         ("claude-opus-4-6", "xhigh", &adaptive, json!("high"), 10_000),
         ("claude-opus-5-5", "xhigh", &adaptive, json!("xhigh"), 10_000),
         ("claude-haiku-4-5", "low", &budget(1_024), Value::Null, 10_000),
-        ("claude-sonnet-4-5", "high", &budget(24_576), Value::Null, 34_576),
+        ("claude-sonnet-4-5", "high", &budget(8_976), Value::Null, 10_000),
         ("kimi-k2", "medium", &budget(8_192), Value::Null, 10_000),
         ("claude-opus-4-5", "none", &Value::Null, Value::Null, 10_000),
         ("claude-opus-5", "none", &json!({"type": "disabled"}), Value::Null, 10_000),
@@ -268,11 +268,14 @@ fn a_budget_needs_signed_calls_and_no_forced_tool() {
     conversation.tools = vec![function("f")];
     conversation.reasoning.mode = Some(ThinkingMode::Enabled);
     let (thinking_of_own, _, limit, _) = thinking(&conversation);
-    assert_eq!(thinking_of_own["budget_tokens"], 8_192);
-    assert_eq!(limit, 12_288);
+    assert_eq!(thinking_of_own["budget_tokens"], 3_072);
+    assert_eq!(limit, 4_096);
     conversation.tool_choice = Some(ToolChoice::Required);
     assert!(thinking(&conversation).0.is_null());
     conversation.tool_choice = None;
+    conversation.max_tokens = Some(2_047);
+    assert!(thinking(&conversation).0.is_null());
+    conversation.max_tokens = None;
     conversation.turns = turns(thought(Api::Gemini));
     let (thinking_of_foreign, _, _, dropped) = thinking(&conversation);
     assert!(thinking_of_foreign.is_null());
