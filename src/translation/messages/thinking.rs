@@ -83,8 +83,8 @@ fn enable(from: &Reasoning, model: Option<Model>, it: &mut Conversation) -> Outc
         Some("xhigh" | "max") => BUDGETS[2].1,
         _ => effort().unwrap_or(BUDGETS[1]).1,
     };
-    // The budget is part of the limit, and must be lower. The limit stays: flowledger may have lowered
-    // it to what is left of the user's money.
+    // The budget is part of the limit, and must be lower. The limit stays: a budget in
+    // dollars may have lowered it.
     let highest = it.max_tokens.unwrap_or(0).saturating_sub(ANSWER_MIN);
     if highest < BUDGET_MIN {
         return Outcome::Dropped;

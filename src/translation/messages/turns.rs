@@ -225,8 +225,8 @@ fn accepted_id(id: &str) -> String {
     format!("{clean}_{:08x}", hash(id))
 }
 
-fn refused_media(path: &dyn Fn() -> String, what: &str) -> Refusal {
-    Refusal::new(path(), format!("cannot be sent to the messages API of the provider: {what}"))
+fn refused_media(path: &dyn Fn() -> String, reason: &str) -> Refusal {
+    Refusal::new(path(), format!("cannot be sent to the messages API of the provider: {reason}"))
 }
 
 /// <https://platform.claude.com/docs/en/build-with-claude/vision>.
