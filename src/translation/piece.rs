@@ -18,7 +18,8 @@ pub enum Piece {
     Open(Opened),
     /// Extends the open part: its text, or the arguments of the tool call.
     Delta(String),
-    /// The signature of the open part.
+    /// The signature of the open part. That of a tool call follows `Open` directly, because other
+    /// APIs carry it in the call's id.
     Signature(Signature),
     Close,
     /// The reason for the end. Only the usage follows.
@@ -61,11 +62,14 @@ pub fn pieces_of(reply: &Reply) -> Vec<Piece> {
         let Some((opened, text)) = opened(part) else {
             continue;
         };
+        let is_call = matches!(opened, Opened::ToolCall { .. });
+        let signature = part.signature.clone().map(Piece::Signature);
         pieces.push(Piece::Open(opened));
+        pieces.extend(signature.clone().filter(|_| is_call));
         if !text.is_empty() {
             pieces.push(Piece::Delta(text.to_owned()));
         }
-        pieces.extend(part.signature.clone().map(Piece::Signature));
+        pieces.extend(signature.filter(|_| !is_call));
         pieces.push(Piece::Close);
     }
     pieces.extend(reply.stop.clone().map(Piece::Stop));
