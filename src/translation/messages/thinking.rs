@@ -76,15 +76,14 @@ fn enable(from: &Reasoning, model: Option<Model>, it: &mut Conversation) -> Outc
     if is_forced || model.is_some() && has_unsigned_calls(it) {
         return Outcome::Dropped;
     }
-    let effort =
-        || BUDGETS.into_iter().rev().find(|(name, _)| from.effort.as_deref() == Some(name));
-    let of_effort = match from.effort.as_deref() {
-        Some("minimal") => BUDGET_MIN,
-        Some("xhigh" | "max") => BUDGETS[2].1,
-        _ => effort().unwrap_or(BUDGETS[1]).1,
+    let effort = match from.effort.as_deref() {
+        Some("minimal") => "low",
+        Some("xhigh" | "max") => "high",
+        other => other.unwrap_or("medium"),
     };
-    // The budget is part of the limit, and must be lower. The limit stays: a budget in
-    // dollars may have lowered it.
+    let of_effort = BUDGETS.iter().find(|(name, _)| *name == effort).unwrap_or(&BUDGETS[1]).1;
+    // The budget is part of the limit, and must be lower. The limit stays: a budget
+    // in dollars may have lowered it.
     let highest = it.max_tokens.unwrap_or(0).saturating_sub(ANSWER_MIN);
     if highest < BUDGET_MIN {
         return Outcome::Dropped;
