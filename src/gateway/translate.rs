@@ -9,8 +9,8 @@ use super::protocol::Protocol;
 use super::targets::Target;
 use crate::listener::ApiError;
 use crate::providers::{
-    ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, Call, Failure, FailureKind, ForwardError, Kind,
-    Translation, error_message,
+    ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, CacheWrites, Call, Failure, FailureKind,
+    ForwardError, Kind, Translation, error_message,
 };
 use crate::time::Timestamp;
 use crate::translation::{self, Api, Context, Conversation, Refusal, Written};
@@ -86,11 +86,7 @@ impl Gateway {
         let mut conversation = translation::read_for_other(client, &body).map_err(refused)?;
         conversation.model.clone_from(&target.model);
         conversation.is_streamed = request.is_streamed;
-        let to = translation::Target {
-            chat_limit: self.providers.output_limit_name(&target.provider),
-            takes_stream_options: self.providers.takes_stream_options(&target.provider),
-            output_tokens_assumed: output_tokens_assumed(&target.model),
-        };
+        let to = self.target_of(&target.provider, &target.model);
         let written = translation::write_request(api, &conversation, &to).map_err(refused)?;
         let context = Context {
             id: operation.id.replace('-', ""),
@@ -101,6 +97,23 @@ impl Gateway {
             request: body,
         };
         Ok(TranslatedRequest { conversation, target: to, written, context, api, client })
+    }
+
+    fn target_of(&self, provider: &str, model: &str) -> translation::Target {
+        translation::Target {
+            chat_limit: self.providers.output_limit_name(provider),
+            takes_stream_options: self.providers.takes_stream_options(provider),
+            output_tokens_assumed: output_tokens_assumed(model),
+        }
+    }
+
+    /// Returns the body of a request that passes on. It keeps its bytes, unless translated answers
+    /// added parts to its conversation that its own API refuses.
+    pub(super) fn own_body(&self, format: ApiFormat, call: &Call, body: Vec<u8>) -> Vec<u8> {
+        let target = self.target_of(&call.provider, &call.model);
+        let changed =
+            format.api().and_then(|api| translation::without_foreign(api, &body, &target));
+        changed.unwrap_or(body)
     }
 }
 
@@ -129,6 +142,14 @@ impl TranslatedRequest {
             }
         };
         Ok(body.into_bytes())
+    }
+
+    /// Returns the part of the prompt that may be written to the provider's cache.
+    pub(super) fn cache_writes(&self) -> CacheWrites {
+        match self.written.body["cache_control"].is_object() {
+            true => CacheWrites::Short,
+            false => CacheWrites::None,
+        }
     }
 
     /// Returns the output limit that the provider gets, if there is one.

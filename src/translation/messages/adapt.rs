@@ -58,7 +58,19 @@ pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, R
             dropped.add(format!("reasoning.{key}"));
         }
     }
+    if model.is_some() && !it.tools.is_empty() && !has_marks(&it) {
+        // Clients of other APIs expect that their provider caches a prompt that grows. Anthropic does
+        // so only on request: <https://platform.claude.com/docs/en/build-with-claude/prompt-caching>.
+        it.extra.insert("cache_control".to_owned(), json!({"type": "ephemeral"}));
+    }
     Ok(Adapted { conversation: it, dropped: dropped.names(), names })
+}
+
+/// Returns whether the client marked parts of its prompt for the cache itself.
+fn has_marks(it: &Conversation) -> bool {
+    let parts = it.turns.iter().flat_map(|turn| &turn.parts).chain(&it.system);
+    let extras = parts.map(|part| &part.extra).chain(it.tools.iter().map(|tool| &tool.extra));
+    extras.into_iter().any(|extra| extra.contains_key("cache_control"))
 }
 
 fn described(mut schema: Value, description: Option<&str>) -> Value {
