@@ -122,7 +122,9 @@ pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
     // Differs in each request, which would prevent that a provider caches the prompt.
     conversation.system.retain(|part| !is_billing_header(part));
     match api {
-        Api::Chat => chat::check_for_other(&conversation),
+        Api::Chat => {
+            chat::check_for_other(&conversation).inspect(|()| chat::forget(&mut conversation))
+        }
         Api::Responses => responses::check_for_other(&conversation),
         Api::Messages => messages::check_for_other(&conversation),
         Api::Gemini => gemini::check_for_other(&conversation),

@@ -101,7 +101,10 @@ impl Gateway {
 
     fn target_of(&self, provider: &str, model: &str) -> translation::Target {
         translation::Target {
-            chat_limit: self.providers.output_limit_name(provider),
+            chat_limit: match needs_new_limit(model) {
+                true => "max_completion_tokens",
+                false => self.providers.output_limit_name(provider),
+            },
             takes_stream_options: self.providers.takes_stream_options(provider),
             output_tokens_assumed: output_tokens_assumed(model),
         }
@@ -175,6 +178,17 @@ impl TranslatedRequest {
             dropped: header_of(&self.written.dropped),
         }
     }
+}
+
+/// Returns whether a model of OpenAI rejects `max_tokens`, behind whatever server: "not compatible with
+/// o-series models" (<https://platform.openai.com/docs/api-reference/chat/create>), which later models
+/// share.
+fn needs_new_limit(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let version = name.strip_prefix("gpt-").and_then(|rest| rest.split(['.', '-']).next());
+    let is_series =
+        name.strip_prefix('o').is_some_and(|it| it.starts_with(|c: char| c.is_ascii_digit()));
+    is_series || version.and_then(|it| it.parse::<u32>().ok()).is_some_and(|version| version >= 5)
 }
 
 /// Returns the limit of an answer for an API that requires one, if the client sets none. All models of
@@ -302,6 +316,16 @@ mod tests {
         assert_eq!(service(ApiFormat::TokenCount, openai, &[Api::Chat]), Some(Service::Counted));
         assert_eq!(service(ApiFormat::OllamaChat, openai, &[Api::Chat]), None);
         assert_eq!(service(chat, Kind::Echo, &[]), Some(Service::Echo));
+    }
+
+    #[test]
+    fn newer_models_of_openai_have_another_name_of_the_limit() {
+        for model in ["o3", "o4-mini", "gpt-5", "openai/gpt-5.2-codex", "gpt-6-mini"] {
+            assert!(needs_new_limit(model), "{model}");
+        }
+        for model in ["gpt-4o", "gpt-oss-120b", "qwen3", "olmo-2", "gpt-4.1-mini", "o"] {
+            assert!(!needs_new_limit(model), "{model}");
+        }
     }
 
     #[test]

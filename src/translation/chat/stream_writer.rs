@@ -15,8 +15,7 @@ pub struct ChunkWriter {
     id: String,
     model: String,
     open: Option<Opened>,
-    /// A tool call with its first arguments. It waits for more or for the end, because its id may
-    /// carry a signature that comes after the arguments.
+    /// A tool call before its arguments, because its id may carry a signature.
     held: Option<HeldCall>,
     thoughts: usize,
     calls: usize,
@@ -26,7 +25,6 @@ pub struct ChunkWriter {
 struct HeldCall {
     id: String,
     name: String,
-    arguments: String,
     is_custom: bool,
     signature: Option<Signature>,
 }
@@ -85,13 +83,8 @@ impl ChunkWriter {
             }
             Some(Opened::ToolCall { is_custom, .. }) => {
                 let is_custom = *is_custom;
-                match &mut self.held {
-                    Some(held) if held.arguments.is_empty() => held.arguments.push_str(text),
-                    _ => {
-                        self.flush(bytes);
-                        self.arguments(text, is_custom, bytes);
-                    }
-                }
+                self.flush(bytes);
+                self.arguments(text, is_custom, bytes);
             }
             None => {}
         }
@@ -109,15 +102,14 @@ impl ChunkWriter {
 
     /// Writes the held tool call.
     fn flush(&mut self, bytes: &mut Vec<u8>) {
-        let Some(HeldCall { mut id, name, arguments, is_custom, signature }) = self.held.take()
-        else {
+        let Some(HeldCall { mut id, name, is_custom, signature }) = self.held.take() else {
             return;
         };
         if let Some(foreign) = signature.as_ref().filter(|it| it.api != Api::Chat) {
             id = foreign.attach_to(&id);
         }
         let mut written: Extra = object(json!({"index": self.calls}));
-        written.extend(call(&id, &name, &arguments, is_custom));
+        written.extend(call(&id, &name, "", is_custom));
         if let Some(signature) = &signature {
             put_signature(&mut written, signature);
         }
@@ -165,7 +157,6 @@ impl StreamWriter for ChunkWriter {
                     self.held = Some(HeldCall {
                         id: id.clone(),
                         name: name.clone(),
-                        arguments: String::new(),
                         is_custom: *is_custom,
                         signature: None,
                     });

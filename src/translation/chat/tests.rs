@@ -5,11 +5,12 @@ use super::fields::object;
 use super::*;
 use crate::event::Usage;
 use crate::translation::{
-    Api, Context, Conversation, Extra, Media, Opened, Part, PartKind, Piece, Reply, Role,
-    Signature, Source, Stop, StreamReader, StreamWriter, Target, ThinkingMode, Tool, ToolChoice,
-    ToolKind, Turn, Written, pieces_of,
+    Api, Context, Conversation, Extra, Media, Opened, OutputFormat, Part, PartKind, Piece, Reply,
+    Role, Signature, Source, Stop, StreamReader, StreamWriter, Target, ThinkingMode, Tool,
+    ToolChoice, ToolKind, Turn, Written, pieces_of,
 };
 
+mod from_others;
 mod replies;
 mod requests;
 mod streams;
