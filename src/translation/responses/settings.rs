@@ -124,8 +124,9 @@ fn write_reasoning(
 ) -> bool {
     let Reasoning { mode, effort, budget_tokens, is_shown, extra } = &conversation.reasoning;
     let prefix = field(conversation.api, "reasoning");
-    for key in extra.keys() {
-        dropped.add(format!("{prefix}.{key}"));
+    // Chat completions keep the fields from which the reasoning was read.
+    if conversation.api != Api::Chat {
+        dropped.add_all(prefix, extra);
     }
     let is_off = *mode == Some(ThinkingMode::Disabled) || *budget_tokens == Some(0);
     if is_off && effort.is_none() {
