@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::cache::CACHED_HEADER;
+use super::chat_request::ChatRequest;
 use super::client::{Client, is_login};
 use super::client_sink::ClientSink;
 use super::echo::{self, EchoFormat};
@@ -15,6 +16,7 @@ use super::route::path_of;
 use super::stored::ObjectRecorder;
 use super::targets::Target;
 use super::translate::{Service, TranslatedRequest, not_written, service, translated_error};
+use crate::budget::OutputLimit;
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
@@ -76,7 +78,11 @@ impl Gateway {
         let Some(guard) = self.in_flight.enter(watched) else {
             return refused(stopping());
         };
-        let call = operation.call(target);
+        let mut call = operation.call(target);
+        if let Some(tokens) = translated.as_ref().and_then(TranslatedRequest::output_tokens) {
+            // The limit that the provider gets, so that budgets reserve it.
+            call.max_tokens = Some(tokens);
+        }
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -145,9 +151,7 @@ impl Gateway {
                 bytes: request.prompt.bytes_estimate(),
                 prompt: request,
                 // Calls of `echo` are free.
-                output: request
-                    .limit
-                    .output()
+                output: output_limit(request, call)
                     .filter(|_| self.providers.kind(&call.provider) != Some(Kind::Echo)),
                 cache_writes: request.cache_writes,
                 options: request.priced_options,
@@ -473,6 +477,15 @@ impl Gateway {
             }
         }
         (called.map_err(Box::new), sink.into_filled())
+    }
+}
+
+/// Returns the limit that budgets may lower. A translated call may have another one than the request.
+fn output_limit(request: &ChatRequest<'_>, call: &Call) -> Option<OutputLimit> {
+    let limit = request.limit.output()?;
+    match call.max_tokens.filter(|_| call.max_tokens != request.max_tokens) {
+        Some(tokens) => Some(OutputLimit { tokens, ..limit }),
+        None => Some(limit),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::providers::{
 use crate::time::Timestamp;
 use crate::translation::{self, Api, Context, Conversation, Refusal, Written};
 
+/// See [`output_tokens_assumed`].
+const OUTPUT_TOKENS_ASSUMED: u32 = 32_000;
 /// Limits the response header with the dropped fields, in bytes.
 const DROPPED_BYTES_MAX: usize = 1_024;
 
@@ -87,7 +89,7 @@ impl Gateway {
         let to = translation::Target {
             chat_limit: self.providers.output_limit_name(&target.provider),
             takes_stream_options: self.providers.takes_stream_options(&target.provider),
-            output_tokens_assumed: ANSWER_TOKENS_ASSUMED,
+            output_tokens_assumed: output_tokens_assumed(&target.model),
         };
         let written = translation::write_request(api, &conversation, &to).map_err(refused)?;
         let context = Context {
@@ -129,6 +131,18 @@ impl TranslatedRequest {
         Ok(body.into_bytes())
     }
 
+    /// Returns the output limit that the provider gets, if there is one.
+    pub(super) fn output_tokens(&self) -> Option<u32> {
+        let body = &self.written.body;
+        let limit = match self.api {
+            Api::Chat => &body[self.target.chat_limit],
+            Api::Responses => &body["max_output_tokens"],
+            Api::Messages => &body["max_tokens"],
+            Api::Gemini => &body["generationConfig"]["maxOutputTokens"],
+        };
+        limit.as_u64().map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+
     /// Returns the translation of the answer.
     pub(super) fn translation(&self) -> Translation {
         Translation {
@@ -139,6 +153,18 @@ impl TranslatedRequest {
             context: self.context.clone(),
             dropped: header_of(&self.written.dropped),
         }
+    }
+}
+
+/// Returns the limit of an answer for an API that requires one, if the client sets none. All models of
+/// Anthropic since Claude Opus 4 allow as much
+/// (<https://platform.claude.com/docs/en/about-claude/models/overview>), and older ones
+/// [`ANSWER_TOKENS_ASSUMED`].
+fn output_tokens_assumed(model: &str) -> u32 {
+    let is_old = ["claude-3-", "claude-3.", "claude-2", "claude-instant"];
+    match is_old.iter().any(|name| model.contains(name)) {
+        true => ANSWER_TOKENS_ASSUMED,
+        false => OUTPUT_TOKENS_ASSUMED,
     }
 }
 

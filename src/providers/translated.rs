@@ -231,3 +231,199 @@ impl Receiver for TranslatingReceiver<'_> {
         self.sink.end(is_whole);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use ureq::http::HeaderMap;
+
+    use super::super::api_format::ApiFormat;
+    use super::super::cancel::Cancel;
+    use super::super::config::Kind;
+    use super::super::framer::Framer;
+    use super::super::testing;
+    use super::*;
+
+    const APIS: [Api; 4] = [Api::Chat, Api::Responses, Api::Messages, Api::Gemini];
+
+    /// A client that keeps the bytes of a stream.
+    #[derive(Default)]
+    struct Kept(Vec<u8>);
+
+    impl ResponseSink for Kept {
+        fn whole(&mut self, _: &AnswerHead, body: &[u8]) -> bool {
+            self.piece(body)
+        }
+        fn begin(&mut self, _: &AnswerHead) -> bool {
+            true
+        }
+        fn piece(&mut self, bytes: &[u8]) -> bool {
+            self.0.extend_from_slice(bytes);
+            true
+        }
+        fn end(&mut self, _: bool) {}
+    }
+
+    fn translation(provider: Api, client: Api, is_streamed: bool) -> Translation {
+        let context = Context {
+            id: "0".into(),
+            created: 1,
+            model: "m".into(),
+            wants_usage: true,
+            is_array: false,
+            request: json!({}),
+        };
+        let names = ToolNames::default();
+        Translation { client, provider, is_streamed, names, context, dropped: None }
+    }
+
+    /// Returns the client's stream of a provider's stream that arrives in these pieces.
+    fn translated(provider: Api, client: Api, is_streamed: bool, pieces: &[&[u8]]) -> Vec<u8> {
+        let (cancel, mut kept) = (Cancel::default(), Kept::default());
+        let entered = Scope::enter(&cancel);
+        let translation = translation(provider, client, is_streamed);
+        let mut receiver = TranslatingReceiver::new(&translation, &mut kept, &entered.scope);
+        receiver.head(200, &HeaderMap::new());
+        let kind = match provider {
+            Api::Chat | Api::Responses => Kind::OpenAi,
+            Api::Messages => Kind::Anthropic,
+            Api::Gemini => Kind::Gemini,
+        };
+        let route = ApiFormat::of(provider, true).route(kind).unwrap();
+        let config = testing::provider(kind, "http://h");
+        let (_, mut reader) = route(&config, &testing::call("m", true));
+        let mut partial = ResponseAccumulator { beyond: Some(0), ..Default::default() };
+        let mut framer = Framer::new(reader.framing(), 1 << 20);
+        for bytes in pieces {
+            framer.push(bytes);
+            while let Ok(Some(frame)) = framer.next() {
+                let read = frame.event.map(|event| reader.event(event, &mut partial));
+                receiver.frame(&frame, read.as_ref(), &partial);
+            }
+            receiver.flush();
+        }
+        assert!(partial.is_complete, "{provider:?}");
+        receiver.end(true);
+        kept.0
+    }
+
+    /// Returns a stream of each API with thoughts, a text and two tool calls.
+    fn stream_of(api: Api) -> Vec<u8> {
+        let usage = Usage {
+            input_tokens: 30,
+            cached_input_tokens: 10,
+            output_tokens: 20,
+            reasoning_tokens: 5,
+            ..Usage::default()
+        };
+        let mut writer = translation::stream_writer(api, translation(api, api, true).context);
+        let mut bytes = Vec::new();
+        for piece in pieces() {
+            writer.piece(&piece, &usage, &mut bytes);
+        }
+        writer.end(&usage, &mut bytes);
+        bytes
+    }
+
+    fn pieces() -> Vec<Piece> {
+        use crate::translation::{Opened, Stop};
+        let part = |opened, texts: &[&str]| {
+            let deltas = texts.iter().map(|text| Piece::Delta((*text).to_owned()));
+            let mut part = vec![Piece::Open(opened)];
+            part.extend(deltas);
+            part.push(Piece::Close);
+            part
+        };
+        let call = |id: &str, texts: &[&str]| {
+            let (id, name) = (id.to_owned(), "get_weather".to_owned());
+            part(Opened::ToolCall { id, name, is_custom: false }, texts)
+        };
+        [
+            vec![Piece::Begin { id: "a-1".into(), model: "m-1".into() }],
+            part(Opened::Thinking, &["Let me ", "see. "]),
+            part(Opened::Text, &["Bonjour, ", "\u{1f41d}\n\n", "data: x"]),
+            call("call_1", &["{\"city\":", "\"Paris\"}"]),
+            call("call_2", &["{\"city\":\"Köln\"}"]),
+            vec![Piece::Stop(Stop::ToolCalls)],
+        ]
+        .concat()
+    }
+
+    /// Returns the texts and arguments that a client's reader finds in a stream.
+    fn read_by(api: Api, bytes: &[u8]) -> Vec<(String, String)> {
+        let mut reader = translation::stream_reader(api);
+        let mut framer = Framer::new(Framing::Sse, 1 << 20);
+        framer.push(bytes);
+        let mut pieces = Vec::new();
+        while let Ok(Some(frame)) = framer.next() {
+            if let Some(event) = frame.event
+                && let Ok(data) = serde_json::from_str::<Value>(&event.data)
+            {
+                reader.event(&event.name, &data, &mut pieces);
+            }
+        }
+        reader.end(&mut pieces);
+        let mut parts = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Open(opened) => parts.push((format!("{opened:?}"), String::new())),
+                Piece::Delta(text) => parts.last_mut().unwrap().1.push_str(&text),
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    #[test]
+    fn a_stream_says_the_same_in_every_api() {
+        for provider in APIS {
+            let stream = stream_of(provider);
+            for client in APIS {
+                let bytes = translated(provider, client, true, &[&stream]);
+                let parts = read_by(client, &bytes);
+                let texts: Vec<&str> = parts.iter().map(|(_, text)| text.as_str()).collect();
+                let expected = ["Let me see. ", "Bonjour, \u{1f41d}\n\ndata: x", "Paris", "Köln"];
+                assert_eq!(texts.len(), 4, "{provider:?} to {client:?}: {parts:?}");
+                for (text, expected) in texts.iter().zip(expected) {
+                    assert!(text.contains(expected), "{provider:?} to {client:?}: {parts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_becomes_a_document_for_a_client_that_wants_one() {
+        for provider in APIS {
+            for client in APIS {
+                let bytes = translated(provider, client, false, &[&stream_of(provider)]);
+                let reply =
+                    translation::read_reply(client, &serde_json::from_slice(&bytes).unwrap());
+                assert_eq!(reply.parts.len(), 4, "{provider:?} to {client:?}: {reply:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_split_of_a_stream_does_not_matter(
+            provider in 0..APIS.len(),
+            client in 0..APIS.len(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let (provider, client) = (APIS[provider], APIS[client]);
+            let stream = stream_of(provider);
+            let mut cuts: Vec<usize> = cuts.iter().map(|it| it.index(stream.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut start = 0;
+            for cut in cuts.into_iter().chain([stream.len()]) {
+                pieces.push(&stream[start..cut]);
+                start = cut;
+            }
+            let whole = translated(provider, client, true, &[&stream]);
+            let split = translated(provider, client, true, &pieces);
+            prop_assert_eq!(String::from_utf8(split).unwrap(), String::from_utf8(whole).unwrap());
+        }
+    }
+}
