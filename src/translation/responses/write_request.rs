@@ -8,6 +8,7 @@ use super::item::{
     IS_ITEM, call_names, kind_of_tool, object, result_type, split_name, text_type, write_content,
     write_format, write_model_item, write_tool,
 };
+use super::models::Model;
 use super::read_request::plain_text;
 use super::settings;
 use crate::translation::{
@@ -69,6 +70,9 @@ struct RequestWriter<'a> {
     conversation: &'a Conversation,
     /// True if the client uses this API.
     is_own: bool,
+    /// Models without reasoning also reject earlier one:
+    /// <https://github.com/openai/openai-agents-python/issues/569>.
+    can_reason: bool,
     names: ToolNames,
     /// The ids of earlier calls of custom tools.
     custom_calls: HashSet<&'a str>,
@@ -87,6 +91,7 @@ impl<'a> RequestWriter<'a> {
         Self {
             conversation,
             is_own: conversation.api == Api::Responses,
+            can_reason: Model::read(&conversation.model).is_none_or(Model::can_reason),
             names: ToolNames::new(conversation, true),
             custom_calls: HashSet::new(),
             dropped: Dropped::default(),
@@ -213,8 +218,15 @@ impl<'a> RequestWriter<'a> {
     fn model_item(&mut self, part: &'a Part) -> Option<Map<String, Value>> {
         let origin = part.signature.as_ref().map(|signature| signature.api);
         let PartKind::ToolCall { id, name, arguments, is_custom } = &part.kind else {
-            let is_own = origin == Some(Api::Responses) || self.is_own && origin.is_none();
-            return if is_own { write_model_item(part) } else { None };
+            let is_own = match origin {
+                Some(origin) => origin == Api::Responses,
+                None => self.is_own,
+            };
+            return if is_own && (self.is_own || self.can_reason) {
+                write_model_item(part)
+            } else {
+                None
+            };
         };
         if *is_custom {
             self.custom_calls.insert(id);

@@ -166,6 +166,7 @@ fn fields_of_chat_completions_with_the_same_meaning_are_kept() {
 #[test]
 fn limits_of_openai_are_met() {
     let mut it = with_text(Api::Gemini, "Hi");
+    it.model = "gpt-5.2".into();
     it.max_tokens = Some(5);
     it.temperature = Some(0.3);
     it.seed = Some(1);
@@ -200,10 +201,25 @@ fn a_model_that_reasons_gets_no_temperature() {
         (&Value::Null, &Value::Null)
     );
     assert_eq!(request.dropped, ["temperature"]);
+    it.model = "gpt-5.2".into();
     it.reasoning.effort = Some("none".into());
     let request = written(&it);
     assert_eq!(request.body["temperature"], 0.3);
     assert_eq!(request.body["include"], Value::Null);
+}
+
+#[test]
+fn a_model_without_reasoning_gets_no_fields_for_it() {
+    let mut it = claude_code();
+    it.model = "gpt-4.1".into();
+    it.temperature = Some(0.5);
+    let request = written(&it);
+    assert_ne!(request.body["input"][1]["type"], "reasoning");
+    for field in ["reasoning", "include"] {
+        assert_eq!(request.body[field], Value::Null);
+    }
+    assert_eq!(request.body["temperature"], 0.5);
+    assert!(request.dropped.contains(&"thinking".to_owned()));
 }
 
 #[test]
