@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, VecDeque};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Map;
@@ -48,6 +50,35 @@ proptest! {
         }
         reader.end(&mut pieces);
         prop_assert_eq!(joined_deltas(pieces), expected, "variant {}", variant);
+    }
+
+    #[test]
+    fn the_order_of_events_of_different_items_is_free(
+        body in answer(),
+        picks in vec(0..64_usize, 0..200),
+    ) {
+        let (added, others): (Vec<_>, Vec<_>) =
+            openai_stream(&body).into_iter().partition(|(name, _)| name.ends_with(".added"));
+        let (of_items, of_answer): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(_, data)| data["output_index"].is_u64());
+        let mut queues: BTreeMap<u64, VecDeque<_>> = BTreeMap::new();
+        for event in of_items {
+            queues.entry(event.1["output_index"].as_u64().unwrap()).or_default().push_back(event);
+        }
+        let (started, ended) = of_answer.split_at(of_answer.len() - 1);
+        let mut events = [started, &added].concat();
+        for pick in picks.into_iter().chain(std::iter::repeat(0)) {
+            let Some(index) = queues.keys().nth(pick % queues.len().max(1)).copied() else {
+                break;
+            };
+            match queues.get_mut(&index).and_then(VecDeque::pop_front) {
+                Some(event) => events.push(event),
+                None => drop(queues.remove(&index)),
+            }
+        }
+        events.extend_from_slice(ended);
+        let expected = joined_deltas(pieces_of(&read_reply(&body)));
+        prop_assert_eq!(read_stream(&events), expected);
     }
 
     #[test]

@@ -3,8 +3,8 @@ use serde_json::{Map, Value, json};
 
 use super::generators::{any_json, request, settings, with};
 use super::{read, target, written};
-use crate::translation::Api;
 use crate::translation::responses::{check_for_other, read_request, write_request};
+use crate::translation::{Api, Conversation, Media, Part, PartKind, Role, Source, Turn};
 
 /// Applies the changes of spelling that the module's documentation allows.
 fn normal(body: &Value) -> Value {
@@ -108,4 +108,62 @@ proptest! {
             let _ = write_request(&conversation, &target());
         }
     }
+
+    #[test]
+    fn a_conversation_of_another_api_arrives(turns in foreign_turns()) {
+        let mut conversation = Conversation::new(Api::Messages);
+        conversation.turns = turns;
+        let request = written(&conversation);
+        let again = read(&request.body);
+        prop_assert_eq!(parts_of(&again), parts_of(&conversation));
+    }
+}
+
+fn foreign_turns() -> impl Strategy<Value = Vec<Turn>> {
+    let part = (0..6_u8, "[a-z]{0,3}").prop_map(|(kind, text)| {
+        let id = format!("toolu_{text}");
+        let url = format!("https://x/{text}");
+        let media = Media { source: Source::of_url(&url), name: None };
+        match kind {
+            0 => PartKind::Text(text),
+            1 => PartKind::Image(media),
+            2 => PartKind::Document(media),
+            3 => PartKind::ToolResult { id, content: vec![Part::text(text)], is_error: false },
+            4 => PartKind::ToolCall { id, name: "f".into(), arguments: text, is_custom: false },
+            _ => PartKind::Thinking(text),
+        }
+    });
+    let is_of = |role: Role, kind: &PartKind| match kind {
+        PartKind::Text(_) => true,
+        PartKind::ToolCall { .. } | PartKind::Thinking(_) => role == Role::Assistant,
+        _ => role == Role::User,
+    };
+    let turn = (any::<bool>(), proptest::collection::vec(part, 0..5));
+    let turn = turn.prop_map(move |(is_user, kinds)| {
+        let role = if is_user { Role::User } else { Role::Assistant };
+        let kinds = kinds.into_iter().filter(|kind| is_of(role, kind));
+        Turn::new(role, kinds.map(Part::new).collect())
+    });
+    proptest::collection::vec(turn, 0..5)
+}
+
+/// Returns the parts that every API has, with their roles.
+fn parts_of(conversation: &Conversation) -> Vec<(Role, PartKind)> {
+    let parts = conversation
+        .turns
+        .iter()
+        .flat_map(|turn| turn.parts.iter().map(|part| (turn.role, part.kind.clone())));
+    let parts = parts.filter(|(_, kind)| match kind {
+        PartKind::Text(text) => !text.is_empty(),
+        kind => !matches!(kind, PartKind::Thinking(_)),
+    });
+    let parts = parts.map(|(role, mut kind)| {
+        if let PartKind::ToolCall { arguments, .. } = &mut kind
+            && arguments.is_empty()
+        {
+            *arguments = "{}".into();
+        }
+        (role, kind)
+    });
+    parts.collect()
 }
