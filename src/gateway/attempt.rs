@@ -83,7 +83,12 @@ impl Gateway {
             // The limit that the provider gets, so that budgets reserve it.
             call.max_tokens = Some(tokens);
         }
-        let request = self.call_request(operation, &call, *number + 1);
+        let mut request = self.call_request(operation, &call, *number + 1);
+        if let (Some(translated), PromptSize::OfBody { cache_writes, .. }) =
+            (&translated, &mut request.prompt)
+        {
+            *cache_writes = (*cache_writes).max(translated.cache_writes());
+        }
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
@@ -328,7 +333,11 @@ impl Gateway {
             path: None,
             query: &operation.query,
             texts: &|| request.all_texts(),
-            body: &request.edited(&call.model, adds_usage, &limit),
+            body: &self.own_body(
+                operation.format,
+                call,
+                request.edited(&call.model, adds_usage, &limit),
+            ),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
