@@ -1,0 +1,255 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{own, read_request};
+
+/// Any JSON, with the names of fields that the readers know.
+pub fn any_json() -> impl Strategy<Value = Value> {
+    let names = prop_oneof![
+        Just("contents"),
+        Just("parts"),
+        Just("role"),
+        Just("text"),
+        Just("thought"),
+        Just("thoughtSignature"),
+        Just("inlineData"),
+        Just("mimeType"),
+        Just("data"),
+        Just("fileData"),
+        Just("fileUri"),
+        Just("functionCall"),
+        Just("functionResponse"),
+        Just("name"),
+        Just("args"),
+        Just("response"),
+        Just("id"),
+        Just("tools"),
+        Just("functionDeclarations"),
+        Just("parameters"),
+        Just("generationConfig"),
+        Just("thinkingConfig"),
+        Just("thinkingBudget"),
+        Just("toolConfig"),
+        Just("functionCallingConfig"),
+        Just("mode"),
+        Just("systemInstruction"),
+        Just("candidates"),
+        Just("content"),
+        Just("finishReason"),
+        Just("promptFeedback"),
+        Just("responseSchema"),
+        Just("responseMimeType"),
+        Just("topK"),
+        Just("x"),
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof![Just("model"), Just("STOP"), Just("application/json"), Just("é")]
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(7, 60, 5, move |inner| {
+        let field = (names.clone(), inner.clone()).prop_map(|(name, it)| (name.to_owned(), it));
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            prop::collection::vec(field, 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+fn word() -> impl Strategy<Value = String> {
+    "[a-z]{1,5}"
+}
+
+fn args() -> impl Strategy<Value = Value> {
+    (word(), any::<i32>()).prop_map(|(name, value)| json!({name: value, "b": [null, "x"]}))
+}
+
+/// An object with the optional unknown field that any part may have.
+fn with_unknown(part: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+    (part, prop::option::of(word())).prop_map(|(mut part, unknown)| {
+        if let Some(unknown) = unknown {
+            part["videoMetadata"] = json!({"note": unknown});
+        }
+        part
+    })
+}
+
+pub fn text_part() -> impl Strategy<Value = Value> {
+    (".{0,6}", any::<bool>(), prop::option::of(word())).prop_map(|(text, thought, signature)| {
+        let mut part = json!({"text": text});
+        if thought {
+            part["thought"] = true.into();
+        }
+        if let Some(signature) = signature {
+            part["thoughtSignature"] = signature.into();
+        }
+        part
+    })
+}
+
+pub fn call_part() -> impl Strategy<Value = Value> {
+    (word(), args(), prop::option::of(word()), prop::option::of(word())).prop_map(
+        |(name, args, id, signature)| {
+            let mut part = json!({"functionCall": {"name": name, "args": args}});
+            if let Some(id) = id {
+                part["functionCall"]["id"] = id.into();
+            }
+            if let Some(signature) = signature {
+                part["thoughtSignature"] = signature.into();
+            }
+            part
+        },
+    )
+}
+
+fn result_part() -> impl Strategy<Value = Value> {
+    let response = prop_oneof![
+        args(),
+        ".{0,6}".prop_map(|text| json!({"output": text})),
+        ".{0,6}".prop_map(|text| json!({"error": text})),
+        Just(json!({"output": "{\"a\":1}"})),
+        Just(json!({"output": {"a": 1}, "x": 2})),
+        Just(json!({})),
+    ];
+    let image = json!({"inlineData": {"mimeType": "image/png", "data": "aaaa"}});
+    let parts = prop_oneof![Just(image), Just(json!({"odd": 1}))];
+    let parts = prop::option::of(prop::collection::vec(parts, 1..3));
+    (word(), prop::option::of(word()), response, parts, any::<bool>()).prop_map(
+        |(name, id, response, parts, continues)| {
+            let mut it = json!({"name": name, "response": response});
+            if let Some(id) = id {
+                it["id"] = id.into();
+            }
+            if let Some(parts) = parts {
+                it["parts"] = parts.into();
+            }
+            if continues {
+                it["willContinue"] = true.into();
+            }
+            json!({"functionResponse": it})
+        },
+    )
+}
+
+fn media_part() -> impl Strategy<Value = Value> {
+    let types = prop_oneof![
+        Just("image/png"),
+        Just("application/pdf"),
+        Just("audio/wav"),
+        Just("video/mp4")
+    ];
+    let urls = prop_oneof![
+        Just("https://generativelanguage.googleapis.com/v1beta/files/a"),
+        Just("gs://a/b"),
+        Just("https://example.org/a.png"),
+        Just("https://youtu.be/x"),
+    ];
+    (types, urls, any::<bool>(), any::<bool>()).prop_map(|(kind, url, is_inline, has_more)| match (
+        is_inline, has_more,
+    ) {
+        (true, false) => json!({"inlineData": {"mimeType": kind, "data": "aaaa"}}),
+        (true, true) => json!({"inlineData": {"mimeType": kind, "data": "aaaa", "y": 1,
+                                                  "displayName": "n"}}),
+        (false, false) => json!({"fileData": {"mimeType": kind, "fileUri": url}}),
+        (false, true) => json!({"fileData": {"fileUri": url}}),
+    })
+}
+
+fn part() -> impl Strategy<Value = Value> {
+    let other = prop_oneof![
+        Just(json!({"executableCode": {"language": "PYTHON", "code": "1"}})),
+        Just(json!({"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}})),
+        Just(json!({"newKind": [1]})),
+        Just(json!({"text": 1})),
+        Just(json!({"text": "a", "functionCall": {"name": "b"}})),
+        Just(json!("odd")),
+    ];
+    prop_oneof![
+        3 => with_unknown(text_part()),
+        2 => with_unknown(call_part()),
+        2 => with_unknown(result_part()),
+        2 => with_unknown(media_part()),
+        1 => other,
+    ]
+}
+
+fn content() -> impl Strategy<Value = Value> {
+    let roles = prop_oneof![Just("user"), Just("model"), Just("function"), Just("new")];
+    (roles, prop::collection::vec(part(), 0..5), prop::option::of(word())).prop_map(
+        |(role, parts, unknown)| {
+            let mut content = json!({"role": role, "parts": parts});
+            if let Some(unknown) = unknown {
+                content["unknown"] = unknown.into();
+            }
+            content
+        },
+    )
+}
+
+/// The fields beside `contents`, in either spelling.
+fn settings() -> impl Strategy<Value = Value> {
+    let fields = prop_oneof![
+        Just(json!({"systemInstruction": {"role": "user", "parts": [{"text": "s", "y": 1}]}})),
+        Just(json!({"system_instruction": {"parts": {"text": "s"}}})),
+        Just(json!({"tools": [{"googleSearch": {}, "function_declarations": [{"name": "f",
+            "parameters": {"type": "OBJECT", "properties": {}}, "behavior": "BLOCKING"}]},
+            {"functionDeclarations": [{"name": "g", "parametersJsonSchema": {"type": "object"}},
+                                      {"odd": 1}]}, {}]})),
+        Just(json!({"toolConfig": {"functionCallingConfig": {"mode": "VALIDATED"}, "x": 1}})),
+        Just(json!({"tool_config": {"function_calling_config": {"mode": "ANY",
+            "allowed_function_names": ["f", "g"]}}})),
+        Just(json!({"generationConfig": {"temperature": 0.5, "topK": 40.0, "candidateCount": 2,
+            "responseMimeType": "application/json", "responseSchema": {"type": "STRING"},
+            "thinkingConfig": {"thinkingLevel": "low", "x": 1}, "stopSequences": ["a"]}})),
+        Just(json!({"generation_config": {"max_output_tokens": "9", "seed": 1,
+            "thinking_config": {"thinking_budget": -1}, "response_modalities": ["TEXT"]}})),
+        Just(json!({"safetySettings": [], "cachedContent": "c", "labels": {"a": "b"}})),
+    ];
+    prop::collection::vec(fields, 0..4).prop_map(|all| {
+        let fields = all.into_iter().filter_map(|it| it.as_object().cloned()).flatten();
+        let mut seen: Vec<String> = Vec::new();
+        let once = fields.filter(|(name, _)| {
+            let plain = name.replace('_', "").to_lowercase();
+            let is_new = !seen.contains(&plain);
+            seen.push(plain);
+            is_new
+        });
+        Value::Object(once.collect())
+    })
+}
+
+/// The normal form of a request: the names of the four fields that are repeated are in camel case.
+fn normal(body: &Value) -> Value {
+    let mut body = body.as_object().unwrap().clone();
+    for (snake, camel) in [
+        ("system_instruction", "systemInstruction"),
+        ("tool_config", "toolConfig"),
+        ("generation_config", "generationConfig"),
+    ] {
+        if let Some(value) = body.remove(snake) {
+            body.insert(camel.to_owned(), value);
+        }
+    }
+    Value::Object(body)
+}
+
+proptest! {
+    #[test]
+    fn a_request_survives(contents in prop::collection::vec(content(), 0..5), rest in settings()) {
+        let mut body = rest;
+        body["contents"] = contents.into();
+        prop_assert_eq!(own(&body), normal(&body));
+    }
+
+    #[test]
+    fn any_request_is_read_or_refused(body in any_json()) {
+        if let Ok(conversation) = read_request(&body) {
+            let _ = super::written(&conversation);
+            let _ = super::check_for_other(&conversation);
+        }
+    }
+}
