@@ -23,9 +23,9 @@ pub use self::conversation::{
     Conversation, Extra, Media, OutputFormat, Part, PartKind, Reasoning, Reply, Role, Source, Stop,
     ThinkingMode, Tool, ToolChoice, ToolKind, Turn, joined,
 };
-pub use self::piece::{Opened, Piece, StreamReader, StreamWriter, pieces_of};
+pub use self::piece::{Opened, Piece, StreamReader, StreamWriter, pieces_of, reply_of};
 pub use self::signature::Signature;
-pub use self::tool_names::ToolNames;
+pub use self::tool_names::{RestoredPieces, ToolNames};
 use crate::event::Usage;
 
 /// An API that generates text.
@@ -111,6 +111,21 @@ pub struct Context {
     pub is_array: bool,
     /// The client's request, parts of which answers of the Responses API repeat.
     pub request: Value,
+}
+
+/// Reads a client's request for a provider of another API.
+///
+/// # Errors
+/// A field is invalid, or has no meaning outside of its API.
+pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
+    let conversation = read_request(api, body)?;
+    match api {
+        Api::Chat => chat::check_for_other(&conversation),
+        Api::Responses => responses::check_for_other(&conversation),
+        Api::Messages => messages::check_for_other(&conversation),
+        Api::Gemini => gemini::check_for_other(&conversation),
+    }?;
+    Ok(conversation)
 }
 
 /// Reads a client's request. The caller sets the model and whether the answer is streamed, if the

@@ -1,53 +1,23 @@
-use serde_json::Value;
+//! Anthropic's messages: <https://platform.claude.com/docs/en/api/messages>. Facts about fields are
+//! from the types of Anthropic's SDK for Python, 2.12.0, unless a comment names another source.
 
-use super::{
-    Context, Conversation, Piece, Refusal, Reply, StreamReader, StreamWriter, Target, Written,
-};
-use crate::event::Usage;
+mod adapt;
+mod base64;
+mod blocks;
+mod models;
+mod read_request;
+mod reply;
+mod schema;
+mod stream_reader;
+mod stream_writer;
+#[cfg(test)]
+mod tests;
+mod thinking;
+mod turns;
+mod write_request;
 
-pub fn read_request(_: &Value) -> Result<Conversation, Refusal> {
-    todo!()
-}
-
-pub fn write_request(_: &Conversation, _: &Target) -> Result<Written, Refusal> {
-    todo!()
-}
-
-pub fn read_reply(_: &Value) -> Reply {
-    todo!()
-}
-
-pub fn write_reply(_: &Reply, _: &Usage, _: &Context) -> Value {
-    todo!()
-}
-
-#[derive(Default)]
-pub struct EventReader;
-
-impl StreamReader for EventReader {
-    fn event(&mut self, _: &str, _: &Value, _: &mut Vec<Piece>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &mut Vec<Piece>) {
-        todo!()
-    }
-}
-
-pub struct EventWriter;
-
-impl EventWriter {
-    pub fn new(_: Context) -> Self {
-        todo!()
-    }
-}
-
-impl StreamWriter for EventWriter {
-    fn piece(&mut self, _: &Piece, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-}
+pub use self::read_request::{check_for_other, read_request};
+pub use self::reply::{read_reply, write_reply};
+pub use self::stream_reader::EventReader;
+pub use self::stream_writer::EventWriter;
+pub use self::write_request::write_request;

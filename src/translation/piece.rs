@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::conversation::{Part, PartKind, Reply, Stop};
+use super::conversation::{Extra, Part, PartKind, Reply, Stop};
 use super::signature::Signature;
 use crate::event::Usage;
 
@@ -18,7 +18,8 @@ pub enum Piece {
     Open(Opened),
     /// Extends the open part: its text, or the arguments of the tool call.
     Delta(String),
-    /// The signature of the open part.
+    /// The signature of the open part. That of a tool call follows `Open` directly, because other
+    /// APIs carry it in the call's id.
     Signature(Signature),
     Close,
     /// The reason for the end. Only the usage follows.
@@ -61,11 +62,14 @@ pub fn pieces_of(reply: &Reply) -> Vec<Piece> {
         let Some((opened, text)) = opened(part) else {
             continue;
         };
+        let is_call = matches!(opened, Opened::ToolCall { .. });
+        let signature = part.signature.clone().map(Piece::Signature);
         pieces.push(Piece::Open(opened));
+        pieces.extend(signature.clone().filter(|_| is_call));
         if !text.is_empty() {
             pieces.push(Piece::Delta(text.to_owned()));
         }
-        pieces.extend(part.signature.clone().map(Piece::Signature));
+        pieces.extend(signature.filter(|_| !is_call));
         pieces.push(Piece::Close);
     }
     pieces.extend(reply.stop.clone().map(Piece::Stop));
@@ -83,4 +87,58 @@ fn opened(part: &Part) -> Option<(Opened, &str)> {
         }
         _ => return None,
     })
+}
+
+/// Returns the pieces of a whole stream as an answer in one piece.
+pub fn reply_of(pieces: Vec<Piece>) -> Reply {
+    let mut reply = Reply {
+        id: String::new(),
+        model: String::new(),
+        parts: Vec::new(),
+        stop: None,
+        extra: Extra::new(),
+    };
+    for piece in pieces {
+        match piece {
+            Piece::Begin { id, model } => {
+                reply.id = id;
+                reply.model = model;
+            }
+            Piece::Open(opened) => reply.parts.push(Part::new(empty(opened))),
+            Piece::Delta(text) => {
+                if let Some(extended) = reply.parts.last_mut().and_then(text_of) {
+                    extended.push_str(&text);
+                }
+            }
+            Piece::Signature(signature) => {
+                if let Some(part) = reply.parts.last_mut() {
+                    part.signature = Some(signature);
+                }
+            }
+            Piece::Close => {}
+            Piece::Stop(stop) => reply.stop = Some(stop),
+        }
+    }
+    reply
+}
+
+fn empty(opened: Opened) -> PartKind {
+    match opened {
+        Opened::Text => PartKind::Text(String::new()),
+        Opened::Thinking => PartKind::Thinking(String::new()),
+        Opened::Refusal => PartKind::Refusal(String::new()),
+        Opened::ToolCall { id, name, is_custom } => {
+            PartKind::ToolCall { id, name, arguments: String::new(), is_custom }
+        }
+    }
+}
+
+fn text_of(part: &mut Part) -> Option<&mut String> {
+    match &mut part.kind {
+        PartKind::Text(text)
+        | PartKind::Thinking(text)
+        | PartKind::Refusal(text)
+        | PartKind::ToolCall { arguments: text, .. } => Some(text),
+        _ => None,
+    }
 }

@@ -1,53 +1,24 @@
-use serde_json::Value;
+//! OpenAI's Responses API: <https://platform.openai.com/docs/api-reference/responses>.
+//!
+//! An item of a request's `input` is a turn. Reading and writing keeps everything, apart from
+//! spellings that mean the same: a text `input` or `content` becomes a list with one text (`output`
+//! the reverse), a message gets its `type`, a reasoning item its `summary`; `stream: false`,
+//! `text.format` of type `text`, and empty `input`, `tools`, `text` and `reasoning` are left out;
+//! equal namespaces of tools are joined if they follow each other. Reasoning that another API's model
+//! signed is left out, because OpenAI rejects it.
 
-use super::{
-    Context, Conversation, Piece, Refusal, Reply, StreamReader, StreamWriter, Target, Written,
-};
-use crate::event::Usage;
+mod item;
+mod read_request;
+mod reply;
+mod settings;
+mod stream_reader;
+mod stream_writer;
+#[cfg(test)]
+mod tests;
+mod write_request;
 
-pub fn read_request(_: &Value) -> Result<Conversation, Refusal> {
-    todo!()
-}
-
-pub fn write_request(_: &Conversation, _: &Target) -> Result<Written, Refusal> {
-    todo!()
-}
-
-pub fn read_reply(_: &Value) -> Reply {
-    todo!()
-}
-
-pub fn write_reply(_: &Reply, _: &Usage, _: &Context) -> Value {
-    todo!()
-}
-
-#[derive(Default)]
-pub struct EventReader;
-
-impl StreamReader for EventReader {
-    fn event(&mut self, _: &str, _: &Value, _: &mut Vec<Piece>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &mut Vec<Piece>) {
-        todo!()
-    }
-}
-
-pub struct EventWriter;
-
-impl EventWriter {
-    pub fn new(_: Context) -> Self {
-        todo!()
-    }
-}
-
-impl StreamWriter for EventWriter {
-    fn piece(&mut self, _: &Piece, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-}
+pub use self::read_request::{check_for_other, read_request};
+pub use self::reply::{read_reply, write_reply};
+pub use self::stream_reader::EventReader;
+pub use self::stream_writer::EventWriter;
+pub use self::write_request::write_request;

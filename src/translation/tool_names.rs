@@ -172,7 +172,7 @@ fn accepted(name: &str) -> String {
 }
 
 /// FNV-1a, so that different names stay different: <http://www.isthe.com/chongo/tech/comp/fnv/>.
-fn hash(name: &str) -> u32 {
+pub(super) fn hash(name: &str) -> u32 {
     let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     name.bytes().fold(0x811c_9dc5, step)
 }
