@@ -1,16 +1,139 @@
+//! Writes streams, as server-sent events or as the elements of a JSON array:
+//! <https://ai.google.dev/api/generate-content#method:-models.streamgeneratecontent>.
+
+use serde_json::{Value, json};
+
+use super::parts::write_part;
+use super::reply::{Names, names, write_stop, write_usage};
 use crate::event::Usage;
-use crate::translation::{Context, Piece, StreamWriter};
-pub struct ChunkWriter;
+use crate::translation::{
+    Context, Extra, Opened, Part, PartKind, Piece, Signature, Stop, StreamWriter,
+};
+
+/// Writes the chunks of a stream. Function calls are whole; texts and thoughts are written as they
+/// come, and their signatures with an empty text, as Google does.
+pub struct ChunkWriter {
+    context: Context,
+    names: Names,
+    open: Option<Open>,
+    stop: Option<Stop>,
+    has_begun: bool,
+}
+
+struct Open {
+    opened: Opened,
+    /// The arguments of a call so far.
+    arguments: String,
+    /// The signature of a call.
+    signature: Option<Signature>,
+}
+
 impl ChunkWriter {
-    pub fn new(_: Context) -> Self {
-        todo!()
+    pub fn new(context: Context) -> Self {
+        let names = names("", "", &context);
+        Self { context, names, open: None, stop: None, has_begun: false }
+    }
+
+    /// Writes a text or its signature.
+    fn text(&self, opened: &Opened, text: &str, signature: Option<&Signature>) -> Option<Value> {
+        let kind = match opened {
+            Opened::Text | Opened::Refusal => PartKind::Text(text.to_owned()),
+            Opened::Thinking => PartKind::Thinking(text.to_owned()),
+            Opened::ToolCall { .. } => return None,
+        };
+        let part = Part { signature: signature.cloned(), ..Part::new(kind) };
+        Some(write_part(&part, &Extra::new(), None))
+    }
+
+    fn delta(&mut self, text: &str, bytes: &mut Vec<u8>) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        if matches!(open.opened, Opened::ToolCall { .. }) {
+            open.arguments.push_str(text);
+            return;
+        }
+        let opened = open.opened.clone();
+        if let Some(part) = self.text(&opened, text, None) {
+            self.part(part, bytes);
+        }
+    }
+
+    fn signature(&mut self, signature: &Signature, bytes: &mut Vec<u8>) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        if matches!(open.opened, Opened::ToolCall { .. }) {
+            open.signature = Some(signature.clone());
+            return;
+        }
+        let opened = open.opened.clone();
+        if let Some(part) = self.text(&opened, "", Some(signature)) {
+            self.part(part, bytes);
+        }
+    }
+
+    fn close(&mut self, bytes: &mut Vec<u8>) {
+        let Some(Open { opened, arguments, signature }) = self.open.take() else {
+            return;
+        };
+        if let Opened::ToolCall { id, name, is_custom } = opened {
+            let kind = PartKind::ToolCall { id, name, arguments, is_custom };
+            let call = Part { signature, ..Part::new(kind) };
+            self.part(write_part(&call, &Extra::new(), None), bytes);
+        }
+    }
+
+    fn part(&mut self, part: Value, bytes: &mut Vec<u8>) {
+        let content = json!({"parts": [part], "role": "model"});
+        self.chunk(json!({"content": content, "index": 0}), None, bytes);
+    }
+
+    fn chunk(&mut self, candidate: Value, usage: Option<Value>, bytes: &mut Vec<u8>) {
+        let mut chunk = json!({"candidates": [candidate]});
+        if let Some(usage) = usage {
+            chunk["usageMetadata"] = usage;
+        }
+        chunk["modelVersion"] = self.names.model.as_str().into();
+        chunk["responseId"] = self.names.id.as_str().into();
+        let before: &[u8] = match (self.context.is_array, self.has_begun) {
+            (false, _) => b"data: ",
+            (true, false) => b"[",
+            (true, true) => b",\r\n",
+        };
+        self.has_begun = true;
+        bytes.extend_from_slice(before);
+        bytes.extend_from_slice(chunk.to_string().as_bytes());
+        if !self.context.is_array {
+            bytes.extend_from_slice(b"\r\n\r\n");
+        }
     }
 }
+
 impl StreamWriter for ChunkWriter {
-    fn piece(&mut self, _: &Piece, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
+    fn piece(&mut self, piece: &Piece, _: &Usage, bytes: &mut Vec<u8>) {
+        match piece {
+            Piece::Begin { id, model } => self.names = names(id, model, &self.context),
+            Piece::Open(opened) => {
+                let opened = opened.clone();
+                self.open = Some(Open { opened, arguments: String::new(), signature: None });
+            }
+            Piece::Delta(text) => self.delta(text, bytes),
+            Piece::Signature(signature) => self.signature(signature, bytes),
+            Piece::Close => self.close(bytes),
+            Piece::Stop(stop) => self.stop = Some(stop.clone()),
+        }
     }
-    fn end(&mut self, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
+
+    fn end(&mut self, usage: &Usage, bytes: &mut Vec<u8>) {
+        self.close(bytes);
+        let reason = self.stop.as_ref().map_or("STOP", write_stop);
+        // Google's clients take a content without parts for an invalid answer.
+        let content = json!({"parts": [{"text": ""}], "role": "model"});
+        let candidate = json!({"content": content, "finishReason": reason, "index": 0});
+        self.chunk(candidate, write_usage(usage), bytes);
+        if self.context.is_array {
+            bytes.extend_from_slice(b"]");
+        }
     }
 }

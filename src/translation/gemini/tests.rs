@@ -1,9 +1,13 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::event::{Usage, UsageSource};
 use crate::translation::{
     Api, Conversation, Media, OutputFormat, Part, PartKind, Refusal, Role, Signature, Source,
     Target, ThinkingMode, Tool, ToolChoice, ToolKind, Turn, Written,
+};
+use crate::translation::{
+    Context, Opened, Piece, Reply, Stop, StreamReader, StreamWriter, pieces_of,
 };
 
 mod properties;
@@ -355,4 +359,198 @@ fn thinking_is_written_in_the_terms_of_the_model() {
     let adaptive = written("gemini-2.5-flash", None, None, Some(ThinkingMode::Adaptive));
     assert_eq!(adaptive, shown("thinkingBudget", json!(-1)));
     assert_eq!(written("gemini-3-pro", None, None, None), None);
+}
+
+fn context(is_array: bool) -> Context {
+    Context {
+        id: "fl-1".into(),
+        created: 0,
+        model: "m".into(),
+        wants_usage: false,
+        is_array,
+        request: Value::Null,
+    }
+}
+
+fn usage() -> Usage {
+    Usage {
+        input_tokens: 100,
+        cached_input_tokens: 40,
+        output_tokens: 30,
+        reasoning_tokens: 10,
+        source: UsageSource::Provider,
+        ..Usage::default()
+    }
+}
+
+fn signed(part: Part, api: Api, value: &str) -> Part {
+    Part { signature: Some(Signature::new(api, value)), ..part }
+}
+
+fn thinking(text: &str) -> Part {
+    Part::new(PartKind::Thinking(text.into()))
+}
+
+fn reply(parts: Vec<Part>, stop: Stop) -> Reply {
+    let extra = Default::default();
+    Reply { id: "r1".into(), model: "m1".into(), parts, stop: Some(stop), extra }
+}
+
+/// Reads a stream whose chunks are these documents.
+fn stream(chunks: &[Value]) -> Vec<Piece> {
+    let (mut reader, mut pieces) = (ChunkReader::default(), Vec::new());
+    chunks.iter().for_each(|chunk| reader.event("", chunk, &mut pieces));
+    reader.end(&mut pieces);
+    pieces
+}
+
+fn stream_bytes(pieces: &[Piece], is_array: bool) -> String {
+    let (mut writer, mut bytes) = (ChunkWriter::new(context(is_array)), Vec::new());
+    pieces.iter().for_each(|piece| writer.piece(piece, &Usage::default(), &mut bytes));
+    writer.end(&usage(), &mut bytes);
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Returns the documents of a stream.
+fn chunks(text: &str, is_array: bool) -> Vec<Value> {
+    if is_array {
+        return serde_json::from_str(text).unwrap();
+    }
+    let events = text.split_terminator("\r\n\r\n").map(|it| it.strip_prefix("data: ").unwrap());
+    events.map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+/// Joins adjacent deltas.
+fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut joined: Vec<Piece> = Vec::new();
+    for piece in pieces {
+        match (joined.last_mut(), piece) {
+            (Some(Piece::Delta(last)), Piece::Delta(next)) => last.push_str(&next),
+            (_, piece) => joined.push(piece),
+        }
+    }
+    joined
+}
+
+#[test]
+fn an_answer_is_read() {
+    let body = json!({
+        "candidates": [{
+            "content": {"role": "model", "parts": [
+                {"text": "Hmm", "thought": true},
+                {"text": "Sure."},
+                {"functionCall": {"name": "f", "args": {"a": 1}}, "thoughtSignature": "Q0=="},
+                {"functionCall": {"name": "f", "args": {"a": 1}, "id": "x"}},
+            ]},
+            "finishReason": "STOP", "index": 0,
+        }],
+        "usageMetadata": {"promptTokenCount": 1},
+        "modelVersion": "gemini-3-flash", "responseId": "abc",
+    });
+    let read = read_reply(&body);
+    let PartKind::ToolCall { id, .. } = &read.parts[2].kind else { panic!("a call") };
+    assert!(id.starts_with("call_gemini_") && id.len() <= 40, "{id}");
+    let first = signed(call(id, "f", r#"{"a":1}"#), Api::Gemini, "Q0==");
+    let parts = [thinking("Hmm"), Part::text("Sure."), first, call("x", "f", r#"{"a":1}"#)];
+    assert_eq!(read.parts, parts);
+    assert_eq!((&*read.id, &*read.model), ("abc", "gemini-3-flash"));
+    assert_eq!(read.stop, Some(Stop::ToolCalls));
+    for (reason, stop) in [
+        ("STOP", Stop::End),
+        ("MAX_TOKENS", Stop::MaxTokens),
+        ("PROHIBITED_CONTENT", Stop::Refused),
+        ("RECITATION", Stop::Refused),
+        ("MALFORMED_FUNCTION_CALL", Stop::Other("MALFORMED_FUNCTION_CALL".into())),
+    ] {
+        let body = json!({"candidates": [{"finishReason": reason}]});
+        assert_eq!(read_reply(&body).stop, Some(stop.clone()));
+        assert_eq!(stream(&[body]).last(), Some(&Piece::Stop(stop)));
+    }
+    let blocked = json!({"promptFeedback": {"blockReason": "SAFETY"}});
+    assert_eq!(read_reply(&blocked).stop, Some(Stop::Refused));
+    assert_eq!(stream(std::slice::from_ref(&blocked)).last(), Some(&Piece::Stop(Stop::Refused)));
+}
+
+#[test]
+fn an_answer_of_another_api_is_written() {
+    let parts = vec![
+        signed(thinking("Hmm"), Api::Messages, "EqQB"),
+        Part::text("Sure."),
+        Part::text(""),
+        call("toolu_1", "f", r#"{"a":1}"#),
+    ];
+    let mut foreign = reply(parts, Stop::ToolCalls);
+    foreign.extra.insert("stop_details".into(), json!({}));
+    foreign.id = String::new();
+    let body = write_reply(&foreign, &usage(), &context(false));
+    let signature = body["candidates"][0]["content"]["parts"][0]["thoughtSignature"].clone();
+    let expected = json!({
+        "candidates": [{"content": {"role": "model", "parts": [
+            {"text": "Hmm", "thought": true, "thoughtSignature": signature},
+            {"text": "Sure."},
+            {"functionCall": {"name": "f", "args": {"a": 1}, "id": "toolu_1"}},
+        ]}, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": {"promptTokenCount": 100, "cachedContentTokenCount": 40,
+            "candidatesTokenCount": 20, "thoughtsTokenCount": 10, "totalTokenCount": 130},
+        "modelVersion": "m1", "responseId": "fl-1",
+    });
+    assert_eq!(body, expected);
+    // The client sends the signature back.
+    let request = json!({"contents": [body["candidates"][0]["content"]]});
+    let returned = read_request(&request).unwrap();
+    assert_eq!(returned.turns[0].parts[0], foreign.parts[0]);
+    let empty = write_reply(&reply(vec![], Stop::Refused), &Usage::default(), &context(false));
+    assert_eq!(empty["candidates"][0]["content"]["parts"], json!([{"text": ""}]));
+    assert_eq!(empty["candidates"][0]["finishReason"], "SAFETY");
+    assert!(empty.get("usageMetadata").is_none());
+}
+
+#[test]
+fn a_stream_is_read_piece_by_piece() {
+    let chunk = |parts: Value| {
+        json!({"candidates": [{"content": {"role": "model", "parts": parts}}],
+               "modelVersion": "m1", "responseId": "r1"})
+    };
+    let mut last = chunk(json!([{"text": "", "thoughtSignature": "S"}]));
+    last["candidates"][0]["finishReason"] = "STOP".into();
+    let pieces = stream(&[
+        chunk(json!([{"text": "Hm", "thought": true}])),
+        chunk(json!([{"text": "m", "thought": true}, {"text": "He"}])),
+        chunk(json!([{"text": "y"}])),
+        last,
+    ]);
+    let expected = [
+        Piece::Begin { id: "r1".into(), model: "m1".into() },
+        Piece::Open(Opened::Thinking),
+        Piece::Delta("Hm".into()),
+        Piece::Delta("m".into()),
+        Piece::Close,
+        Piece::Open(Opened::Text),
+        Piece::Delta("He".into()),
+        Piece::Delta("y".into()),
+        Piece::Signature(Signature::new(Api::Gemini, "S")),
+        Piece::Close,
+        Piece::Stop(Stop::End),
+    ];
+    assert_eq!(pieces, expected);
+    let none = [Piece::Begin { id: String::new(), model: String::new() }, Piece::Stop(Stop::End)];
+    assert_eq!(stream(&[]), none);
+}
+
+#[test]
+fn a_stream_is_written_as_events_or_as_an_array() {
+    let parts = vec![Part::text("Hi"), call("c1", "f", r#"{"a":1}"#)];
+    let pieces = pieces_of(&reply(parts, Stop::ToolCalls));
+    let events = stream_bytes(&pieces, false);
+    assert!(events.starts_with("data: {\"candidates\":") && events.ends_with("}\r\n\r\n"));
+    let array = stream_bytes(&pieces, true);
+    assert!(array.starts_with("[{") && array.ends_with("}]"));
+    let documents = chunks(&events, false);
+    assert_eq!(documents, chunks(&array, true));
+    let parts = |at: usize| documents[at]["candidates"][0]["content"]["parts"].clone();
+    assert_eq!(parts(0), json!([{"text": "Hi"}]));
+    assert_eq!(parts(1), json!([{"functionCall": {"id": "c1", "name": "f", "args": {"a": 1}}}]));
+    assert_eq!(documents[2]["candidates"][0]["finishReason"], "STOP");
+    assert_eq!(documents[2]["usageMetadata"]["candidatesTokenCount"], 20);
+    assert_eq!(documents.len(), 3);
 }

@@ -1,7 +1,12 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{own, read_request};
+use super::{
+    chunks, context, joined, own, read_reply, read_request, reply, stream, stream_bytes,
+    write_reply,
+};
+use crate::event::Usage;
+use crate::translation::{Api, Part, PartKind, Signature, Stop, pieces_of};
 
 /// Any JSON, with the names of fields that the readers know.
 pub fn any_json() -> impl Strategy<Value = Value> {
@@ -252,4 +257,181 @@ proptest! {
             let _ = super::check_for_other(&conversation);
         }
     }
+
+    #[test]
+    fn an_answer_survives(parts in prop::collection::vec(part(), 0..5), rest in answer()) {
+        let mut body = rest;
+        if let Some(candidate) = body.get_mut("candidates").and_then(|all| all.get_mut(0)) {
+            candidate["content"] = json!({"role": "model", "parts": parts});
+        }
+        let written = write_reply(&read_reply(&body), &Usage::default(), &context(false));
+        prop_assert_eq!(written, body);
+    }
+
+    #[test]
+    fn a_written_stream_is_read_as_the_same_pieces(
+        parts in prop::collection::vec(internal_part(), 0..6),
+        stop in stop(),
+        is_array in any::<bool>(),
+    ) {
+        let parts = without_joined(parts);
+        let stop = match stop {
+            Stop::End if parts.iter().any(is_call) => Stop::ToolCalls,
+            stop => stop,
+        };
+        let pieces = pieces_of(&reply(parts, stop));
+        let text = stream_bytes(&pieces, is_array);
+        prop_assert_eq!(joined(stream(&chunks(&text, is_array))), pieces);
+    }
+
+    #[test]
+    fn a_stream_says_the_same_as_its_answer(
+        parts in prop::collection::vec(prop_oneof![text_part(), call_part()], 0..6),
+        cuts in prop::collection::vec(any::<bool>(), 0..6),
+    ) {
+        let mut whole = json!({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}],
+                               "responseId": "r"});
+        let read = read_reply(&whole);
+        let parts: Vec<Value> = match without_joined(read.parts.clone()).len() {
+            count if count == read.parts.len() => parts,
+            _ => Vec::new(),
+        };
+        whole["candidates"][0]["content"]["parts"] = parts.clone().into();
+        let mut chunks: Vec<Vec<Value>> = vec![vec![]];
+        for (index, part) in parts.into_iter().enumerate() {
+            if cuts.get(index) == Some(&true) {
+                chunks.push(vec![]);
+            }
+            let text = part["text"].as_str().unwrap_or_default().to_owned();
+            let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+            if !rest.is_empty() {
+                let mut begin = json!({"text": first});
+                begin["thought"] = (part["thought"] == true).into();
+                chunks.last_mut().unwrap().push(begin);
+                chunks.push(vec![]);
+            }
+            let mut end = part.clone();
+            if !rest.is_empty() {
+                end["text"] = rest.into();
+            }
+            chunks.last_mut().unwrap().push(end);
+        }
+        let chunks: Vec<Value> = chunks
+            .into_iter()
+            .map(|parts| json!({"candidates": [{"content": {"parts": parts}}], "responseId": "r"}))
+            .chain([json!({"candidates": [{"finishReason": "STOP"}]})])
+            .collect();
+        prop_assert_eq!(joined(stream(&chunks)), pieces_of(&read_reply(&whole)));
+    }
+
+    #[test]
+    fn any_answer_is_read(body in any_json(), chunks in prop::collection::vec(any_json(), 0..4)) {
+        let wrapped = json!({"candidates": [{"content": {"parts": [body]}}]});
+        for body in [&body, &wrapped] {
+            write_reply(&read_reply(body), &Usage::default(), &context(false));
+        }
+        let pieces = stream(&[&[wrapped], &chunks[..]].concat());
+        stream_bytes(&pieces, true);
+        let mut is_open = false;
+        for piece in &pieces {
+            match piece {
+                crate::translation::Piece::Open(_) => {
+                    prop_assert!(!is_open);
+                    is_open = true;
+                }
+                crate::translation::Piece::Close => {
+                    prop_assert!(is_open);
+                    is_open = false;
+                }
+                _ => {}
+            }
+        }
+        prop_assert!(!is_open);
+    }
+}
+
+fn is_call(part: &Part) -> bool {
+    matches!(part.kind, PartKind::ToolCall { .. })
+}
+
+/// Leaves out the parts that a stream does not keep apart: empty ones, and a text after a text of
+/// the same kind that no signature ended.
+fn without_joined(parts: Vec<Part>) -> Vec<Part> {
+    let mut kept: Vec<Part> = Vec::new();
+    for part in parts {
+        let same = kept.last().is_some_and(|last| {
+            last.signature.is_none()
+                && !is_call(&part)
+                && std::mem::discriminant(&last.kind) == std::mem::discriminant(&part.kind)
+        });
+        let is_empty = match &part.kind {
+            PartKind::Text(text) | PartKind::Thinking(text) => {
+                text.is_empty() && part.signature.is_none()
+            }
+            _ => false,
+        };
+        if !same && !is_empty {
+            kept.push(part);
+        }
+    }
+    kept
+}
+
+fn internal_part() -> impl Strategy<Value = Part> {
+    let kinds = prop_oneof![
+        ".{0,6}".prop_map(PartKind::Text),
+        ".{0,6}".prop_map(PartKind::Thinking),
+        (word(), word(), args()).prop_map(|(id, name, args)| PartKind::ToolCall {
+            id,
+            name,
+            arguments: args.to_string(),
+            is_custom: false,
+        }),
+    ];
+    let apis = prop_oneof![Just(Api::Gemini), Just(Api::Messages), Just(Api::Responses)];
+    let signature = (apis, word()).prop_map(|(api, value)| Signature::new(api, value));
+    (kinds, prop::option::of(signature))
+        .prop_map(|(kind, signature)| Part { signature, ..Part::new(kind) })
+}
+
+fn stop() -> impl Strategy<Value = Stop> {
+    prop_oneof![
+        Just(Stop::End),
+        Just(Stop::MaxTokens),
+        Just(Stop::Refused),
+        Just(Stop::Other("MALFORMED_FUNCTION_CALL".into())),
+    ]
+}
+
+/// The fields of an answer beside the content.
+fn answer() -> impl Strategy<Value = Value> {
+    let reason = prop_oneof![
+        Just(json!("STOP")),
+        Just(json!("MAX_TOKENS")),
+        Just(json!("BLOCKLIST")),
+        Just(json!("NEW_REASON")),
+        Just(json!("FINISH_REASON_UNSPECIFIED")),
+        Just(Value::Null),
+    ];
+    (reason, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(reason, has_more, is_blocked, is_new)| {
+            let mut body = json!({"modelVersion": "m", "responseId": "r"});
+            if is_new {
+                body["newField"] = json!({"a": 1});
+            }
+            if is_blocked {
+                body["promptFeedback"] = json!({"blockReason": "OTHER"});
+                return body;
+            }
+            let mut first = json!({"index": 0, "safetyRatings": []});
+            if !reason.is_null() {
+                first["finishReason"] = reason;
+            }
+            body["candidates"] = json!([first]);
+            if has_more {
+                body["candidates"] = json!([first, {"index": 1, "content": {}}]);
+            }
+            body
+        },
+    )
 }
