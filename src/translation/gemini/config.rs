@@ -25,8 +25,10 @@ impl Dropped {
         }
     }
 
+    /// Adds the fields that have a value.
     pub(super) fn add_all(&mut self, prefix: &str, extra: &Extra) {
-        extra.keys().for_each(|name| self.add(format!("{prefix}.{name}")));
+        let set = extra.iter().filter(|(_, value)| !value.is_null());
+        set.for_each(|(name, _)| self.add(format!("{prefix}.{name}")));
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use super::base64::unpack_thoughts;
 use super::fields::{elements, get, take, take_as, text, whole};
 use super::parts::{created_id, read_part};
 use super::schema::to_json_schema;
@@ -82,8 +83,30 @@ fn read_content(content: Value, index: usize) -> Result<Turn, Refusal> {
     let Some(parts) = elements(parts) else {
         return Err(Refusal::new(format!("contents[{index}].parts"), "must be a list"));
     };
-    let parts = parts.iter().map(read_part).collect();
+    let parts = with_thoughts(parts.iter().map(read_part).collect());
     Ok(Turn { role, parts, extra: fields })
+}
+
+/// Puts the thoughts that calls carry before the texts and calls of their answer, unless the client
+/// returns them as well.
+fn with_thoughts(parts: Vec<Part>) -> Vec<Part> {
+    let mut all: Vec<Part> = Vec::with_capacity(parts.len());
+    let mut start = 0;
+    for mut part in parts {
+        let is_call = matches!(part.kind, PartKind::ToolCall { .. });
+        let signature = part.signature.as_ref().filter(|_| is_call);
+        if let Some(thoughts) = signature.and_then(unpack_thoughts) {
+            part.signature = None;
+            let is_new = |it: &Part| !all.iter().any(|part| part.signature == it.signature);
+            let thoughts: Vec<Part> = thoughts.into_iter().filter(is_new).collect();
+            all.splice(start..start, thoughts);
+        }
+        all.push(part);
+        if is_call {
+            start = all.len();
+        }
+    }
+    all
 }
 
 /// Gives ids to calls and results without one. A result belongs to the first call of its name that

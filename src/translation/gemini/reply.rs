@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::base64::pack_thoughts;
 use super::fields::{get, take, take_as, text};
 use super::parts::{created_id_of_reply, read_part, write_part};
 use crate::event::{Usage, UsageSource};
@@ -148,8 +149,7 @@ pub fn write_reply(reply: &Reply, usage: &Usage, context: &Context) -> Value {
         None => Some(Extra::from_iter([("index".to_owned(), 0.into())])),
     };
     if let Some(mut candidate) = candidate {
-        let written = reply.parts.iter().filter_map(|part| write_reply_part(part, own.is_some()));
-        let mut parts: Vec<Value> = written.collect();
+        let mut parts = write_parts(&reply.parts, own.is_some());
         if parts.is_empty() && own.is_none() {
             // Google's clients take a content without parts for an invalid answer.
             parts.push(json!({"text": ""}));
@@ -167,6 +167,25 @@ pub fn write_reply(reply: &Reply, usage: &Usage, context: &Context) -> Value {
     body.insert("modelVersion".to_owned(), model.into());
     body.insert("responseId".to_owned(), id.into());
     Value::Object(body)
+}
+
+/// Writes the parts. A call without a signature carries those of the thoughts before it.
+fn write_parts(parts: &[Part], is_own: bool) -> Vec<Value> {
+    let mut thoughts: Vec<Part> = Vec::new();
+    let mut written = Vec::new();
+    for part in parts {
+        if is_call(part) {
+            let signature = part.signature.clone().or_else(|| pack_thoughts(&thoughts));
+            thoughts.clear();
+            written.extend(write_reply_part(&Part { signature, ..part.clone() }, is_own));
+            continue;
+        }
+        if matches!(part.kind, PartKind::Thinking(_)) {
+            thoughts.push(part.clone());
+        }
+        written.extend(write_reply_part(part, is_own));
+    }
+    written
 }
 
 /// Writes a part. Leaves out empty texts and unknown parts of another API.

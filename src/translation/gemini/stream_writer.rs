@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::base64::pack_thoughts;
 use super::parts::write_part;
 use super::reply::{Names, names, write_stop, write_usage};
 use crate::event::Usage;
@@ -16,75 +17,73 @@ pub struct ChunkWriter {
     context: Context,
     names: Names,
     open: Option<Open>,
+    /// The signed thoughts since the last call.
+    thoughts: Vec<Part>,
     stop: Option<Stop>,
     has_begun: bool,
 }
 
 struct Open {
     opened: Opened,
-    /// The arguments of a call so far.
-    arguments: String,
-    /// The signature of a call.
+    /// The text or the arguments so far, except for a text that is no thought.
+    text: String,
     signature: Option<Signature>,
 }
 
 impl ChunkWriter {
     pub fn new(context: Context) -> Self {
         let names = names("", "", &context);
-        Self { context, names, open: None, stop: None, has_begun: false }
-    }
-
-    /// Writes a text or its signature.
-    fn text(&self, opened: &Opened, text: &str, signature: Option<&Signature>) -> Option<Value> {
-        let kind = match opened {
-            Opened::Text | Opened::Refusal => PartKind::Text(text.to_owned()),
-            Opened::Thinking => PartKind::Thinking(text.to_owned()),
-            Opened::ToolCall { .. } => return None,
-        };
-        let part = Part { signature: signature.cloned(), ..Part::new(kind) };
-        Some(write_part(&part, &Extra::new(), None))
+        Self { context, names, open: None, thoughts: Vec::new(), stop: None, has_begun: false }
     }
 
     fn delta(&mut self, text: &str, bytes: &mut Vec<u8>) {
         let Some(open) = &mut self.open else {
             return;
         };
-        if matches!(open.opened, Opened::ToolCall { .. }) {
-            open.arguments.push_str(text);
-            return;
+        if !matches!(open.opened, Opened::Text | Opened::Refusal) {
+            open.text.push_str(text);
         }
-        let opened = open.opened.clone();
-        if let Some(part) = self.text(&opened, text, None) {
-            self.part(part, bytes);
-        }
+        self.text(text, None, bytes);
     }
 
     fn signature(&mut self, signature: &Signature, bytes: &mut Vec<u8>) {
-        let Some(open) = &mut self.open else {
-            return;
-        };
-        if matches!(open.opened, Opened::ToolCall { .. }) {
+        if let Some(open) = &mut self.open {
             open.signature = Some(signature.clone());
-            return;
+            self.text("", Some(signature.clone()), bytes);
         }
-        let opened = open.opened.clone();
-        if let Some(part) = self.text(&opened, "", Some(signature)) {
-            self.part(part, bytes);
-        }
+    }
+
+    /// Writes a text or its signature.
+    fn text(&mut self, text: &str, signature: Option<Signature>, bytes: &mut Vec<u8>) {
+        let kind = match self.open.as_ref().map(|open| &open.opened) {
+            Some(Opened::Text | Opened::Refusal) => PartKind::Text(text.to_owned()),
+            Some(Opened::Thinking) => PartKind::Thinking(text.to_owned()),
+            Some(Opened::ToolCall { .. }) | None => return,
+        };
+        let part = Part { signature, ..Part::new(kind) };
+        self.part(&part, bytes);
     }
 
     fn close(&mut self, bytes: &mut Vec<u8>) {
-        let Some(Open { opened, arguments, signature }) = self.open.take() else {
+        let Some(Open { opened, text, signature }) = self.open.take() else {
             return;
         };
-        if let Opened::ToolCall { id, name, is_custom } = opened {
-            let kind = PartKind::ToolCall { id, name, arguments, is_custom };
-            let call = Part { signature, ..Part::new(kind) };
-            self.part(write_part(&call, &Extra::new(), None), bytes);
+        match opened {
+            Opened::Thinking if signature.is_some() => {
+                self.thoughts.push(Part { signature, ..Part::new(PartKind::Thinking(text)) });
+            }
+            Opened::ToolCall { id, name, is_custom } => {
+                let signature = signature.or_else(|| pack_thoughts(&self.thoughts));
+                self.thoughts.clear();
+                let kind = PartKind::ToolCall { id, name, arguments: text, is_custom };
+                self.part(&Part { signature, ..Part::new(kind) }, bytes);
+            }
+            _ => {}
         }
     }
 
-    fn part(&mut self, part: Value, bytes: &mut Vec<u8>) {
+    fn part(&mut self, part: &Part, bytes: &mut Vec<u8>) {
+        let part = write_part(part, &Extra::new(), None);
         let content = json!({"parts": [part], "role": "model"});
         self.chunk(json!({"content": content, "index": 0}), None, bytes);
     }
@@ -116,7 +115,7 @@ impl StreamWriter for ChunkWriter {
             Piece::Begin { id, model } => self.names = names(id, model, &self.context),
             Piece::Open(opened) => {
                 let opened = opened.clone();
-                self.open = Some(Open { opened, arguments: String::new(), signature: None });
+                self.open = Some(Open { opened, text: String::new(), signature: None });
             }
             Piece::Delta(text) => self.delta(text, bytes),
             Piece::Signature(signature) => self.signature(signature, bytes),

@@ -483,22 +483,20 @@ fn an_answer_of_another_api_is_written() {
     foreign.extra.insert("stop_details".into(), json!({}));
     foreign.id = String::new();
     let body = write_reply(&foreign, &usage(), &context(false));
-    let signature = body["candidates"][0]["content"]["parts"][0]["thoughtSignature"].clone();
+    let signature =
+        |part: usize| body["candidates"][0]["content"]["parts"][part]["thoughtSignature"].clone();
     let expected = json!({
         "candidates": [{"content": {"role": "model", "parts": [
-            {"text": "Hmm", "thought": true, "thoughtSignature": signature},
+            {"text": "Hmm", "thought": true, "thoughtSignature": signature(0)},
             {"text": "Sure."},
-            {"functionCall": {"name": "f", "args": {"a": 1}, "id": "toolu_1"}},
+            {"functionCall": {"name": "f", "args": {"a": 1}, "id": "toolu_1"},
+             "thoughtSignature": signature(2)},
         ]}, "finishReason": "STOP", "index": 0}],
         "usageMetadata": {"promptTokenCount": 100, "cachedContentTokenCount": 40,
             "candidatesTokenCount": 20, "thoughtsTokenCount": 10, "totalTokenCount": 130},
         "modelVersion": "m1", "responseId": "fl-1",
     });
     assert_eq!(body, expected);
-    // The client sends the signature back.
-    let request = json!({"contents": [body["candidates"][0]["content"]]});
-    let returned = read_request(&request).unwrap();
-    assert_eq!(returned.turns[0].parts[0], foreign.parts[0]);
     let empty = write_reply(&reply(vec![], Stop::Refused), &Usage::default(), &context(false));
     assert_eq!(empty["candidates"][0]["content"]["parts"], json!([{"text": ""}]));
     assert_eq!(empty["candidates"][0]["finishReason"], "SAFETY");
@@ -553,4 +551,36 @@ fn a_stream_is_written_as_events_or_as_an_array() {
     assert_eq!(documents[2]["candidates"][0]["finishReason"], "STOP");
     assert_eq!(documents[2]["usageMetadata"]["candidatesTokenCount"], 20);
     assert_eq!(documents.len(), 3);
+}
+
+#[test]
+fn thoughts_of_another_api_come_back() {
+    let hidden = Signature { is_redacted: true, ..Signature::new(Api::Messages, "c2VjcmV0") };
+    let parts = vec![
+        signed(thinking("Hmm, é"), Api::Messages, "EqQB"),
+        Part { signature: Some(hidden), ..thinking("") },
+        Part::text("Sure."),
+        call("toolu_1", "f", r#"{"a":1}"#),
+        call("toolu_2", "f", "{}"),
+    ];
+    let foreign = reply(parts, Stop::ToolCalls);
+    let document = write_reply(&foreign, &usage(), &context(false));
+    let streamed = chunks(&stream_bytes(&pieces_of(&foreign), false), false);
+    let of = |document: &Value| {
+        let parts = document["candidates"][0]["content"]["parts"].clone();
+        parts.as_array().cloned().unwrap_or_default()
+    };
+    let streamed: Vec<Value> = streamed.iter().flat_map(&of).collect();
+    for returned in [of(&document), streamed] {
+        let read = |parts: Vec<&Value>| {
+            let content = json!({"role": "model", "parts": parts});
+            let mut turn = read_request(&json!({"contents": [content]})).unwrap().turns.remove(0);
+            turn.parts.retain(|part| part.kind != PartKind::Text(String::new()));
+            turn.parts
+        };
+        let without_thoughts = returned.iter().filter(|part| part["thought"] != true).collect();
+        assert_eq!(read(without_thoughts), foreign.parts);
+    }
+    let all = json!({"contents": [document["candidates"][0]["content"]]});
+    assert_eq!(read_request(&all).unwrap().turns[0].parts, foreign.parts);
 }

@@ -39,7 +39,9 @@ pub fn write_request(it: &Conversation, _: &Target) -> Result<Written, Refusal> 
 
 /// Lists the fields that only the client's API knows.
 fn drop_extras(it: &Conversation, dropped: &mut Dropped) {
-    it.extra.keys().for_each(|name| dropped.add(name));
+    // `stream_options` says only how chat completions stream their usage.
+    let set = it.extra.iter().filter(|(name, value)| !value.is_null() && *name != "stream_options");
+    set.for_each(|(name, _)| dropped.add(name));
     dropped.add_all("reasoning", &it.reasoning.extra);
     it.system.iter().for_each(|part| dropped.add_all("system[*]", &part.extra));
     let turns = turns_path(it.api);

@@ -274,7 +274,11 @@ proptest! {
         stop in stop(),
         is_array in any::<bool>(),
     ) {
-        let parts = without_joined(parts);
+        let mut parts = without_joined(parts);
+        // A call carries the signature of another API's thought.
+        for part in parts.iter_mut().filter(|part| matches!(part.kind, PartKind::Thinking(_))) {
+            part.signature = part.signature.take().map(|it| Signature::new(Api::Gemini, it.value));
+        }
         let stop = match stop {
             Stop::End if parts.iter().any(is_call) => Stop::ToolCalls,
             stop => stop,
