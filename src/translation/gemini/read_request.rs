@@ -62,7 +62,7 @@ fn read_contents(contents: Value) -> Result<Vec<Turn>, Refusal> {
     };
     let contents = contents.into_iter().enumerate();
     let turns: Result<Vec<Turn>, Refusal> = contents.map(|(at, it)| read_content(it, at)).collect();
-    let mut turns = turns?;
+    let mut turns = restore_thoughts(turns?);
     assign_ids(&mut turns);
     Ok(turns)
 }
@@ -83,8 +83,54 @@ fn read_content(content: Value, index: usize) -> Result<Turn, Refusal> {
     let Some(parts) = elements(parts) else {
         return Err(Refusal::new(format!("contents[{index}].parts"), "must be a list"));
     };
-    let parts = with_thoughts(parts.iter().map(read_part).collect());
+    let parts = parts.iter().map(read_part).collect();
     Ok(Turn { role, parts, extra: fields })
+}
+
+/// Restores the thoughts of other APIs, which this API's writers wrote for the client. Google's
+/// clients return each chunk of a stream as a content of its own, so answers with such thoughts are
+/// joined.
+fn restore_thoughts(turns: Vec<Turn>) -> Vec<Turn> {
+    if !turns.iter().flat_map(|turn| &turn.parts).any(has_foreign) {
+        return turns;
+    }
+    let mut restored: Vec<Turn> = Vec::with_capacity(turns.len());
+    for run in turns.chunk_by(|a, b| a.role == b.role) {
+        let parts = run.iter().flat_map(|turn| &turn.parts);
+        match run {
+            [first, ..] if first.role == Role::Assistant && parts.clone().any(has_foreign) => {
+                let parts = with_thoughts(with_joined_thoughts(parts.cloned()));
+                restored.push(Turn { parts, ..first.clone() });
+            }
+            run => restored.extend(run.iter().cloned()),
+        }
+    }
+    restored
+}
+
+/// Returns whether a part has a signature of another API, or a call carries one.
+fn has_foreign(part: &Part) -> bool {
+    part.signature.as_ref().is_some_and(|signature| {
+        signature.api != Api::Gemini || unpack_thoughts(signature).is_some()
+    })
+}
+
+/// Joins the chunks of thoughts, of which the last one has the signature.
+fn with_joined_thoughts(parts: impl Iterator<Item = Part>) -> Vec<Part> {
+    let mut joined: Vec<Part> = Vec::new();
+    for part in parts {
+        match (joined.last_mut(), &part.kind) {
+            (
+                Some(Part { kind: PartKind::Thinking(last), signature, .. }),
+                PartKind::Thinking(text),
+            ) if signature.is_none() => {
+                last.push_str(text);
+                *signature = part.signature;
+            }
+            _ => joined.push(part),
+        }
+    }
+    joined
 }
 
 /// Puts the thoughts that calls carry before the texts and calls of their answer, unless the client

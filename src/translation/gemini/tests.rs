@@ -583,4 +583,14 @@ fn thoughts_of_another_api_come_back() {
     }
     let all = json!({"contents": [document["candidates"][0]["content"]]});
     assert_eq!(read_request(&all).unwrap().turns[0].parts, foreign.parts);
+    // Python's client returns each chunk of a stream as a content.
+    let mut pieces = pieces_of(&foreign);
+    pieces.insert(2, Piece::Delta("Well. ".into()));
+    let streamed = chunks(&stream_bytes(&pieces, false), false);
+    let contents = streamed.iter().map(|chunk| chunk["candidates"][0]["content"].clone());
+    let read = read_request(&json!({"contents": contents.collect::<Vec<_>>()})).unwrap();
+    let mut parts = read.turns[0].parts.clone();
+    assert_eq!(parts.remove(0).kind, PartKind::Thinking("Well. Hmm, é".into()));
+    assert_eq!(parts[..4], foreign.parts[1..]);
+    assert_eq!((parts.len(), read.turns.len()), (5, 1));
 }
