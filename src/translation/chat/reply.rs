@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::fields::{merge, object, take_object, take_str};
-use super::message::{take_parts, write_call};
+use super::message::{NO_ARGUMENTS, take_parts, write_call};
 use super::thoughts::{CONTENT, DETAILS, field_of, text_of, write_detail};
 use super::write_own::{put_some, write_parts};
 use crate::event::Usage;
@@ -161,7 +161,7 @@ fn write_message(parts: &[Part]) -> Value {
             _ => {}
         }
     }
-    let calls: Vec<Value> = parts.iter().filter_map(write_call).collect();
+    let calls: Vec<Value> = parts.iter().filter_map(write_call).map(with_arguments).collect();
     let has_other = !calls.is_empty() || refusal.is_some();
     let content = (!text.is_empty() || !has_other).then_some(text);
     let mut message = object(json!({"role": "assistant", "content": content, "refusal": refusal}));
@@ -179,6 +179,13 @@ fn write_message(parts: &[Part]) -> Value {
         message.insert("tool_calls".to_owned(), calls.into());
     }
     Value::Object(message)
+}
+
+fn with_arguments(mut call: Value) -> Value {
+    if let Some(arguments) = call.pointer_mut("/function/arguments").filter(|it| **it == "") {
+        *arguments = NO_ARGUMENTS.into();
+    }
+    call
 }
 
 /// Returns the usage in this API's terms:

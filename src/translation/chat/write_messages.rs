@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::content::write_media;
 use super::fields::object;
-use super::message::{call, put_signature};
+use super::message::{NO_ARGUMENTS, call, put_signature};
 use super::thoughts::{self, CONTENT, DETAILS, THINKING, text_of, write_detail, write_thinking};
 use super::write_own::put_some;
 use super::write_request::Dropped;
@@ -217,7 +217,7 @@ impl<'a> Messages<'a> {
         let arguments = if *is_custom {
             ToolNames::wrapped_arguments(arguments).to_string()
         } else if arguments.trim().is_empty() {
-            "{}".to_owned()
+            NO_ARGUMENTS.to_owned()
         } else {
             arguments.clone()
         };
@@ -304,7 +304,7 @@ fn mistral_id(id: &str) -> String {
 }
 
 /// Returns whether the name is one of Mistral's models: Mistral, Magistral, Devstral, Mixtral, …
-fn is_mistral(model: &str) -> bool {
+pub(super) fn is_mistral(model: &str) -> bool {
     let name = model.to_ascii_lowercase();
     ["stral", "xtral"].iter().any(|family| name.contains(family))
 }

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::fields::object;
-use super::write_messages::Messages;
+use super::write_messages::{Messages, is_mistral};
 use super::write_own::{put_some, write_format, write_own};
 use crate::translation::{
     Api, Conversation, Extra, OutputFormat, Reasoning, Refusal, Target, ThinkingMode, ToolChoice,
@@ -192,10 +192,13 @@ fn write_effort(conversation: &Conversation, body: &mut Extra, dropped: &mut Dro
     let is_off = *mode == Some(ThinkingMode::Disabled) || *budget_tokens == Some(0);
     let budget = budget_tokens.map(|tokens| nearest_effort(tokens).to_owned());
     let wanted = effort.clone().or(budget).filter(|_| !is_off);
-    let sent = if body.contains_key("tools") && has_no_tools_with_reasoning(&conversation.model) {
+    let model = &conversation.model;
+    let sent = if body.contains_key("tools") && has_no_tools_with_reasoning(model) {
         Some("none".to_owned())
+    } else if is_mistral(model) {
+        wanted.as_deref().map(|effort| mistral_effort(effort).to_owned())
     } else {
-        wanted.clone().filter(|_| !has_no_reasoning(&conversation.model))
+        wanted.clone().filter(|_| !has_no_reasoning(model))
     };
     if is_off || wanted.is_some_and(|wanted| sent != Some(wanted)) {
         dropped.add(field);
@@ -209,6 +212,12 @@ fn nearest_effort(budget_tokens: u64) -> &'static str {
     let table = [("low", 1_024_u64), ("medium", 8_192), ("high", 24_576)];
     let nearest = table.into_iter().min_by_key(|(_, tokens)| tokens.abs_diff(budget_tokens));
     nearest.map_or("medium", |(effort, _)| effort)
+}
+
+/// Returns the nearest of the efforts that Mistral has:
+/// <https://docs.mistral.ai/capabilities/reasoning>.
+fn mistral_effort(effort: &str) -> &'static str {
+    if ["none", "minimal", "low"].contains(&effort) { "none" } else { "high" }
 }
 
 /// Returns whether a model is known to reject `reasoning_effort`: OpenAI's up to GPT-4.5,

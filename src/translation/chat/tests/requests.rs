@@ -322,6 +322,7 @@ fn a_budget_becomes_the_nearest_effort() {
     assert_eq!(effort("openai/gpt-4o", Some(1024), on), (None, 1));
     assert_eq!(effort("gpt-5", None, Some(ThinkingMode::Disabled)), (None, 1));
     assert_eq!(effort("gpt-5", None, None), (None, 0));
+    assert_eq!(effort("mistral-small-latest", Some(8_192), on), (Some("high".to_owned()), 1));
 }
 
 #[test]

@@ -270,6 +270,30 @@ fn a_stream_has_the_chunks_that_clients_expect() {
     assert_eq!(without.len(), chunks.len() - 1);
 }
 
+#[test]
+fn a_call_without_arguments_has_an_empty_object() {
+    let chunks =
+        written(&stream(vec![call("1", "f", "")], Stop::ToolCalls), &Usage::default(), context());
+    let function = &chunks[1]["choices"][0]["delta"]["tool_calls"][0]["function"];
+    assert_eq!(function["arguments"], "{}");
+    let kind = PartKind::ToolCall {
+        id: "1".into(),
+        name: "f".into(),
+        arguments: String::new(),
+        is_custom: false,
+    };
+    let reply = Reply {
+        id: String::new(),
+        model: String::new(),
+        parts: vec![Part::new(kind)],
+        stop: None,
+        extra: Extra::new(),
+    };
+    let body = write_reply(&reply, &Usage::default(), &context());
+    let call = &body["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], "{}");
+}
+
 fn text() -> impl Strategy<Value = String> {
     "[a-zä{}\"\\n]{1,12}"
 }
