@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::item::{
-    IS_ITEM, call_names, kind_of_tool, object, result_type, split_name, text_type, write_content,
-    write_format, write_model_item, write_tool,
+    IS_ITEM, call_names, is_unsigned, kind_of_tool, object, result_type, split_name, text_type,
+    write_content, write_format, write_model_item, write_tool,
 };
 use super::models::Model;
 use super::read_request::plain_text;
@@ -216,17 +216,13 @@ impl<'a> RequestWriter<'a> {
 
     /// Writes a call or reasoning; none for thoughts of another API's model.
     fn model_item(&mut self, part: &'a Part) -> Option<Map<String, Value>> {
-        let origin = part.signature.as_ref().map(|signature| signature.api);
         let PartKind::ToolCall { id, name, arguments, is_custom } = &part.kind else {
-            let is_own = match origin {
-                Some(origin) => origin == Api::Responses,
-                None => self.is_own,
+            let is_own = match &part.signature {
+                Some(signature) => signature.api == Api::Responses,
+                None => self.is_own && !has_foreign_text(part),
             };
-            return if is_own && (self.is_own || self.can_reason) {
-                write_model_item(part)
-            } else {
-                None
-            };
+            let is_kept = is_own && (self.is_own || self.can_reason);
+            return is_kept.then(|| write_model_item(part)).flatten();
         };
         if *is_custom {
             self.custom_calls.insert(id);
@@ -468,6 +464,12 @@ fn remove_loose_reasoning(items: &mut Vec<Value>) {
         kept.push(item);
     }
     items.extend(kept.into_iter().rev());
+}
+
+/// Returns whether another API's model wrote unsigned thoughts.
+fn has_foreign_text(part: &Part) -> bool {
+    let content = part.extra.get("encrypted_content").and_then(Value::as_str);
+    content.is_some_and(is_unsigned)
 }
 
 fn path(api: Api, turn: usize, part: usize) -> String {

@@ -363,6 +363,26 @@ fn a_request_of_codex_is_read() {
 }
 
 #[test]
+fn parts_of_other_models_are_left_out_for_openai() {
+    let call = json!({
+        "type": "function_call", "id": "fc_1", "name": "f", "arguments": "{}",
+        "call_id": "call_1.flowledger:gemini:CpcB",
+    });
+    let result = json!({
+        "type": "function_call_output", "output": "done",
+        "call_id": "call_1.flowledger:gemini:CpcB",
+    });
+    let reasoning = |content: &str| json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": content});
+    let foreign = [reasoning("flowledger:messages::EqQB"), reasoning("flowledger:gemini::")];
+    let input = [&foreign[..], &[reasoning("gAAA"), call.clone(), result.clone()]].concat();
+    let mut expected = vec![reasoning("gAAA"), call, result];
+    expected[1]["call_id"] = "call_1".into();
+    expected[2]["call_id"] = "call_1".into();
+    let again = written(&read(&json!({"input": input})));
+    assert_eq!(again.body["input"], Value::from(expected));
+}
+
+#[test]
 fn a_field_of_another_type_is_refused() {
     for (field, body) in [
         ("body", json!([])),

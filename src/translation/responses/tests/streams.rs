@@ -72,6 +72,17 @@ fn a_stream_has_all_events() {
 }
 
 #[test]
+fn thoughts_without_a_signature_are_marked() {
+    let thought = || vec![Part::new(PartKind::Thinking("I think.".into()))];
+    let answer = write_reply(&reply(thought(), Stop::End), &usage(), &context());
+    let events = stream_of(&pieces_of(&reply(thought(), Stop::End)));
+    let item = &events[events.len() - 2].1["item"];
+    for item in [&answer["output"][0], item] {
+        assert_eq!(item["encrypted_content"], "flowledger:gemini::");
+    }
+}
+
+#[test]
 fn an_answer_repeats_the_request_and_has_the_usage() {
     let answer = write_reply(&reply(vec![Part::text("Hi")], Stop::End), &usage(), &context());
     assert_eq!(answer["id"], "resp_abc");
