@@ -211,20 +211,20 @@ fn turns_of_another_api_are_joined() {
         {"role": "user", "parts": [{"text": "hi"}]},
         {"role": "model", "parts": [
             {"text": "I call"},
-            {"functionCall": {"id": "c1", "name": f, "args": {"a": "x"}},
+            {"functionCall": {"name": f, "args": {"a": "x"}},
              "thoughtSignature": "skip_thought_signature_validator"},
-            {"functionCall": {"id": "c2", "name": "g", "args": {"input": "?"}}},
+            {"functionCall": {"name": "g", "args": {"input": "?"}}},
         ]},
         {"role": "user", "parts": [
-            {"functionResponse": {"id": "c1", "name": f, "response": {"a": 1}}},
-            {"functionResponse": {"id": "c2", "name": "g", "response": {"output": "two"}}},
+            {"functionResponse": {"name": f, "response": {"a": 1}}},
+            {"functionResponse": {"name": "g", "response": {"output": "two"}}},
             {"inlineData": {"mimeType": "image/png", "data": "aaaa"}},
             {"text": "go on"},
         ]},
         {"role": "model", "parts": [
-            {"functionCall": {"id": "c3", "name": f, "args": {}}, "thoughtSignature": "S1"}]},
+            {"functionCall": {"name": f, "args": {}}, "thoughtSignature": "S1"}]},
         {"role": "user", "parts": [
-            {"functionResponse": {"id": "c3", "name": f, "response": {"output": ""}}}]},
+            {"functionResponse": {"name": f, "response": {"output": ""}}}]},
     ]);
     assert_eq!(body["contents"], expected);
 }

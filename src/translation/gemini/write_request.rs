@@ -113,8 +113,8 @@ impl<'a> Contents<'a> {
         let mut is_first_call = true;
         for part in parts {
             match &part.kind {
-                PartKind::ToolCall { id, name, arguments, .. } => {
-                    let mut call = self.call(id, name, arguments);
+                PartKind::ToolCall { name, arguments, .. } => {
+                    let mut call = self.call(name, arguments);
                     call.signature = own_signature(part);
                     if is_first_call && call.signature.is_none() {
                         call.signature = Some(Signature::new(Api::Gemini, NO_SIGNATURE));
@@ -137,12 +137,14 @@ impl<'a> Contents<'a> {
         Ok(written)
     }
 
-    fn call(&self, id: &str, name: &str, arguments: &str) -> Part {
+    /// Returns a call without an id. Google only recommends ids, and Vertex AI refuses them:
+    /// <https://github.com/vercel/ai/issues/15891>.
+    fn call(&self, name: &str, arguments: &str) -> Part {
         let arguments = match self.names.is_wrapped(name) {
             true => ToolNames::wrapped_arguments(arguments).to_string(),
             false => arguments.to_owned(),
         };
-        let (id, name) = (id.to_owned(), self.names.at_provider(name));
+        let (id, name) = (String::new(), self.names.at_provider(name));
         Part::new(PartKind::ToolCall { id, name, arguments, is_custom: false })
     }
 
@@ -169,7 +171,7 @@ impl<'a> Contents<'a> {
             }
             let texts: Vec<&str> = texts.into_iter().filter_map(text_of).collect();
             let content = vec![Part::text(texts.join("\n"))];
-            let result = PartKind::ToolResult { id: id.clone(), content, is_error: *is_error };
+            let result = PartKind::ToolResult { id: String::new(), content, is_error: *is_error };
             let name = self.names.at_provider(name);
             let place = calls.iter().position(|call| call == id).unwrap_or(calls.len());
             results.push((place, write_part(&Part::new(result), &Extra::new(), Some(&name))));
