@@ -36,6 +36,7 @@ mod fetch;
 mod forward;
 mod framer;
 mod gemini;
+mod health;
 mod json;
 mod media;
 mod model_list;
@@ -43,6 +44,7 @@ mod network;
 mod object;
 mod ollama;
 mod openai;
+mod pool;
 mod probe;
 mod rate_limit;
 mod refusal;
@@ -74,9 +76,12 @@ use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, ForwardError, ResponseSink};
 use framer::Frame;
+pub use health::{HealthRules, Pause};
 pub use model_list::Listed;
 pub use network::{Authorities, Network, Proxy, ProxyRule};
 pub use object::{ProviderObject, is_object_id};
+use pool::Pools;
+pub use pool::{KeyChoice, KeyHealth, KeyLease, POOL_KEYS_MAX, PoolKey, ProviderHealth, weighted};
 pub use probe::ReadAnswer;
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
@@ -106,6 +111,7 @@ pub struct Providers {
     fetcher: Fetcher,
     timeouts: Timeouts,
     rate_limiter: RateLimiter,
+    pools: Pools,
     prices: Prices,
     failed_call_costs: FailedCallCosts,
     /// Models whose missing price has been logged.
@@ -117,6 +123,7 @@ impl Providers {
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
             clients: clients(&providers),
+            pools: Pools::new(&providers, BTreeMap::new(), HealthRules::default()),
             providers,
             fetcher: Fetcher::new(FetchRules::default()),
             timeouts,
@@ -255,7 +262,7 @@ impl Providers {
         partial: &mut ResponseAccumulator,
         receiver: &mut TextReceiver<'_>,
     ) -> Result<(), Fault> {
-        let provider = self.usable_provider(&call.provider)?;
+        let provider = self.member(&call.provider, call.key)?;
         let timeouts = self.timeouts_of(call);
         let Some((request, mut reader)) = request(call, provider) else {
             let deadline = Instant::now() + timeouts.total;
@@ -366,7 +373,8 @@ impl Providers {
     }
 
     fn key(&self, provider: &str) -> Option<&Secret> {
-        self.providers.get(provider).and_then(ProviderConfig::key)
+        // Each key of a pool redacts all of them.
+        self.pools.member(provider, None).and_then(ProviderConfig::key)
     }
 }
 

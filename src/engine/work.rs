@@ -227,6 +227,7 @@ impl Job {
             provider: target.provider.clone(),
             model: target.model.clone(),
             cache_marks: cache_marks(agent, &prompt),
+            key: None,
             system,
             prompt,
             max_tokens: agent.max_tokens,

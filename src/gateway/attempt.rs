@@ -22,7 +22,7 @@ use crate::event::{Billing, Usage};
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
-    ForwardError, Kind, Method, ResponseSink,
+    ForwardError, KeyLease, Kind, Method, ResponseSink,
 };
 use crate::store::{Bought, NewCall};
 
@@ -44,31 +44,35 @@ pub(super) enum Attempt {
 }
 
 impl Gateway {
-    /// Tries one target. Increments `number` for an attempt with a ledger row. If it is the last one
-    /// and a budget has enough left without the amounts that calls in flight hold, waits for these.
+    /// Tries one target with the key of `lease`. Increments `number` for an attempt with a ledger
+    /// row. If it is the last one and a budget has enough left without the amounts that calls in
+    /// flight hold, waits for these. Also returns the place of the key if it was refused, so that
+    /// another one may be tried.
     pub(super) fn attempt(
         &self,
         operation: &Operation<'_>,
         target: &Target,
+        lease: KeyLease<'_>,
         is_last: bool,
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
-    ) -> Attempt {
+    ) -> (Attempt, Option<usize>) {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
             // No call was made, so there is no row.
-            Err(refusal) => return Attempt::Unusable(refusal.into()),
+            Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
         };
         if let Err(refusal) = operation.take_rate() {
-            return refused(refusal);
+            return (refused(refusal), None);
         }
         let presence = reply.presence();
         let ends_with_client = self.policy(&target.provider).drain_max.is_none();
         let watched = ends_with_client.then(|| presence.clone());
         let Some(guard) = self.in_flight.enter(watched) else {
-            return refused(stopping());
+            return (refused(stopping()), None);
         };
-        let call = operation.call(target);
+        let key = lease.key();
+        let call = Call { key, ..operation.call(target) };
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -111,8 +115,19 @@ impl Gateway {
         if ended.has_row() {
             *number += 1;
         }
+        let failure = match &ended.outcome {
+            CallOutcome::Failed(failure) => Some(failure),
+            _ => None,
+        };
+        let refused_key = key.filter(|_| failure.is_some_and(|it| it.concerns_key()));
+        match &ended.outcome {
+            CallOutcome::Answered(answer) => lease.record(Ok(answer)),
+            CallOutcome::Failed(failure) => lease.record(Err(failure)),
+            // No call was made.
+            _ => drop(lease),
+        }
         let ended = objects.conclude(ended);
-        self.conclude(operation, &call, ended, forward_error, &guard, reply)
+        (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
     }
 
     pub(super) fn call_request<'a>(
