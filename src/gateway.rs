@@ -17,6 +17,7 @@ mod echo;
 mod files;
 mod form;
 mod gemini;
+mod hours;
 mod in_flight;
 mod json;
 mod key_rate;
@@ -41,10 +42,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::hours::Hours;
 pub use self::keys::{KeyLookup, Keys};
 pub use self::loops::LoopLimits;
 pub use self::stats::Stats;
-pub use self::targets::{Aliases, TARGETS_MAX, Target};
+pub use self::targets::{Aliases, TARGETS_MAX, Target, TargetRule};
 
 use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
@@ -93,6 +95,8 @@ impl Default for ClientPolicy {
 pub struct Settings {
     /// Aliases of models.
     pub aliases: Aliases,
+    /// When each target of an alias is used; missing for aliases whose targets are tried in order.
+    pub alias_rules: BTreeMap<String, Vec<TargetRule>>,
     /// By provider; the default policy applies to all others.
     pub policies: BTreeMap<String, ClientPolicy>,
     /// True if ledger rows have hashes in place of the names of end users.
@@ -416,8 +420,25 @@ impl Gateway {
                 );
                 return Err(ApiError::bad_request("wrong_provider", message));
             }
+            // The provider of the earlier turns is used at any hour.
+            return Ok(targets);
         }
-        Ok(targets)
+        let Some(rules) = self.settings.alias_rules.get(model) else {
+            return Ok(targets);
+        };
+        let now = Timestamp::now();
+        let targets = targets::select(targets, rules, now, &mut |below| fastrand::u32(..below));
+        match targets::wait(rules, now).filter(|_| targets.is_empty()) {
+            Some(wait) => {
+                let seconds = wait.as_secs() + 1;
+                let message = format!(
+                    "no model of alias `{model}` is used at this hour; retry in {seconds} s"
+                );
+                let error = ApiError::new(503, "outside_hours", message);
+                Err(error.with("retry-after", seconds.to_string()))
+            }
+            None => Ok(targets),
+        }
     }
 
     fn operation<'a>(

@@ -123,7 +123,7 @@ impl Providers {
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
             clients: clients(&providers),
-            pools: Pools::new(&providers, BTreeMap::new(), HealthRules::default()),
+            pools: Pools::new(&providers, [].into(), &[].into(), HealthRules::default()),
             providers,
             fetcher: Fetcher::new(FetchRules::default()),
             timeouts,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Providers;
 use super::call::Answer;
-use super::config::ProviderConfig;
+use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::health::{Admission, Admitted, Health, HealthEvent, HealthRules, HealthState};
 use crate::event::UsageSource;
@@ -108,10 +108,11 @@ impl Pools {
     pub(super) fn new(
         providers: &BTreeMap<String, ProviderConfig>,
         mut keys: BTreeMap<String, Vec<PoolKey>>,
+        names: &BTreeMap<String, String>,
         rules: HealthRules,
     ) -> Self {
         let pool = |(name, config): (&String, &ProviderConfig)| {
-            let keys = keys.remove(name).unwrap_or_default();
+            let keys = keys.remove(name).unwrap_or_else(|| only_key(config, names.get(name)));
             (name.clone(), Pool::new(name, config, keys))
         };
         Self { pools: providers.iter().map(pool).collect(), rules }
@@ -204,17 +205,7 @@ impl Pools {
 }
 
 impl Pool {
-    /// A pool of one key only names the key of its provider.
     fn new(name: &str, config: &ProviderConfig, keys: Vec<PoolKey>) -> Self {
-        let keys = match <[PoolKey; 1]>::try_from(keys) {
-            Ok([only]) => vec![PoolKey { key: config.api_key.clone(), weight: 1, ..only }],
-            Err(keys) if keys.is_empty() => {
-                let key = config.key().cloned();
-                let one = |key| PoolKey { name: "#1".to_owned(), key: Some(key), weight: 1 };
-                key.map(one).into_iter().collect()
-            }
-            Err(keys) => keys,
-        };
         let secrets: Vec<Secret> = keys.iter().filter_map(|key| key.key.clone()).collect();
         let mut secrets = Secret::pooled(&secrets).into_iter();
         let keys = keys.into_iter().map(|key| {
@@ -244,6 +235,16 @@ impl Pool {
     fn has_keys(&self) -> bool {
         self.keys.iter().any(PoolKey::is_usable)
     }
+}
+
+/// Returns the key of a provider without a pool; none if it needs no key.
+fn only_key(config: &ProviderConfig, name: Option<&String>) -> Vec<PoolKey> {
+    let key = config.key().cloned();
+    if key.is_none() && (config.missing_key_hint.is_none() || config.kind == Kind::Echo) {
+        return Vec::new();
+    }
+    let name = name.cloned().unwrap_or_else(|| "#1".to_owned());
+    vec![PoolKey { name, key, weight: 1 }]
 }
 
 /// Chooses a place at random by weight; none if no place has a weight. `random` returns a number
@@ -388,10 +389,15 @@ impl Failure {
 }
 
 impl Providers {
-    /// Sets the keys of providers that have several, and the names of the others, and when calls
+    /// Sets the keys of providers that have a pool, the names of the keys of others, and when calls
     /// pause.
-    pub fn with_pools(self, keys: BTreeMap<String, Vec<PoolKey>>, rules: HealthRules) -> Self {
-        Self { pools: Pools::new(&self.providers, keys, rules), ..self }
+    pub fn with_pools(
+        self,
+        keys: BTreeMap<String, Vec<PoolKey>>,
+        names: &BTreeMap<String, String>,
+        rules: HealthRules,
+    ) -> Self {
+        Self { pools: Pools::new(&self.providers, keys, names, rules), ..self }
     }
 
     /// Chooses a key of a provider by weight, among those that work.

@@ -1,5 +1,4 @@
 use super::*;
-use crate::providers::config::Kind;
 use crate::providers::testing;
 
 fn key(name: &str, secret: Option<&str>, weight: u32) -> PoolKey {
@@ -10,7 +9,7 @@ fn pools(keys: Vec<PoolKey>) -> Pools {
     let provider = testing::provider(Kind::OpenAi, "http://h");
     let providers = BTreeMap::from([("p".to_owned(), provider)]);
     let keys = BTreeMap::from([("p".to_owned(), keys)]);
-    Pools::new(&providers, keys, HealthRules::default())
+    Pools::new(&providers, keys, &BTreeMap::new(), HealthRules::default())
 }
 
 fn failure(kind: FailureKind, status: Option<u16>) -> Failure {
