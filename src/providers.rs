@@ -81,7 +81,10 @@ pub use model_list::Listed;
 pub use network::{Authorities, Network, Proxy, ProxyRule};
 pub use object::{ProviderObject, is_object_id};
 use pool::Pools;
-pub use pool::{KeyChoice, KeyHealth, KeyLease, POOL_KEYS_MAX, PoolKey, ProviderHealth, weighted};
+pub use pool::{
+    HealthView, KeyChoice, KeyHealth, KeyLease, POOL_KEYS_MAX, PoolKey, ProviderHealth,
+    STATES as HEALTH_STATES, weighted,
+};
 pub use probe::ReadAnswer;
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};

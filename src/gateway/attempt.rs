@@ -71,8 +71,7 @@ impl Gateway {
         let Some(guard) = self.in_flight.enter(watched) else {
             return (refused(stopping()), None);
         };
-        let key = lease.key();
-        let call = Call { key, ..operation.call(target) };
+        let call = Call { key: lease.key(), ..operation.call(target) };
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -115,17 +114,7 @@ impl Gateway {
         if ended.has_row() {
             *number += 1;
         }
-        let failure = match &ended.outcome {
-            CallOutcome::Failed(failure) => Some(failure),
-            _ => None,
-        };
-        let refused_key = key.filter(|_| failure.is_some_and(|it| it.concerns_key()));
-        match &ended.outcome {
-            CallOutcome::Answered(answer) => lease.record(Ok(answer)),
-            CallOutcome::Failed(failure) => lease.record(Err(failure)),
-            // No call was made.
-            _ => drop(lease),
-        }
+        let refused_key = ended.outcome.record(lease);
         let ended = objects.conclude(ended);
         (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
     }

@@ -34,28 +34,34 @@ impl PoolKey {
     }
 }
 
-/// The state of a provider, for people.
+/// The states of a provider and its keys, for people.
 #[derive(Clone, Debug)]
 pub struct ProviderHealth {
-    pub state: &'static str,
-    pub until: Option<Timestamp>,
-    pub failures: u32,
-    pub last_error: Option<(String, Timestamp)>,
-    pub last_success: Option<Timestamp>,
+    pub health: HealthView,
     pub keys: Vec<KeyHealth>,
 }
 
 #[derive(Clone, Debug)]
 pub struct KeyHealth {
     pub name: String,
-    /// `missing` if its variable is not set.
-    pub state: &'static str,
-    pub until: Option<Timestamp>,
     pub weight: u32,
+    pub health: HealthView,
+}
+
+#[derive(Clone, Debug)]
+pub struct HealthView {
+    /// One of [`STATES`].
+    pub state: &'static str,
+    /// The end of a pause.
+    pub until: Option<Timestamp>,
+    /// Failures since the last success.
     pub failures: u32,
     pub last_error: Option<(String, Timestamp)>,
     pub last_success: Option<Timestamp>,
 }
+
+/// The names of states. A key is missing if its variable is not set.
+pub const STATES: [&str; 6] = ["ok", "cooling", "benched", "open", "half_open", "missing"];
 
 /// The keys of all providers and their states.
 #[derive(Debug, Default)]
@@ -338,22 +344,28 @@ impl Record {
         }
     }
 
-    /// Returns the state's name and the end of its pause.
-    fn state(&self, now: Instant) -> (&'static str, Option<Timestamp>) {
-        let at = |until: Instant| {
-            let left = until.saturating_duration_since(now);
-            let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-            Some(Timestamp(Timestamp::now().0.saturating_add(left_ms)))
-        };
-        match self.health.state() {
+    fn view(&self, now: Instant) -> HealthView {
+        let (state, until) = match self.health.state() {
             HealthState::Ok => ("ok", None),
             HealthState::Cooling(until) if until <= now => ("ok", None),
-            HealthState::Cooling(until) => ("cooling", at(until)),
+            HealthState::Cooling(until) => ("cooling", Some(until)),
             HealthState::Benched(until) | HealthState::Open(until) if until <= now => {
                 ("half_open", None)
             }
-            HealthState::Benched(until) => ("benched", at(until)),
-            HealthState::Open(until) => ("open", at(until)),
+            HealthState::Benched(until) => ("benched", Some(until)),
+            HealthState::Open(until) => ("open", Some(until)),
+        };
+        let at = |until: Instant| {
+            let left = until.saturating_duration_since(now);
+            let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+            Timestamp(Timestamp::now().0.saturating_add(left_ms))
+        };
+        HealthView {
+            state,
+            until: until.map(at),
+            failures: self.health.failures(),
+            last_error: self.last_error.clone(),
+            last_success: self.last_success,
         }
     }
 }
@@ -423,30 +435,14 @@ impl Providers {
     pub fn health(&self, provider: &str) -> Option<ProviderHealth> {
         let pool = self.pools.pools.get(provider)?;
         let (now, states) = (Instant::now(), pool.states());
-        let (state, until) = states.provider.state(now);
         let keys = pool.keys.iter().zip(&states.keys).map(|(key, record)| {
-            let (state, until) = match &key.key {
-                None => ("missing", None),
-                Some(_) => record.state(now),
-            };
-            KeyHealth {
-                name: key.name.clone(),
-                state,
-                until,
-                weight: key.weight,
-                failures: record.health.failures(),
-                last_error: record.last_error.clone(),
-                last_success: record.last_success,
+            let mut health = record.view(now);
+            if key.key.is_none() {
+                health.state = "missing";
             }
+            KeyHealth { name: key.name.clone(), weight: key.weight, health }
         });
-        Some(ProviderHealth {
-            state,
-            until,
-            failures: states.provider.health.failures(),
-            last_error: states.provider.last_error.clone(),
-            last_success: states.provider.last_success,
-            keys: keys.collect(),
-        })
+        Some(ProviderHealth { health: states.provider.view(now), keys: keys.collect() })
     }
 
     /// Returns the provider with one of its keys, if it can be called.
