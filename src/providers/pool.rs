@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Providers;
 use super::call::Answer;
-use super::config::{Kind, ProviderConfig};
+use super::config::{Kind, ProviderConfig, host};
 use super::failure::{Failure, FailureKind, Fault};
 use super::health::{Admission, Admitted, Health, HealthEvent, HealthRules, HealthState};
 use crate::event::UsageSource;
@@ -16,6 +16,10 @@ use crate::time::Timestamp;
 
 /// Limits the keys of one provider.
 pub const POOL_KEYS_MAX: usize = 16;
+
+/// Its status 403 means that the input was flagged:
+/// <https://openrouter.ai/docs/api/reference/errors-and-debugging>.
+const OPENROUTER: &str = "openrouter.ai";
 
 /// A key of a provider.
 #[derive(Clone, Debug)]
@@ -76,6 +80,8 @@ struct Pool {
     /// The provider with each key, in the order of the pool; none for a key without a value.
     members: Vec<Option<ProviderConfig>>,
     keys: Vec<PoolKey>,
+    /// True if the status 403 reports that the input was flagged.
+    refuses_inputs: bool,
     states: Mutex<States>,
 }
 
@@ -225,6 +231,7 @@ impl Pool {
         };
         Self {
             name: name.to_owned(),
+            refuses_inputs: host(config.base_url()) == OPENROUTER,
             members: keys.iter().map(member).collect(),
             states: Mutex::new(States {
                 provider: Record::default(),
@@ -281,7 +288,10 @@ impl KeyLease<'_> {
         };
         let (of_provider, of_key) = match result {
             Ok(_) => (Some(HealthEvent::Success), Some(HealthEvent::Success)),
-            Err(failure) => (provider_event(failure), key_event(failure)),
+            Err(failure) => {
+                let is_of_input = pool.refuses_inputs && failure.status == Some(403);
+                (provider_event(failure), key_event(failure).filter(|_| !is_of_input))
+            }
         };
         let message = result.err().map(|failure| failure.message.as_str());
         let now = Instant::now();
@@ -384,10 +394,12 @@ fn provider_event(failure: &Failure) -> Option<HealthEvent> {
     }
 }
 
-/// Returns what a failure says about the key, if anything.
+/// Returns what a failure says about the key, if anything. 402 reports an account without credit:
+/// <https://api-docs.deepseek.com/quick_start/error_codes>,
+/// <https://openrouter.ai/docs/api/reference/errors-and-debugging>.
 fn key_event(failure: &Failure) -> Option<HealthEvent> {
     match failure.status {
-        Some(401 | 403) => Some(HealthEvent::Rejected),
+        Some(401..=403) => Some(HealthEvent::Rejected),
         Some(429) => Some(HealthEvent::RateLimited(failure.retry_after)),
         _ => None,
     }

@@ -110,3 +110,16 @@ fn refused_requests_change_no_state() {
     assert_eq!(states.keys[0].health.state(), HealthState::Ok);
     assert_eq!(states.provider.health.state(), HealthState::Ok);
 }
+
+#[test]
+fn an_account_without_credit_benches_its_key_but_a_flagged_input_does_not() {
+    let openrouter = testing::provider(Kind::OpenAi, "https://openrouter.ai/api/v1");
+    let providers = BTreeMap::from([("p".to_owned(), openrouter)]);
+    let keys = vec![key("A", Some("sk-a"), 1), key("B", Some("sk-b"), 1)];
+    let keys = BTreeMap::from([("p".to_owned(), keys)]);
+    let pools = Pools::new(&providers, keys, &BTreeMap::new(), HealthRules::default());
+    choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(403))));
+    assert_eq!(choose(&pools, &[]).unwrap().key(), Some(0));
+    choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(402))));
+    assert_eq!(choose(&pools, &[]).unwrap().key(), Some(1));
+}
