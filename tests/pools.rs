@@ -406,8 +406,7 @@ fn weighted_models_share_requests_and_stand_in_for_each_other() {
         config.gateway.alias_rules.insert("split".into(), vec![rule(1_000_000), rule(1)]);
     });
     assert_eq!(text_of(&server.post(CHAT, &chat("split", false))), "well");
-    let models: Vec<Value> =
-        rows(&server, 2).iter().map(|row| row["model_used"].clone()).collect();
+    let models: Vec<Value> = rows(&server, 2).iter().map(|row| row["model_used"].clone()).collect();
     assert_eq!(models, ["bad", "gpt-4o-mini"]);
 }
 

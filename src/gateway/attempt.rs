@@ -90,7 +90,7 @@ impl Gateway {
                         objects.set_row(id);
                         let shows_miss = operation.cache_age.is_some();
                         let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
-                        let mut sink = sink.with_limit(limit);
+                        let mut sink = sink.with_limit(limit).with_lease(&lease);
                         let result = self.forward(operation, &call, limit, &guard, &mut sink);
                         let filled = sink.into_filled();
                         let result = result.map_err(|error| {

@@ -1,6 +1,7 @@
 //! The keys of each provider, and the choice of one for a call. A call that was chosen holds an
 //! [`KeyLease`], which reports its result to the states of the provider and of the key.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -112,8 +113,8 @@ pub enum KeyChoice<'a> {
 pub struct KeyLease<'a> {
     pool: Option<&'a Pool>,
     rules: &'a HealthRules,
-    provider: Option<Admitted>,
-    key: Option<(usize, Admitted)>,
+    provider: Cell<Option<Admitted>>,
+    key: Cell<Option<(usize, Admitted)>>,
 }
 
 impl Pools {
@@ -152,9 +153,8 @@ impl Pools {
         choice: KeyChoice<'_>,
         random: &mut dyn FnMut(u32) -> u32,
     ) -> Result<KeyLease<'_>, Option<Instant>> {
-        let lease = KeyLease { pool: None, rules: &self.rules, provider: None, key: None };
         let Some(pool) = self.pools.get(provider) else {
-            return Ok(lease);
+            return Ok(self.lease(None, None, None));
         };
         let now = Instant::now();
         let mut states = pool.states();
@@ -167,7 +167,7 @@ impl Pools {
                     return Err(Some(until));
                 }
                 let provider = Some(states.provider.health.begin(now));
-                return Ok(KeyLease { pool: Some(pool), provider, ..lease });
+                return Ok(self.lease(Some(pool), provider, None));
             }
         };
         let untried =
@@ -189,14 +189,22 @@ impl Pools {
         let at = free[place];
         let provider = Some(states.provider.health.begin(now));
         let key = Some((at, states.keys[at].health.begin(now)));
-        Ok(KeyLease { pool: Some(pool), provider, key, ..lease })
+        Ok(self.lease(Some(pool), provider, key))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        pool: Option<&'a Pool>,
+        provider: Option<Admitted>,
+        key: Option<(usize, Admitted)>,
+    ) -> KeyLease<'a> {
+        KeyLease { pool, rules: &self.rules, provider: Cell::new(provider), key: Cell::new(key) }
     }
 
     /// Chooses the key whose pause ends first.
     fn force(&self, provider: &str, choice: KeyChoice<'_>) -> KeyLease<'_> {
-        let lease = KeyLease { pool: None, rules: &self.rules, provider: None, key: None };
         let Some(pool) = self.pools.get(provider) else {
-            return lease;
+            return self.lease(None, None, None);
         };
         let now = Instant::now();
         let mut states = pool.states();
@@ -212,7 +220,7 @@ impl Pools {
         };
         let provider = Some(states.provider.health.begin(now));
         let key = key.map(|at| (at, states.keys[at].health.begin(now)));
-        KeyLease { pool: Some(pool), provider, key, ..lease }
+        self.lease(Some(pool), provider, key)
     }
 }
 
@@ -278,15 +286,31 @@ pub fn weighted(weights: &[u32], random: &mut dyn FnMut(u32) -> u32) -> Option<u
 impl KeyLease<'_> {
     /// Returns the place of the key in its pool; none if it has no keys, or for the client's own.
     pub fn key(&self) -> Option<usize> {
-        self.key.map(|(at, _)| at)
+        self.key.get().map(|(at, _)| at)
+    }
+
+    /// Notes that a response has begun, so that other calls need not wait for the end of a probe.
+    pub fn begun(&self) {
+        let (provider, key) = (self.provider.get(), self.key.get());
+        let is_probe = provider.is_some_and(|call| call.is_probe)
+            || key.is_some_and(|(_, call)| call.is_probe);
+        let Some(pool) = self.pool.filter(|_| is_probe) else {
+            return;
+        };
+        let mut states = pool.states();
+        let success = Some(HealthEvent::Success);
+        self.note(pool, &mut states, (success, success), None);
+        let now = Instant::now();
+        self.provider.set(provider.map(|_| states.provider.health.begin(now)));
+        self.key.set(key.map(|(at, _)| (at, states.keys[at].health.begin(now))));
     }
 
     /// Notes the result of the call.
-    pub fn record(mut self, result: Result<&Answer, &Failure>) {
+    pub fn record(self, result: Result<&Answer, &Failure>) {
         let Some(pool) = self.pool else {
             return;
         };
-        let (of_provider, of_key) = match result {
+        let events = match result {
             Ok(_) => (Some(HealthEvent::Success), Some(HealthEvent::Success)),
             Err(failure) => {
                 let is_of_input = pool.refuses_inputs && failure.status == Some(403);
@@ -294,31 +318,44 @@ impl KeyLease<'_> {
             }
         };
         let message = result.err().map(|failure| failure.message.as_str());
+        self.note(pool, &mut pool.states(), events, message);
+    }
+
+    /// Records the events of the provider and of the key. The drop releases calls without one.
+    fn note(
+        &self,
+        pool: &Pool,
+        states: &mut States,
+        (of_provider, of_key): (Option<HealthEvent>, Option<HealthEvent>),
+        message: Option<&str>,
+    ) {
         let now = Instant::now();
-        let mut states = pool.states();
-        if let (Some(call), Some(event)) = (self.provider, of_provider) {
+        if let Some(event) = of_provider
+            && let Some(call) = self.provider.take()
+        {
             let name = format!("provider {}", pool.name);
             states.provider.record(&name, call, event, self.rules, now, message);
-            self.provider = None;
         }
-        if let (Some((at, call)), Some(event)) = (self.key, of_key) {
+        if let Some(event) = of_key
+            && let Some((at, call)) = self.key.take()
+        {
             let name = format!("key {} of provider {}", pool.keys[at].name, pool.name);
             states.keys[at].record(&name, call, event, self.rules, now, message);
-            self.key = None;
         }
     }
 }
 
+/// Lets the next call be a probe, if this one was and has no result.
 impl Drop for KeyLease<'_> {
     fn drop(&mut self) {
-        let Some(pool) = self.pool.filter(|_| self.provider.is_some() || self.key.is_some()) else {
+        let Some(pool) = self.pool else {
             return;
         };
         let mut states = pool.states();
-        if let Some(call) = self.provider {
+        if let Some(call) = self.provider.get() {
             states.provider.health.release(call);
         }
-        if let Some((at, call)) = self.key {
+        if let Some((at, call)) = self.key.get() {
             states.keys[at].health.release(call);
         }
     }

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::providers::health::Pause;
 use crate::providers::testing;
 
 fn key(name: &str, secret: Option<&str>, weight: u32) -> PoolKey {
@@ -122,4 +125,31 @@ fn an_account_without_credit_benches_its_key_but_a_flagged_input_does_not() {
     assert_eq!(choose(&pools, &[]).unwrap().key(), Some(0));
     choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(402))));
     assert_eq!(choose(&pools, &[]).unwrap().key(), Some(1));
+}
+
+#[test]
+fn a_probe_ends_when_its_response_begins() {
+    let mut pools = pools(vec![key("A", Some("sk-a"), 1)]);
+    pools.rules.bench = Pause { first: Duration::ZERO, max: Duration::ZERO };
+    choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(401))));
+    let probe = choose(&pools, &[]).unwrap();
+    assert!(choose(&pools, &[]).is_err());
+    probe.begun();
+    drop(choose(&pools, &[]).unwrap());
+    assert_eq!(pools.pools["p"].states().keys[0].health.state(), HealthState::Ok);
+    probe.record(Err(&failure(FailureKind::Status, Some(401))));
+    assert!(matches!(pools.pools["p"].states().keys[0].health.state(), HealthState::Benched(_)));
+}
+
+#[test]
+fn a_probe_without_result_leaves_room_for_the_next() {
+    let mut pools = pools(vec![key("A", Some("sk-a"), 1)]);
+    pools.rules.bench = Pause { first: Duration::ZERO, max: Duration::ZERO };
+    choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(401))));
+    let probe = choose(&pools, &[]).unwrap();
+    assert!(choose(&pools, &[]).is_err());
+    drop(probe);
+    let probe = choose(&pools, &[]).unwrap();
+    probe.record(Err(&failure(FailureKind::Status, Some(400))));
+    assert!(choose(&pools, &[]).is_ok());
 }
