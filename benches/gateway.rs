@@ -1,5 +1,6 @@
 //! Overhead of the gateway per call, with the durable ledger: the same calls to the same upstream,
-//! directly and through flowledger, in alternating turns.
+//! directly and through flowledger, in alternating turns; and the CPU time of a translated call and
+//! stream beside a passed-on one.
 //!
 //! `make bench-gateway` prints the tables. The server and the upstream are separate processes, so
 //! that the server's CPU time is counted alone; this process runs the clients.
@@ -23,6 +24,9 @@ const AIM_P50_US: f64 = 300.0;
 const AIM_P99_US: f64 = 1_000.0;
 const AIM_CPU_MS: f64 = 0.25;
 const AIM_CALLS_PER_S: f64 = 4_000.0;
+
+/// The maximum CPU time of a translated call, as a multiple of a passed-on one.
+const AIM_TRANSLATED: f64 = 2.0;
 
 /// Numbers of concurrent clients.
 const AT_A_TIME: [usize; 3] = [1, 16, 64];
@@ -93,6 +97,23 @@ fn bench() {
         aim("added p99 < 1 ms", added(0.99) < AIM_P99_US),
     ];
     print(&format!("{RATE_PER_S} per second"), &direct, &providers, &aims);
+    println!(
+        "\nServer CPU per call, {RATE_CLIENTS} at a time: passed on, and translated from Anthropic's API"
+    );
+    println!("{:<10} {:>12} {:>14} {:>7}  aims", "", "passed on ms", "translated ms", "ratio");
+    for is_streamed in [false, true] {
+        let [passed, translated] =
+            rig.compare_requests([request(is_streamed), translated_request(is_streamed)]);
+        let ratio = translated.cpu_ms() / passed.cpu_ms();
+        println!(
+            "{:<10} {:>12.3} {:>14.3} {:>7.2}  {}",
+            if is_streamed { "stream" } else { "one piece" },
+            passed.cpu_ms(),
+            translated.cpu_ms(),
+            ratio,
+            aim("ratio <= 2", ratio <= AIM_TRANSLATED)
+        );
+    }
 }
 
 fn print(what: &str, direct: &Measured, providers: &Measured, aims: &[String]) {
@@ -193,6 +214,21 @@ impl Rig {
         }
         (direct, providers)
     }
+
+    /// Measures two kinds of calls through the gateway.
+    fn compare_requests(&mut self, requests: [Vec<u8>; 2]) -> [Measured; 2] {
+        let mut all = [Measured::default(), Measured::default()];
+        for _ in 0..TURNS {
+            for (measured, request) in all.iter_mut().zip(&requests) {
+                run_request(self.providers, RATE_CLIENTS, WARM_UP, None, request);
+                let cpu = self.cpu();
+                let window = WINDOW / TURNS;
+                measured.add(&run_request(self.providers, RATE_CLIENTS, window, None, request));
+                measured.cpu += self.cpu() - cpu;
+            }
+        }
+        all
+    }
 }
 
 struct Measured {
@@ -236,6 +272,16 @@ impl Measured {
 /// Runs clients for `window`. Without a rate each sends a call when the previous one is answered.
 /// With a rate they share it, and the time of a call counts from when it was due.
 fn run(address: SocketAddr, clients: usize, window: Duration, rate: Option<u32>) -> Measured {
+    run_request(address, clients, window, rate, &request(false))
+}
+
+fn run_request(
+    address: SocketAddr,
+    clients: usize,
+    window: Duration,
+    rate: Option<u32>,
+    request: &[u8],
+) -> Measured {
     let interval = rate.map(|rate| Duration::from_secs(1) * u32::try_from(clients).unwrap() / rate);
     let mut streams: Vec<TcpStream> = (0..clients).map(|_| connect(address)).collect();
     let began = Instant::now();
@@ -247,8 +293,7 @@ fn run(address: SocketAddr, clients: usize, window: Duration, rate: Option<u32>)
             .map(|(at, stream)| {
                 scope.spawn(move || {
                     let mut measured = Measured::default();
-                    let mut buffer = vec![0; 16 << 10];
-                    let request = request();
+                    let mut buffer = vec![0; 64 << 10];
                     let mut due = began;
                     if let Some(interval) = interval {
                         due +=
@@ -258,13 +303,13 @@ fn run(address: SocketAddr, clients: usize, window: Duration, rate: Option<u32>)
                         match interval {
                             Some(interval) => {
                                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                                call(stream, &request, &mut buffer);
+                                call(stream, request, &mut buffer);
                                 measured.record(due.elapsed());
                                 due += interval;
                             }
                             None => {
                                 let asked = Instant::now();
-                                call(stream, &request, &mut buffer);
+                                call(stream, request, &mut buffer);
                                 measured.record(asked.elapsed());
                             }
                         }
@@ -296,17 +341,37 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn request() -> Vec<u8> {
-    let body = serde_json::json!({
+fn request(is_streamed: bool) -> Vec<u8> {
+    let mut body = serde_json::json!({
         "model": "bench/gpt-4o-mini",
         "messages": [
             {"role": "system", "content": "You answer briefly."},
             {"role": "user", "content": "Why do bees dance? ".repeat(10)},
         ],
-    })
-    .to_string();
+    });
+    if is_streamed {
+        body["stream"] = true.into();
+    }
+    post("chat/completions", &body.to_string())
+}
+
+/// Returns the same request in Anthropic's API.
+fn translated_request(is_streamed: bool) -> Vec<u8> {
+    let mut body = serde_json::json!({
+        "model": "bench/gpt-4o-mini",
+        "max_tokens": 1_024,
+        "system": "You answer briefly.",
+        "messages": [{"role": "user", "content": "Why do bees dance? ".repeat(10)}],
+    });
+    if is_streamed {
+        body["stream"] = true.into();
+    }
+    post("messages", &body.to_string())
+}
+
+fn post(path: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/{path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -326,11 +391,15 @@ fn call(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) {
     }
 }
 
-/// Returns the length of the message in `bytes` if its head is complete.
+/// Returns the length of the message in `bytes` if its head is complete; more than that of `bytes` if a
+/// chunked message has not ended.
 fn whole(bytes: &[u8]) -> Option<usize> {
     const LENGTH: &str = "content-length: ";
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).unwrap().to_ascii_lowercase();
+    if text.contains("transfer-encoding: chunked") {
+        return Some(if bytes.ends_with(b"\r\n0\r\n\r\n") { bytes.len() } else { usize::MAX });
+    }
     let length = text.lines().find_map(|line| line.strip_prefix(LENGTH)).unwrap();
     Some(head + length.parse::<usize>().unwrap())
 }
@@ -352,6 +421,7 @@ fn serve(data: &Path, url: &str) {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     config.providers.insert("bench".into(), provider);
@@ -367,7 +437,41 @@ fn serve(data: &Path, url: &str) {
     server.shutdown();
 }
 
-/// The upstream process: every chat completion is the same, in one piece and with usage.
+/// The number of pieces of a streamed answer.
+const PIECES: usize = 40;
+
+/// Returns the answer as a stream of server-sent events.
+fn stream_answer() -> String {
+    let chunk = |delta: serde_json::Value, finish: Option<&str>| {
+        let chunk = serde_json::json!({
+            "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000,
+            "model": "gpt-4o-mini-2024-07-18",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        });
+        format!("data: {chunk}\n\n")
+    };
+    let mut body = chunk(serde_json::json!({"role": "assistant", "content": ""}), None);
+    for _ in 0..PIECES {
+        body.push_str(&chunk(serde_json::json!({"content": "Bees"}), None));
+    }
+    body.push_str(&chunk(serde_json::json!({}), Some("stop")));
+    let usage = serde_json::json!({
+        "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000,
+        "model": "gpt-4o-mini-2024-07-18", "choices": [],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 48, "total_tokens": 68},
+    });
+    body.push_str(&format!("data: {usage}\n\ndata: [DONE]\n\n"));
+    response("text/event-stream", &body)
+}
+
+fn response(content_type: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The upstream process: every chat completion is the same, with usage.
 fn upstream() {
     let body = serde_json::json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000,
@@ -379,22 +483,19 @@ fn upstream() {
         "usage": {"prompt_tokens": 20, "completion_tokens": 48, "total_tokens": 68},
     })
     .to_string();
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let answer: &'static str = answer.leak();
+    let answer: &'static str = response("application/json", &body).leak();
+    let streamed: &'static str = stream_answer().leak();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     say(&listener.local_addr().unwrap().to_string());
     for stream in listener.incoming().map_while(Result::ok) {
         thread::Builder::new()
             .stack_size(STACK_BYTES)
-            .spawn(move || answer_all(stream, answer))
+            .spawn(move || answer_all(stream, answer, streamed))
             .unwrap();
     }
 }
 
-fn answer_all(mut stream: TcpStream, answer: &str) {
+fn answer_all(mut stream: TcpStream, answer: &str, streamed: &str) {
     stream.set_nodelay(true).unwrap();
     let mut buffer = vec![0; 16 << 10];
     let mut count = 0;
@@ -405,12 +506,18 @@ fn answer_all(mut stream: TcpStream, answer: &str) {
         }
         if whole(&buffer[..count]).is_some_and(|whole| count >= whole) {
             // A connection carries one request at a time.
+            let is_streamed = contains(&buffer[..count], b"\"stream\":true");
             count = 0;
+            let answer = if is_streamed { streamed } else { answer };
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
             }
         }
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// The parent's handle of a child process; killed on drop.

@@ -124,6 +124,7 @@ fn providers() -> Providers {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            apis: Vec::new(),
             network: Network::default(),
         };
         (name.to_owned(), config)

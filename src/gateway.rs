@@ -36,6 +36,7 @@ mod route;
 mod stats;
 mod stored;
 mod targets;
+mod translate;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -238,7 +239,12 @@ impl Gateway {
     ) -> Result<Vec<models::Model>, ApiError> {
         let client = self.client(head)?;
         let formats: Vec<ApiFormat> = route::formats_of(protocol);
-        let supports = |kind| formats.iter().any(|it| attempt::is_supported_by(*it, kind));
+        let supports = |provider: &str| {
+            let apis = self.providers.apis(provider);
+            self.providers.kind(provider).is_some_and(|kind| {
+                formats.iter().any(|format| translate::service(*format, kind, apis).is_some())
+            })
+        };
         let aliases = &self.settings.aliases;
         let mut models = self.model_lists.models(protocol, aliases, &self.providers, supports);
         models.retain(|model| match aliases.get(&model.id) {

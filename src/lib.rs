@@ -29,5 +29,6 @@ pub mod server;
 pub mod store;
 mod threads;
 pub mod time;
+mod translation;
 mod verify;
 pub mod websocket;

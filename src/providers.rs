@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::prices::Prices;
 use crate::secret::Secret;
+use crate::translation::Api;
 
 mod anthropic;
 mod api_format;
@@ -44,9 +45,11 @@ mod network;
 mod object;
 mod ollama;
 mod openai;
+mod pass_through;
 mod pool;
 mod probe;
 mod rate_limit;
+mod rate_limit_headers;
 mod refusal;
 mod relay;
 mod responses;
@@ -55,6 +58,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod translated;
 mod transport;
 mod wire;
 
@@ -90,7 +94,9 @@ use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
 pub use relay::{Relay, RelayBody, Relayed};
 pub use tokenizer::has_known_tokenizer;
+pub use translated::Translation;
 use transport::Scope;
+pub use wire::provider_message as error_message;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 
 /// The assumed tokens of an answer without a limit, for a provider's limit of tokens per minute.
@@ -166,6 +172,11 @@ impl Providers {
 
     pub fn kind(&self, provider: &str) -> Option<Kind> {
         self.providers.get(provider).map(|provider| provider.kind)
+    }
+
+    /// Returns the APIs that generate text at a provider, the preferred one first.
+    pub fn apis(&self, provider: &str) -> &[Api] {
+        self.providers.get(provider).map_or(&[], ProviderConfig::apis)
     }
 
     /// Returns the protocol and the URL of a provider.

@@ -341,12 +341,12 @@ fn a_failed_alias_returns_the_most_useful_error() {
         let [keyless, claude] = ["keyless", "claude"].map(|name| target(name, "x"));
         for (name, targets) in [
             ("a", vec![long.clone(), keyless.clone()]),
-            ("b", vec![long.clone(), gone.clone(), claude.clone()]),
+            ("b", vec![long.clone(), gone.clone(), claude]),
             ("c", vec![keyless.clone(), long.clone(), slow.clone()]),
             ("d", vec![long, busy]),
             ("e", vec![gone, keyless.clone()]),
             ("f", vec![slow, keyless.clone()]),
-            ("g", vec![keyless, claude]),
+            ("g", vec![keyless.clone(), keyless]),
         ] {
             config.gateway.aliases.insert(name.into(), targets);
         }

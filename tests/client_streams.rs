@@ -192,6 +192,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
@@ -221,6 +222,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         hides_usage: false,
         has_sound: false,
         drain_max: None,
+        translation: None,
     };
     let not = providers.forward(&forward, &Cancel::new(), &mut Gone);
     let failure = not.unwrap_err().failure;

@@ -89,6 +89,7 @@ fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKe
         hides_usage: false,
         has_sound: false,
         drain_max: None,
+        translation: None,
     };
     let failed = providers.forward(&forward, &Cancel::new(), &mut DiscardSink);
     let failed = failed.unwrap_err();
@@ -106,6 +107,7 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let server = thread::spawn(move || {
@@ -140,6 +142,7 @@ fn refused_by_proxy() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network { proxy, ..Network::default() },
     };
     let server = thread::spawn(move || {

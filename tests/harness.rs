@@ -245,6 +245,7 @@ pub fn add_provider(config: &mut Config, name: &str, kind: Kind, base_url: &str)
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     config.providers.insert(name.to_owned(), provider);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// cycle.
 const LAYERS: &[&[&str]] = &[
     &["error", "event", "ids", "metrics", "money", "secret", "threads", "time"],
-    &["budget", "flow", "prices", "schedule"],
+    &["budget", "flow", "prices", "schedule", "translation"],
     &["providers", "store"],
     &["hub", "journal", "verify"],
     &["calls"],

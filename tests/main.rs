@@ -115,6 +115,7 @@ mod responses;
 mod retries;
 mod runs;
 mod stored_responses;
+mod translation;
 mod triggers;
 mod upgrade;
 mod upstream;

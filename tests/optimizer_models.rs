@@ -209,6 +209,7 @@ fn providers(upstream: &Upstream, kind: Kind) -> Providers {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     Providers::new(BTreeMap::from([("p".to_owned(), provider)]), Timeouts::default())

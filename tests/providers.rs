@@ -428,6 +428,7 @@ fn a_missing_key_prevents_the_call_and_names_the_setting() {
                 missing_key_hint: Some("set OPENAI_API_KEY".into()),
                 stream_usage: true,
                 trust_stated_cost: None,
+                apis: Vec::new(),
                 network: Network::default(),
             };
             config.providers.insert(name.into(), provider);

@@ -120,6 +120,7 @@ fn ask(
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers = [(name(kind).to_owned(), provider)].into();

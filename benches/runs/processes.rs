@@ -35,6 +35,7 @@ pub fn serve(data: &Path, url: &str) {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            apis: Vec::new(),
             network: Network::default(),
         },
     );

@@ -48,6 +48,7 @@ impl Rig {
             missing_key_hint: None,
             stream_usage: true,
             trust_stated_cost: None,
+            apis: Vec::new(),
             network: Network::default(),
         };
         let providers =

@@ -16,6 +16,7 @@ use crate::gateway::LoopLimits;
 use crate::journal::Retention;
 use crate::providers::{FailedCallCosts, HealthRules, Kind, Pause, Timeouts};
 use crate::secret::Secret;
+use crate::translation::Api;
 use crate::websocket::Pings;
 
 /// Limits memory and threads of runs: about a gigabyte.
@@ -151,6 +152,7 @@ pub(super) struct FileProvider {
     pub pass_through_key: bool,
     pub stream_usage: Option<bool>,
     pub trust_stated_cost: Option<bool>,
+    pub apis: Vec<Api>,
     pub proxy: Option<Secret>,
     pub ca_file: Option<PathBuf>,
 }

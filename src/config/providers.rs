@@ -8,8 +8,11 @@ use super::file::{FileProvider, OnDisconnect};
 use super::{Variable, config_error, network};
 use crate::error::{Error, Result};
 use crate::gateway::ClientPolicy;
-use crate::providers::{Kind, Network, PoolKey, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
+use crate::providers::{
+    ApiFormat, Kind, Network, PoolKey, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate,
+};
 use crate::secret::Secret;
+use crate::translation::Api;
 
 /// A provider that needs no configuration.
 struct WellKnown {
@@ -185,6 +188,7 @@ impl WellKnown {
             }),
             stream_usage: self.stream_usage,
             trust_stated_cost: None,
+            apis: Vec::new(),
             network,
         }
     }
@@ -254,6 +258,7 @@ fn provider(
     let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
     let stream_usage = file.stream_usage.unwrap_or(known_stream_usage);
     let trust_stated_cost = file.trust_stated_cost;
+    let apis = apis(&file.apis, name, kind)?;
     let (api_key, missing_key_hint) = key(file, name, known, directory, variable)?;
     Ok(ProviderConfig {
         kind,
@@ -262,8 +267,22 @@ fn provider(
         missing_key_hint,
         stream_usage,
         trust_stated_cost,
+        apis,
         network,
     })
+}
+
+/// Checks the APIs of a provider.
+fn apis(apis: &[Api], name: &str, kind: Kind) -> Result<Vec<Api>> {
+    let is_supported = |api: &Api| ApiFormat::of(*api, false).is_supported_by(kind);
+    let Some(api) = apis.iter().find(|api| !is_supported(api)) else {
+        return Ok(apis.to_vec());
+    };
+    let all = [Api::Chat, Api::Responses, Api::Messages, Api::Gemini];
+    let known: Vec<&str> = all.iter().filter(|api| is_supported(api)).map(|it| it.name()).collect();
+    let message =
+        format!("`{}` is not possible with this kind; expected {}", api.name(), known.join(" or "));
+    Err(field_error(name, "apis", &message))
 }
 
 /// Ollama serves its OpenAI-compatible API below its own.

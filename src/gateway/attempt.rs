@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::cache::CACHED_HEADER;
+use super::chat_request::ChatRequest;
 use super::client::{Client, is_login};
 use super::client_sink::ClientSink;
 use super::echo::{self, EchoFormat};
@@ -14,6 +15,8 @@ use super::protocol::{ErrorForm, ErrorResponse, Protocol};
 use super::route::path_of;
 use super::stored::ObjectRecorder;
 use super::targets::Target;
+use super::translate::{Service, TranslatedRequest, not_written, service, translated_error};
+use crate::budget::OutputLimit;
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
@@ -57,10 +60,17 @@ impl Gateway {
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
     ) -> (Attempt, Option<usize>) {
-        let kind = match self.usable(operation, target) {
-            Ok(kind) => kind,
-            // No call was made, so there is no row.
+        // No call was made, so there is no row.
+        let service = match self.usable(operation, target) {
+            Ok(service) => service,
             Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
+        };
+        let translated = match service {
+            Service::Translated(api) => match self.translate(operation, target, api) {
+                Ok(translated) => Some(translated),
+                Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
+            },
+            _ => None,
         };
         if let Err(refusal) = operation.take_rate() {
             return (refused(refusal), None);
@@ -71,7 +81,11 @@ impl Gateway {
         let Some(guard) = self.in_flight.enter(watched) else {
             return (refused(stopping()), None);
         };
-        let call = Call { key: lease.key(), ..operation.call(target) };
+        let mut call = Call { key: lease.key(), ..operation.call(target) };
+        if let Some(tokens) = translated.as_ref().and_then(TranslatedRequest::output_tokens) {
+            // The limit that the provider gets, so that budgets reserve it.
+            call.max_tokens = Some(tokens);
+        }
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -84,14 +98,20 @@ impl Gateway {
                 Ok(resources) => {
                     let exchange = |id, fill, limit| {
                         operation.begin_call();
-                        if kind == Kind::Echo {
+                        if service == Service::Echo {
                             return self.echo(operation, &call, fill, &guard, reply);
                         }
                         objects.set_row(id);
                         let shows_miss = operation.cache_age.is_some();
                         let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
                         let mut sink = sink.with_limit(limit).with_lease(&lease);
-                        let result = self.forward(operation, &call, limit, &guard, &mut sink);
+                        let result = match &translated {
+                            Some(translated) => {
+                                let sent = (translated, limit);
+                                self.forward_translated(operation, &call, sent, &guard, &mut sink)
+                            }
+                            None => self.forward(operation, &call, limit, &guard, &mut sink),
+                        };
                         let filled = sink.into_filled();
                         let result = result.map_err(|error| {
                             let failure = Box::new(error.failure.clone());
@@ -135,9 +155,7 @@ impl Gateway {
                 bytes: request.prompt.bytes_estimate(),
                 prompt: request,
                 // Calls of `echo` are free.
-                output: request
-                    .limit
-                    .output()
+                output: output_limit(request, call)
                     .filter(|_| self.providers.kind(&call.provider) != Some(Kind::Echo)),
                 cache_writes: request.cache_writes,
                 options: request.priced_options,
@@ -207,12 +225,12 @@ impl Gateway {
         }
     }
 
-    /// Returns the kind of a target's provider, if it can be used.
+    /// Returns how a target serves the request, if it can be used.
     pub(super) fn usable(
         &self,
         operation: &Operation<'_>,
         target: &Target,
-    ) -> Result<Kind, ApiError> {
+    ) -> Result<Service, ApiError> {
         let protocol = operation.protocol;
         let provider = &target.provider;
         operation.check_model(target)?;
@@ -228,8 +246,10 @@ impl Gateway {
         }
         let format = operation.format;
         let kind = self.providers.kind(provider);
-        if let Some(kind) = kind.filter(|kind| is_supported_by(format, *kind)) {
-            return Ok(kind);
+        if let Some(service) =
+            kind.and_then(|kind| service(format, kind, self.providers.apis(provider)))
+        {
+            return Ok(service);
         }
         let others = API_FORMATS
             .into_iter()
@@ -318,13 +338,44 @@ impl Gateway {
             hides_usage: adds_usage,
             has_sound: request.prompt.has_sound(),
             drain_max: self.policy(&call.provider).drain_max,
+            translation: None,
+        };
+        let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
+        forwarded.map_err(|error| with_disconnect(error, guard))
+    }
+
+    /// Forwards a translated request, with its lowered output limit if there is one.
+    fn forward_translated(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        (translated, limit): (&TranslatedRequest, Option<u32>),
+        guard: &InFlightGuard<'_>,
+        sink: &mut ClientSink<'_, '_, '_>,
+    ) -> Result<Answer, Box<ForwardError>> {
+        let request = &operation.request;
+        let body = translated.body(limit).map_err(|refusal| not_written(&refusal, call))?;
+        let forward = Forward {
+            call,
+            api_format: translated.format(),
+            method: Method::Post,
+            path: None,
+            query: translated.query(),
+            texts: &|| request.all_texts(),
+            body: &body,
+            headers: &[],
+            key: self.own_key(operation, &call.provider),
+            hides_usage: false,
+            has_sound: request.prompt.has_sound(),
+            drain_max: self.policy(&call.provider).drain_max,
+            translation: Some(&translated.translation()),
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
         forwarded.map_err(|mut error| {
-            if guard.is_disconnected() {
-                "client disconnected".clone_into(&mut error.failure.message);
-            }
-            error
+            let refused = error.refused.take();
+            error.refused =
+                refused.map(|(head, body)| translated_error(operation.protocol, &head, &body));
+            with_disconnect(error, guard)
         })
     }
 
@@ -433,12 +484,20 @@ impl Gateway {
     }
 }
 
-/// Returns whether a provider of this kind accepts the format.
-pub(super) fn is_supported_by(format: ApiFormat, kind: Kind) -> bool {
-    match kind {
-        Kind::Echo => echo::has_form(format),
-        _ => format.is_supported_by(kind),
+/// Returns the limit that budgets may lower. A translated call may have another one than the request.
+fn output_limit(request: &ChatRequest<'_>, call: &Call) -> Option<OutputLimit> {
+    let limit = request.limit.output()?;
+    match call.max_tokens.filter(|_| call.max_tokens != request.max_tokens) {
+        Some(tokens) => Some(OutputLimit { tokens, ..limit }),
+        None => Some(limit),
     }
+}
+
+fn with_disconnect(mut error: Box<ForwardError>, guard: &InFlightGuard<'_>) -> Box<ForwardError> {
+    if guard.is_disconnected() {
+        "client disconnected".clone_into(&mut error.failure.message);
+    }
+    error
 }
 
 fn reply_cached(response: &Bought, reply: &mut ResponseWriter<'_>) {

@@ -66,6 +66,8 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> 
 impl Gateway {
     /// Returns the SHA-256, in hexadecimal, of all data that affects the answer, and of its owner.
     pub(super) fn cache_key(&self, operation: &Operation<'_>, call: &Call) -> String {
+        let apis = self.providers.apis(&call.provider);
+        let translated = operation.format.api().filter(|api| !apis.contains(api)).and(apis.first());
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
         let mut effective = operation.headers.clone();
@@ -88,6 +90,9 @@ impl Gateway {
             // One body may be valid for several of the other formats.
             if !API_FORMATS.contains(&operation.format) {
                 all.push(format!("{:?}", operation.format).into());
+            }
+            if let Some(api) = translated {
+                all.push(api.name().into());
             }
             if !operation.query.is_empty() {
                 all.push(operation.query.as_str().into());

@@ -11,9 +11,10 @@ use super::operation::Operation;
 use super::protocol::ErrorResponse;
 use super::stored::ObjectRecorder;
 use super::targets::Target;
+use super::translate::Service;
 use super::{Gateway, answer_json, no_target, ollama};
 use crate::listener::{ApiError, ResponseWriter};
-use crate::providers::{ApiFormat, Call, Forward, Kind, Method};
+use crate::providers::{ApiFormat, Call, Forward, Method, count_tokens};
 
 impl Gateway {
     /// Asks the first target of the requested model.
@@ -22,10 +23,17 @@ impl Gateway {
         operation: &Operation<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let (target, kind) = self.counting_target(operation)?;
-        if kind == Kind::Echo {
-            answer_json(reply, &echo_answer(operation)?);
-            return Ok(());
+        let (target, service) = self.counting_target(operation)?;
+        match service {
+            Service::Echo => {
+                answer_json(reply, &echo_answer(operation)?);
+                return Ok(());
+            }
+            Service::Counted | Service::Translated(_) => {
+                answer_json(reply, &estimate(operation));
+                return Ok(());
+            }
+            Service::PassedOn => {}
         }
         let Some(guard) = self.in_flight.enter(None) else {
             return Err(stopping().into());
@@ -45,6 +53,7 @@ impl Gateway {
             hides_usage: false,
             has_sound: false,
             drain_max: None,
+            translation: None,
         };
         let mut objects = ObjectRecorder::new(&self.calls);
         let mut client = ClientSink::new(false, None, &mut objects, reply);
@@ -58,10 +67,26 @@ impl Gateway {
         }
     }
 
-    fn counting_target(&self, operation: &Operation<'_>) -> Result<(Target, Kind), ApiError> {
+    fn counting_target(&self, operation: &Operation<'_>) -> Result<(Target, Service), ApiError> {
         let target = self.targets(operation)?.into_iter().next().ok_or_else(no_target)?;
-        let kind = self.usable(operation, &target)?;
-        Ok((target, kind))
+        let service = self.usable(operation, &target)?;
+        Ok((target, service))
+    }
+}
+
+/// Returns an estimate for a provider without a token count: by the tokenizer, which is close for most
+/// models (see docs/budgets.md), and the bound of images and built-in tools.
+fn estimate(operation: &Operation<'_>) -> Value {
+    let request = &operation.request;
+    let size = request.text_size(&request.prompt, true);
+    let texts = count_tokens(&request.all_texts());
+    let tokens = texts.saturating_add(size.media_tokens).saturating_add(size.tool_tokens);
+    match operation.format {
+        ApiFormat::ContentTokenCount => json!({"totalTokens": tokens}),
+        ApiFormat::ResponseTokenCount => {
+            json!({"object": "response.input_tokens", "input_tokens": tokens})
+        }
+        _ => json!({"input_tokens": tokens}),
     }
 }
 

@@ -137,11 +137,9 @@ impl ModelLists {
         protocol: Protocol,
         aliases: &Aliases,
         providers: &Arc<Providers>,
-        supports: impl Fn(Kind) -> bool,
+        supports: impl Fn(&str) -> bool,
     ) -> Vec<Model> {
-        let is_usable = |name: &str| {
-            providers.kind(name).is_some_and(&supports) && providers.check(name).is_ok()
-        };
+        let is_usable = |name: &str| supports(name) && providers.check(name).is_ok();
         let usable: Vec<&str> =
             providers.providers().map(|(name, _)| name).filter(|name| is_usable(name)).collect();
         let listing: Vec<&str> =

@@ -72,6 +72,7 @@ impl Gateway {
             hides_usage: false,
             has_sound: false,
             drain_max: None,
+            translation: None,
         };
         let mut sink = ClientSink::new(false, None, &mut recorder, reply);
         let forwarded = self.providers.forward(&forward, &guard.cancel, &mut sink);

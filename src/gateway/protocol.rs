@@ -110,7 +110,7 @@ fn anthropic_type(status: u16) -> &'static str {
         413 => "request_too_large",
         429 => "rate_limit_error",
         400..=499 => "invalid_request_error",
-        503 => "overloaded_error",
+        503 | 529 => "overloaded_error",
         504 => "timeout_error",
         _ => "api_error",
     }

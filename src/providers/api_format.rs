@@ -11,6 +11,7 @@ use super::framer::{Event, Framing};
 use super::media::MediaReader;
 use super::wire::{Flow, Reader, ResponseAccumulator, check_reported};
 use super::{anthropic, gemini, ollama, openai, responses};
+use crate::translation::Api;
 
 /// The protocol of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,28 @@ pub const API_FORMATS: [ApiFormat; 5] = [
 pub(super) type Route = fn(&ProviderConfig, &Call) -> (String, Box<dyn Reader>);
 
 impl ApiFormat {
+    /// Returns the format of a call in an API.
+    pub fn of(api: Api, is_streamed: bool) -> Self {
+        match api {
+            Api::Chat => Self::ChatCompletions,
+            Api::Responses => Self::Responses,
+            Api::Messages => Self::Messages,
+            Api::Gemini if is_streamed => Self::ContentStream,
+            Api::Gemini => Self::GenerateContent,
+        }
+    }
+
+    /// Returns the API of a call that can be translated.
+    pub fn api(self) -> Option<Api> {
+        Some(match self {
+            Self::ChatCompletions => Api::Chat,
+            Self::Responses => Api::Responses,
+            Self::Messages => Api::Messages,
+            Self::GenerateContent | Self::ContentStream | Self::ContentArray => Api::Gemini,
+            _ => return None,
+        })
+    }
+
     /// Returns whether a provider of this kind understands the format.
     pub fn is_supported_by(self, kind: Kind) -> bool {
         self.route(kind).is_some()

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::network::Network;
 use crate::secret::Secret;
+use crate::translation::Api;
 
 /// The protocol that a provider speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct ProviderConfig {
     /// for OpenRouter, xAI and Perplexity only, because they bill this cost. A server that states 0
     /// could evade a budget.
     pub trust_stated_cost: Option<bool>,
+    /// The APIs that generate text; empty for the default of the kind. Requests in others are
+    /// translated to the first.
+    pub apis: Vec<Api>,
     pub network: Network,
 }
 
@@ -55,6 +59,23 @@ impl ProviderConfig {
             ("", Kind::Gemini) => "https://generativelanguage.googleapis.com",
             ("", Kind::Ollama) => "http://127.0.0.1:11434",
             (base_url, _) => base_url,
+        }
+    }
+
+    /// Returns the APIs that generate text, the preferred one first. Some of OpenAI's models have all
+    /// abilities only in the Responses API
+    /// (<https://platform.openai.com/docs/guides/migrate-to-responses>).
+    pub fn apis(&self) -> &[Api] {
+        match self.kind {
+            _ if !self.apis.is_empty() => &self.apis,
+            Kind::OpenAi if host(self.base_url()) == "api.openai.com" => {
+                &[Api::Responses, Api::Chat]
+            }
+            Kind::OpenAi => &[Api::Chat, Api::Responses],
+            Kind::Anthropic => &[Api::Messages],
+            Kind::Gemini => &[Api::Gemini, Api::Chat],
+            Kind::Ollama => &[Api::Chat, Api::Messages, Api::Responses],
+            Kind::Echo => &[],
         }
     }
 

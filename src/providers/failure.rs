@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::billing::Billing;
+use super::call::Call;
 use crate::event::Usage;
 
 /// The failure of a call. Its `Display` output is [`Failure::message`].
@@ -40,6 +41,21 @@ impl Failure {
             FailureKind::Connect | FailureKind::Timeout => true,
             FailureKind::Status => self.status.is_none_or(is_transient_status),
             _ => false,
+        }
+    }
+
+    /// Creates the failure of a call that was not sent.
+    pub fn not_sent(kind: FailureKind, message: String, call: &Call) -> Self {
+        Self {
+            kind,
+            message,
+            status: None,
+            retry_after: None,
+            usage: Usage::default(),
+            billing: Billing::default(),
+            model: call.model.clone(),
+            latency_ms: 0,
+            sent: false,
         }
     }
 

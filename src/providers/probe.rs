@@ -55,6 +55,7 @@ impl ApiFormat {
             stream_usage: true,
             network: Network::default(),
             trust_stated_cost: None,
+            apis: Vec::new(),
         };
         let call = Call {
             provider: "p".to_owned(),

@@ -38,6 +38,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     }
 }

@@ -122,6 +122,7 @@ fn providers(kind: Kind, base_url: &str, timeouts: Timeouts) -> Providers {
         missing_key_hint: Some("set THE_KEY".into()),
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     Providers::new([("p".to_owned(), provider)].into(), timeouts)
@@ -587,6 +588,7 @@ fn proxied(server: &Server, scheme: &str) -> Providers {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network { proxy: ProxyRule::Through(proxy), ..Network::default() },
     };
     Providers::new([("p".to_owned(), provider)].into(), Timeouts::default())
@@ -750,6 +752,7 @@ fn call_to_an_unusable_provider_is_not_sent() {
         missing_key_hint: hint.map(str::to_owned),
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let url = &server.base_url;
@@ -796,6 +799,7 @@ fn local_server_is_called_without_a_key() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
@@ -930,6 +934,7 @@ fn the_reservation_covers_cache_writes_of_marked_prompts() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers =
@@ -1037,6 +1042,7 @@ fn cost_above_the_maximum_is_unknown() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers = [("openai".to_owned(), provider)].into();
@@ -1074,6 +1080,7 @@ fn short_key_is_not_redacted_in_names() {
         missing_key_hint: None,
         stream_usage: true,
         trust_stated_cost: None,
+        apis: Vec::new(),
         network: Network::default(),
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());

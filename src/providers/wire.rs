@@ -323,7 +323,7 @@ pub(super) fn is_error(error: &Value) -> bool {
 /// Anthropic `{"type":"error","error":{"type","message"}}`, Google
 /// `{"error":{"code","message","status"}}`, Ollama `{"error":"…"}`; compatible servers also write
 /// `{"message":"…"}`, `{"detail":"…"}` or an array of one such object.
-pub(super) fn provider_message(document: &Value) -> Option<String> {
+pub fn provider_message(document: &Value) -> Option<String> {
     let document = document.get(0).unwrap_or(document);
     let error = &document["error"];
     let message = [&error["message"], error, &document["message"], &document["detail"]]

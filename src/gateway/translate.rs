@@ -1,0 +1,316 @@
+//! How a target serves a client's request: in the client's API, or translated to another one.
+
+use serde_json::Value;
+
+use super::Gateway;
+use super::echo;
+use super::operation::Operation;
+use super::protocol::Protocol;
+use super::targets::Target;
+use crate::listener::ApiError;
+use crate::providers::{
+    ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, Call, Failure, FailureKind, ForwardError, Kind,
+    Translation, error_message,
+};
+use crate::time::Timestamp;
+use crate::translation::{self, Api, Context, Conversation, Refusal, Written};
+
+/// See [`output_tokens_assumed`].
+const OUTPUT_TOKENS_ASSUMED: u32 = 32_000;
+/// Limits the response header with the dropped fields, in bytes.
+const DROPPED_BYTES_MAX: usize = 1_024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    /// The offline provider answers in the client's API.
+    Echo,
+    /// The provider gets the client's bytes.
+    PassedOn,
+    Translated(Api),
+    /// The provider has no token count, so flowledger estimates one.
+    Counted,
+}
+
+/// Returns how a provider of this kind, with these APIs, serves a format.
+pub(super) fn service(format: ApiFormat, kind: Kind, apis: &[Api]) -> Option<Service> {
+    if kind == Kind::Echo {
+        return echo::has_form(format).then_some(Service::Echo);
+    }
+    let is_spoken = format.api().is_none_or(|api| apis.contains(&api));
+    if is_spoken && format.is_supported_by(kind) {
+        return Some(Service::PassedOn);
+    }
+    match (format.api(), apis.first()) {
+        (Some(_), Some(api)) => Some(Service::Translated(*api)),
+        _ if is_token_count(format) => Some(Service::Counted),
+        _ => None,
+    }
+}
+
+fn is_token_count(format: ApiFormat) -> bool {
+    use ApiFormat::{ContentTokenCount, ResponseTokenCount, TokenCount};
+    matches!(format, TokenCount | ResponseTokenCount | ContentTokenCount)
+}
+
+/// A client's request for a provider of another API.
+pub(super) struct TranslatedRequest {
+    conversation: Conversation,
+    target: translation::Target,
+    written: Written,
+    context: Context,
+    api: Api,
+    client: Api,
+}
+
+impl Gateway {
+    /// Translates a request for a target.
+    ///
+    /// # Errors
+    /// 400 if the request is invalid, or the target's API cannot express it.
+    pub(super) fn translate(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+        api: Api,
+    ) -> Result<TranslatedRequest, ApiError> {
+        let request = &operation.request;
+        let Some(client) = operation.format.api() else {
+            return Err(ApiError::bad_request(
+                "wrong_protocol",
+                "the request cannot be translated",
+            ));
+        };
+        let body: Value = serde_json::from_str(request.body())
+            .map_err(|error| ApiError::bad_request("bad_json", error.to_string()))?;
+        let refused = |refusal| refused(&refusal, api, &target.provider);
+        let mut conversation = translation::read_for_other(client, &body).map_err(refused)?;
+        conversation.model.clone_from(&target.model);
+        conversation.is_streamed = request.is_streamed;
+        let to = translation::Target {
+            chat_limit: self.providers.output_limit_name(&target.provider),
+            takes_stream_options: self.providers.takes_stream_options(&target.provider),
+            output_tokens_assumed: output_tokens_assumed(&target.model),
+        };
+        let written = translation::write_request(api, &conversation, &to).map_err(refused)?;
+        let context = Context {
+            id: operation.id.replace('-', ""),
+            created: Timestamp::now().0 / 1_000,
+            model: target.model.clone(),
+            wants_usage: request.wants_usage,
+            is_array: operation.format == ApiFormat::ContentArray,
+            request: body,
+        };
+        Ok(TranslatedRequest { conversation, target: to, written, context, api, client })
+    }
+}
+
+impl TranslatedRequest {
+    /// Returns the format of the request at the provider.
+    pub(super) fn format(&self) -> ApiFormat {
+        ApiFormat::of(self.api, self.conversation.is_streamed)
+    }
+
+    /// Returns the query of the request at the provider.
+    pub(super) fn query(&self) -> &'static str {
+        match self.format() {
+            ApiFormat::ContentStream => "alt=sse",
+            _ => "",
+        }
+    }
+
+    /// Returns the body for the provider, with a lowered output limit if there is one.
+    pub(super) fn body(&self, limit: Option<u32>) -> Result<Vec<u8>, Refusal> {
+        let body = match limit {
+            None => self.written.body.to_string(),
+            Some(limit) => {
+                let mut conversation = self.conversation.clone();
+                conversation.max_tokens = Some(u64::from(limit));
+                translation::write_request(self.api, &conversation, &self.target)?.body.to_string()
+            }
+        };
+        Ok(body.into_bytes())
+    }
+
+    /// Returns the output limit that the provider gets, if there is one.
+    pub(super) fn output_tokens(&self) -> Option<u32> {
+        let body = &self.written.body;
+        let limit = match self.api {
+            Api::Chat => &body[self.target.chat_limit],
+            Api::Responses => &body["max_output_tokens"],
+            Api::Messages => &body["max_tokens"],
+            Api::Gemini => &body["generationConfig"]["maxOutputTokens"],
+        };
+        limit.as_u64().map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+
+    /// Returns the translation of the answer.
+    pub(super) fn translation(&self) -> Translation {
+        Translation {
+            client: self.client,
+            provider: self.api,
+            is_streamed: self.conversation.is_streamed,
+            names: self.written.names.clone(),
+            context: self.context.clone(),
+            dropped: header_of(&self.written.dropped),
+        }
+    }
+}
+
+/// Returns the limit of an answer for an API that requires one, if the client sets none. All models of
+/// Anthropic since Claude Opus 4 allow as much
+/// (<https://platform.claude.com/docs/en/about-claude/models/overview>), and older ones
+/// [`ANSWER_TOKENS_ASSUMED`].
+fn output_tokens_assumed(model: &str) -> u32 {
+    let is_old = ["claude-3-", "claude-3.", "claude-2", "claude-instant"];
+    match is_old.iter().any(|name| model.contains(name)) {
+        true => ANSWER_TOKENS_ASSUMED,
+        false => OUTPUT_TOKENS_ASSUMED,
+    }
+}
+
+/// Returns the value of the response header with the dropped fields; none if there are none.
+fn header_of(dropped: &[String]) -> Option<String> {
+    if dropped.is_empty() {
+        return None;
+    }
+    let mut fields = dropped.join(", ");
+    fields.truncate(fields.floor_char_boundary(DROPPED_BYTES_MAX));
+    let visible = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    Some(fields.chars().map(visible).collect())
+}
+
+fn refused(refusal: &Refusal, api: Api, provider: &str) -> ApiError {
+    let Refusal { field, message } = refusal;
+    let message = format!(
+        "`{field}` {message} (provider {provider} gets requests in the {} API)",
+        api.name()
+    );
+    ApiError::bad_request("not_translatable", message)
+}
+
+/// Returns the failure of a request that cannot be written after its output limit was lowered.
+pub(super) fn not_written(refusal: &Refusal, call: &Call) -> Box<ForwardError> {
+    let Refusal { field, message } = refusal;
+    let message = format!("{}/{}: `{field}` {message}", call.provider, call.model);
+    Box::new(ForwardError::not_sent(Failure::not_sent(FailureKind::NotConfigured, message, call)))
+}
+
+/// The words with which providers reject a prompt that is longer than the context of the model:
+/// <https://platform.openai.com/docs/guides/error-codes>,
+/// <https://platform.claude.com/docs/en/build-with-claude/context-windows>,
+/// <https://ai.google.dev/gemini-api/docs/troubleshooting>; vLLM and llama.cpp use those of OpenAI.
+const TOO_LONG: [&str; 6] = [
+    "maximum context length",
+    "context_length_exceeded",
+    "exceeds the context window",
+    "prompt is too long",
+    "exceed context limit",
+    "exceeds the maximum number of tokens",
+];
+
+/// Returns a provider's error response in the client's form.
+pub(super) fn translated_error(
+    protocol: Protocol,
+    head: &AnswerHead,
+    body: &[u8],
+) -> (AnswerHead, Vec<u8>) {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = error_message(&document)
+        .unwrap_or_else(|| format!("the provider answered with status {}", head.status));
+    let code = document["error"]["code"].as_str().unwrap_or_default();
+    let is_too_long = matches!(head.status, 400 | 413 | 422)
+        && TOO_LONG.iter().any(|words| message.contains(words) || code == *words);
+    let status = match (head.status, protocol) {
+        // Anthropic's own status for an overloaded provider; others do not know it.
+        (503, Protocol::Anthropic) => 529,
+        (529, Protocol::OpenAi | Protocol::Gemini | Protocol::Ollama) => 503,
+        (status, _) => status,
+    };
+    let error = if is_too_long {
+        ApiError::new(status, "context_length_exceeded", too_long(protocol, &message))
+    } else {
+        ApiError::new(status, code_of(status, code), message)
+    };
+    (AnswerHead { status, headers: head.headers.clone() }, protocol.error(&error))
+}
+
+/// Agents shorten their conversation if they find these words: Claude Code those of Anthropic.
+fn too_long(protocol: Protocol, message: &str) -> String {
+    let words = match protocol {
+        Protocol::Anthropic => "prompt is too long",
+        Protocol::Gemini => "The input token count exceeds the maximum number of tokens allowed",
+        Protocol::OpenAi | Protocol::Ollama => "maximum context length",
+    };
+    if message.contains(words) { message.to_owned() } else { format!("{words}: {message}") }
+}
+
+/// Returns OpenAI's code of an error: <https://platform.openai.com/docs/guides/error-codes>.
+fn code_of(status: u16, code: &str) -> &'static str {
+    match status {
+        _ if code == "insufficient_quota" => "insufficient_quota",
+        401 => "invalid_api_key",
+        403 => "permission_denied",
+        404 => "model_not_found",
+        413 => "request_too_large",
+        429 => "rate_limit_exceeded",
+        400..=499 => "invalid_request",
+        503 | 529 => "overloaded",
+        _ => "server_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_translated_unless_the_provider_speaks_its_api() {
+        let service = |format, kind, apis: &[Api]| service(format, kind, apis);
+        let (chat, openai) = (ApiFormat::ChatCompletions, Kind::OpenAi);
+        assert_eq!(service(chat, openai, &[Api::Chat]), Some(Service::PassedOn));
+        assert_eq!(
+            service(chat, openai, &[Api::Responses]),
+            Some(Service::Translated(Api::Responses))
+        );
+        assert_eq!(
+            service(ApiFormat::ContentArray, Kind::Anthropic, &[Api::Messages]),
+            Some(Service::Translated(Api::Messages))
+        );
+        assert_eq!(service(ApiFormat::TokenCount, openai, &[Api::Chat]), Some(Service::Counted));
+        assert_eq!(service(ApiFormat::OllamaChat, openai, &[Api::Chat]), None);
+        assert_eq!(service(chat, Kind::Echo, &[]), Some(Service::Echo));
+    }
+
+    #[test]
+    fn errors_are_translated_to_the_protocol_of_the_client() {
+        let error = |protocol, status, body: Value| {
+            let head = AnswerHead { status, headers: Vec::new() };
+            let (head, body) = translated_error(protocol, &head, body.to_string().as_bytes());
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            (head.status, body["error"].clone())
+        };
+        let overloaded =
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "m"}});
+        let (status, document) = error(Protocol::OpenAi, 529, overloaded);
+        assert_eq!((status, &document["code"]), (503, &json!("overloaded")));
+        let unavailable = json!({"error": {"code": 503, "message": "m", "status": "UNAVAILABLE"}});
+        let (status, document) = error(Protocol::Anthropic, 503, unavailable);
+        assert_eq!((status, &document["type"]), (529, &json!("overloaded_error")));
+        let long = json!({"error": {"code": "context_length_exceeded", "message": "too big"}});
+        let (status, document) = error(Protocol::Anthropic, 400, long);
+        assert_eq!(status, 400);
+        assert_eq!(document["message"], "prompt is too long: too big");
+        let (_, document) = error(Protocol::OpenAi, 500, json!("no JSON object"));
+        assert_eq!(document["message"], "the provider answered with status 500");
+    }
+
+    #[test]
+    fn dropped_fields_cannot_break_the_header() {
+        assert_eq!(header_of(&[]), None);
+        let fields = ["a\r\nx: y".to_owned(), "ä".repeat(2_000)];
+        let header = header_of(&fields).unwrap();
+        assert!(header.starts_with("a??x: y, ?") && header.len() <= DROPPED_BYTES_MAX, "{header}");
+    }
+}
