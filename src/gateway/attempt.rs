@@ -60,17 +60,10 @@ impl Gateway {
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
     ) -> (Attempt, Option<usize>) {
-        // No call was made, so there is no row.
-        let service = match self.usable(operation, target) {
+        let (service, translated) = match self.service(operation, target) {
             Ok(service) => service,
+            // No call was made, so there is no row.
             Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
-        };
-        let translated = match service {
-            Service::Translated(api) => match self.translate(operation, target, api) {
-                Ok(translated) => Some(translated),
-                Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
-            },
-            _ => None,
         };
         if let Err(refusal) = operation.take_rate() {
             return (refused(refusal), None);
@@ -81,11 +74,10 @@ impl Gateway {
         let Some(guard) = self.in_flight.enter(watched) else {
             return (refused(stopping()), None);
         };
-        let mut call = Call { key: lease.key(), ..operation.call(target) };
-        if let Some(tokens) = translated.as_ref().and_then(TranslatedRequest::output_tokens) {
-            // The limit that the provider gets, so that budgets reserve it.
-            call.max_tokens = Some(tokens);
-        }
+        let call = operation.call(target);
+        // The limit that the provider gets, so that budgets reserve it.
+        let max_tokens = translated.as_ref().and_then(TranslatedRequest::output_tokens);
+        let call = Call { key: lease.key(), max_tokens: max_tokens.or(call.max_tokens), ..call };
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -105,13 +97,8 @@ impl Gateway {
                         let shows_miss = operation.cache_age.is_some();
                         let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
                         let mut sink = sink.with_limit(limit).with_lease(&lease);
-                        let result = match &translated {
-                            Some(translated) => {
-                                let sent = (translated, limit);
-                                self.forward_translated(operation, &call, sent, &guard, &mut sink)
-                            }
-                            None => self.forward(operation, &call, limit, &guard, &mut sink),
-                        };
+                        let sent = (translated.as_ref(), limit);
+                        let result = self.send(operation, &call, sent, &guard, &mut sink);
                         let filled = sink.into_filled();
                         let result = result.map_err(|error| {
                             let failure = Box::new(error.failure.clone());
@@ -131,12 +118,41 @@ impl Gateway {
             self.calls.wait_for_settlement();
         };
         operation.end_call(&ended.outcome);
-        if ended.has_row() {
-            *number += 1;
-        }
+        *number += u32::from(ended.has_row());
         let refused_key = ended.outcome.record(lease);
         let ended = objects.conclude(ended);
         (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
+    }
+
+    /// Returns how a target serves the request, and the request in the target's API if it is
+    /// another one.
+    fn service(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+    ) -> Result<(Service, Option<TranslatedRequest>), ApiError> {
+        let service = self.usable(operation, target)?;
+        let translated = match service {
+            Service::Translated(api) => Some(self.translate(operation, target, api)?),
+            _ => None,
+        };
+        Ok((service, translated))
+    }
+
+    fn send(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        (translated, limit): (Option<&TranslatedRequest>, Option<u32>),
+        guard: &InFlightGuard<'_>,
+        sink: &mut ClientSink<'_, '_, '_>,
+    ) -> Result<Answer, Box<ForwardError>> {
+        match translated {
+            Some(translated) => {
+                self.forward_translated(operation, call, (translated, limit), guard, sink)
+            }
+            None => self.forward(operation, call, limit, guard, sink),
+        }
     }
 
     pub(super) fn call_request<'a>(
