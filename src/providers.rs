@@ -23,6 +23,7 @@ mod api_format;
 mod batch;
 mod billing;
 mod call;
+mod call_request;
 mod cancel;
 mod client;
 mod config;
@@ -97,7 +98,7 @@ pub use tokenizer::has_known_tokenizer;
 pub use translated::Translation;
 use transport::Scope;
 pub use wire::provider_message as error_message;
-use wire::{Flow, Reader, Request, ResponseAccumulator};
+use wire::{Flow, ResponseAccumulator};
 
 /// The assumed tokens of an answer without a limit, for a provider's limit of tokens per minute.
 const ANSWER_TOKENS_TYPICAL: u32 = 1_024;
@@ -278,7 +279,7 @@ impl Providers {
     ) -> Result<(), Fault> {
         let provider = self.member(&call.provider, call.key)?;
         let timeouts = self.timeouts_of(call);
-        let Some((request, mut reader)) = request(call, provider) else {
+        let Some((request, mut reader)) = call_request::request(call, provider)? else {
             let deadline = Instant::now() + timeouts.total;
             return echo::answer(call, &scope.cancel, deadline, partial, &mut |text| {
                 receiver.take(text);
@@ -411,19 +412,6 @@ fn clients(providers: &BTreeMap<String, ProviderConfig>) -> BTreeMap<String, Arc
         clients.insert(name.clone(), client);
     }
     clients
-}
-
-/// Returns the request for a call and the reader of its answer; none for `echo`.
-fn request(call: &Call, provider: &ProviderConfig) -> Option<(Request, Box<dyn Reader>)> {
-    Some(match provider.kind {
-        Kind::OpenAi => (openai::request(call, provider), Box::<openai::ChatReader>::default()),
-        Kind::Anthropic => {
-            (anthropic::request(call, provider), Box::<anthropic::MessageReader>::default())
-        }
-        Kind::Gemini => (gemini::request(call, provider), Box::<gemini::ContentReader>::default()),
-        Kind::Ollama => (ollama::request(call, provider), Box::new(ollama::ChatReader)),
-        Kind::Echo => return None,
-    })
 }
 
 /// Passes the text of an answer to the caller.

@@ -118,14 +118,40 @@ pub struct Context {
 /// # Errors
 /// A field is invalid, or has no meaning outside of its API.
 pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
-    let conversation = read_request(api, body)?;
+    let mut conversation = read_request(api, body)?;
+    // Differs in each request, which would prevent that a provider caches the prompt.
+    conversation.system.retain(|part| !is_billing_header(part));
     match api {
-        Api::Chat => chat::check_for_other(&conversation),
+        Api::Chat => {
+            chat::check_for_other(&conversation).inspect(|()| chat::forget(&mut conversation))
+        }
         Api::Responses => responses::check_for_other(&conversation),
         Api::Messages => messages::check_for_other(&conversation),
         Api::Gemini => gemini::check_for_other(&conversation),
     }?;
     Ok(conversation)
+}
+
+/// The beginning of a system text in which Claude Code describes itself to Anthropic.
+const BILLING_HEADER: &str = "x-anthropic-billing-header:";
+
+fn is_billing_header(part: &Part) -> bool {
+    matches!(&part.kind, PartKind::Text(text) if text.starts_with(BILLING_HEADER))
+}
+
+/// Returns a request without what translated answers added to its conversation: signatures of other
+/// APIs, and Anthropic's thoughts without a signature. None if it has neither, so that it passes on
+/// byte for byte.
+pub fn without_foreign(api: Api, body: &[u8], target: &Target) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(body).ok()?;
+    let is_foreign = text.contains(signature::MARK)
+        || (api == Api::Messages && text.contains(r#""signature":"""#));
+    if !is_foreign {
+        return None;
+    }
+    let conversation = read_request(api, &serde_json::from_str(text).ok()?).ok()?;
+    let written = write_request(api, &conversation, target).ok()?;
+    Some(written.body.to_string().into_bytes())
 }
 
 /// Reads a client's request. The caller sets the model and whether the answer is streamed, if the

@@ -79,6 +79,7 @@ impl Gateway {
         let max_tokens = translated.as_ref().and_then(TranslatedRequest::output_tokens);
         let call = Call { key: lease.key(), max_tokens: max_tokens.or(call.max_tokens), ..call };
         let request = self.call_request(operation, &call, *number + 1);
+        let request = with_cache_writes(request, translated.as_ref());
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
@@ -348,7 +349,11 @@ impl Gateway {
             path: None,
             query: &operation.query,
             texts: &|| request.all_texts(),
-            body: &request.edited(&call.model, adds_usage, &limit),
+            body: &self.own_body(
+                operation.format,
+                call,
+                request.edited(&call.model, adds_usage, &limit),
+            ),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
@@ -498,6 +503,19 @@ impl Gateway {
         }
         (called.map_err(Box::new), sink.into_filled())
     }
+}
+
+/// Raises the parts that may be written to a cache to those of the translated request.
+fn with_cache_writes<'a>(
+    mut request: CallRequest<'a>,
+    translated: Option<&TranslatedRequest>,
+) -> CallRequest<'a> {
+    if let (Some(translated), PromptSize::OfBody { cache_writes, .. }) =
+        (translated, &mut request.prompt)
+    {
+        *cache_writes = (*cache_writes).max(translated.cache_writes());
+    }
+    request
 }
 
 /// Returns the limit that budgets may lower. A translated call may have another one than the request.

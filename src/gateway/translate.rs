@@ -9,8 +9,8 @@ use super::protocol::Protocol;
 use super::targets::Target;
 use crate::listener::ApiError;
 use crate::providers::{
-    ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, Call, Failure, FailureKind, ForwardError, Kind,
-    Translation, error_message,
+    ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, CacheWrites, Call, Failure, FailureKind,
+    ForwardError, Kind, Translation, error_message,
 };
 use crate::time::Timestamp;
 use crate::translation::{self, Api, Context, Conversation, Refusal, Written};
@@ -86,11 +86,7 @@ impl Gateway {
         let mut conversation = translation::read_for_other(client, &body).map_err(refused)?;
         conversation.model.clone_from(&target.model);
         conversation.is_streamed = request.is_streamed;
-        let to = translation::Target {
-            chat_limit: self.providers.output_limit_name(&target.provider),
-            takes_stream_options: self.providers.takes_stream_options(&target.provider),
-            output_tokens_assumed: output_tokens_assumed(&target.model),
-        };
+        let to = self.target_of(&target.provider, &target.model);
         let written = translation::write_request(api, &conversation, &to).map_err(refused)?;
         let context = Context {
             id: operation.id.replace('-', ""),
@@ -101,6 +97,26 @@ impl Gateway {
             request: body,
         };
         Ok(TranslatedRequest { conversation, target: to, written, context, api, client })
+    }
+
+    fn target_of(&self, provider: &str, model: &str) -> translation::Target {
+        translation::Target {
+            chat_limit: match needs_new_limit(model) {
+                true => "max_completion_tokens",
+                false => self.providers.output_limit_name(provider),
+            },
+            takes_stream_options: self.providers.takes_stream_options(provider),
+            output_tokens_assumed: output_tokens_assumed(model),
+        }
+    }
+
+    /// Returns the body of a request that passes on. It keeps its bytes, unless translated answers
+    /// added parts to its conversation that its own API refuses.
+    pub(super) fn own_body(&self, format: ApiFormat, call: &Call, body: Vec<u8>) -> Vec<u8> {
+        let target = self.target_of(&call.provider, &call.model);
+        let changed =
+            format.api().and_then(|api| translation::without_foreign(api, &body, &target));
+        changed.unwrap_or(body)
     }
 }
 
@@ -131,6 +147,14 @@ impl TranslatedRequest {
         Ok(body.into_bytes())
     }
 
+    /// Returns the part of the prompt that may be written to the provider's cache.
+    pub(super) fn cache_writes(&self) -> CacheWrites {
+        match self.written.body["cache_control"].is_object() {
+            true => CacheWrites::Short,
+            false => CacheWrites::None,
+        }
+    }
+
     /// Returns the output limit that the provider gets, if there is one.
     pub(super) fn output_tokens(&self) -> Option<u32> {
         let body = &self.written.body;
@@ -154,6 +178,17 @@ impl TranslatedRequest {
             dropped: header_of(&self.written.dropped),
         }
     }
+}
+
+/// Returns whether a model of OpenAI rejects `max_tokens`, behind whatever server: "not compatible with
+/// o-series models" (<https://platform.openai.com/docs/api-reference/chat/create>), which later models
+/// share.
+fn needs_new_limit(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let version = name.strip_prefix("gpt-").and_then(|rest| rest.split(['.', '-']).next());
+    let is_series =
+        name.strip_prefix('o').is_some_and(|it| it.starts_with(|c: char| c.is_ascii_digit()));
+    is_series || version.and_then(|it| it.parse::<u32>().ok()).is_some_and(|version| version >= 5)
 }
 
 /// Returns the limit of an answer for an API that requires one, if the client sets none. All models of
@@ -281,6 +316,16 @@ mod tests {
         assert_eq!(service(ApiFormat::TokenCount, openai, &[Api::Chat]), Some(Service::Counted));
         assert_eq!(service(ApiFormat::OllamaChat, openai, &[Api::Chat]), None);
         assert_eq!(service(chat, Kind::Echo, &[]), Some(Service::Echo));
+    }
+
+    #[test]
+    fn newer_models_of_openai_have_another_name_of_the_limit() {
+        for model in ["o3", "o4-mini", "gpt-5", "openai/gpt-5.2-codex", "gpt-6-mini"] {
+            assert!(needs_new_limit(model), "{model}");
+        }
+        for model in ["gpt-4o", "gpt-oss-120b", "qwen3", "olmo-2", "gpt-4.1-mini", "o"] {
+            assert!(!needs_new_limit(model), "{model}");
+        }
     }
 
     #[test]

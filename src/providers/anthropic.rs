@@ -1,17 +1,16 @@
 //! Anthropic's messages: <https://docs.anthropic.com/en/api/messages>, streamed as in
 //! <https://docs.anthropic.com/en/api/messages-streaming>. Pure: no network, no clock.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::billing::{Billing, PricedOptions, TOOL_FEE};
-use super::call::{ANSWER_TOKENS_ASSUMED, Call};
 use super::config::ProviderConfig;
 use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{
-    Counts, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator, check_part,
-    check_reported, count, counts_anything, event_json, is_counted, spelled, without_nulls,
+    Counts, FINISH_CHARS_MAX, Flow, Header, Reader, ResponseAccumulator, check_part,
+    check_reported, count, counts_anything, event_json, is_counted, spelled,
 };
 use crate::event::{Usage, UsageSource};
 use crate::prices::Surcharge;
@@ -33,15 +32,6 @@ pub(super) const MAKER: &str = "anthropic";
 /// <https://platform.claude.com/docs/en/agents-and-tools/tool-use/web-search-tool>, 2026-11-30.
 const PICOUSD_PER_SEARCH: u64 = 10_000_000_000;
 
-pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
-    let key = provider.key().map(api_key);
-    Request {
-        url: url(provider),
-        headers: key.into_iter().chain([version()]).collect(),
-        body: body(call),
-    }
-}
-
 pub(super) fn url(provider: &ProviderConfig) -> String {
     let base_url = provider.base_url();
     // Users often write the URLs of compatible servers and of OpenAI with `/v1`.
@@ -55,44 +45,6 @@ pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
 
 pub(super) fn version() -> (&'static str, Header) {
     ("anthropic-version", Header::Plain(VERSION.into()))
-}
-
-fn body(call: &Call) -> Value {
-    let system = call.system.as_ref();
-    let system = system.map(|system| match call.cache_marks.system && !is_blank(system) {
-        true => json!([marked(system)]),
-        false => json!(system),
-    });
-    without_nulls(json!({
-        "model": call.model,
-        "max_tokens": call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED),
-        "system": system,
-        "messages": [{"role": "user", "content": content(call)}],
-        "temperature": call.temperature,
-        "stream": call.stream.then_some(true),
-    }))
-}
-
-/// Returns the prompt, with its marked prefix, if any, in a separate block. The API rejects blank
-/// blocks, and ignores marks on texts shorter than a model's minimum (1,024 tokens or more).
-fn content(call: &Call) -> Value {
-    match call.prompt.split_at_checked(call.cache_marks.prompt_bytes) {
-        Some((beginning, "")) if !is_blank(beginning) => json!([marked(beginning)]),
-        Some((beginning, rest)) if !is_blank(beginning) && !is_blank(rest) => {
-            json!([marked(beginning), {"type": "text", "text": rest}])
-        }
-        _ => call.prompt.clone().into(),
-    }
-}
-
-/// Returns a text with a mark at its end, up to which the request is cached. At most four marks are
-/// allowed: <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>.
-fn marked(text: &str) -> Value {
-    json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
-}
-
-fn is_blank(text: &str) -> bool {
-    text.trim().is_empty()
 }
 
 #[derive(Debug, Default)]

@@ -1,17 +1,16 @@
 //! Google's Gemini API: <https://ai.google.dev/api/generate-content>. Pure: no network, no clock.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::billing::{Billing, TOOL_FEE};
-use super::call::Call;
 use super::config::ProviderConfig;
 use super::excerpt::one_line;
 use super::failure::Fault;
 use super::framer::{Event, Framing};
 use super::openai;
 use super::wire::{
-    BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_part,
-    check_reported, count, counts_anything, event_json, finish_reason, is_counted, without_nulls,
+    BadCount, Counts, Flow, Header, Reader, ResponseAccumulator, check_part, check_reported, count,
+    counts_anything, event_json, finish_reason, is_counted,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -26,20 +25,6 @@ const TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED"];
 /// In a prompt, images, videos and documents have the price of text, and audio has not:
 /// "(text / image / video)" in <https://ai.google.dev/gemini-api/docs/pricing>.
 const PRICED_AS_TEXT: &[&str] = &["TEXT", "MODALITY_UNSPECIFIED", "IMAGE", "VIDEO", "DOCUMENT"];
-
-/// Returns a request. The key is in a header, because logs would show it in the URL.
-/// <https://ai.google.dev/api/all-methods>.
-pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
-    let method = match call.stream {
-        true => "streamGenerateContent?alt=sse",
-        false => "generateContent",
-    };
-    Request {
-        url: action_url(provider, &call.model, method),
-        headers: provider.key().map(api_key).into_iter().collect(),
-        body: body(call),
-    }
-}
 
 /// Returns the URL of an operation on a model.
 pub(super) fn action_url(provider: &ProviderConfig, model: &str, action: &str) -> String {
@@ -105,19 +90,6 @@ fn resource(model: &str) -> String {
         }
     }
     path
-}
-
-fn body(call: &Call) -> Value {
-    let system = call.system.as_ref();
-    let config = without_nulls(json!({
-        "maxOutputTokens": call.max_tokens,
-        "temperature": call.temperature,
-    }));
-    without_nulls(json!({
-        "systemInstruction": system.map(|system| json!({"parts": [{"text": system}]})),
-        "contents": [{"role": "user", "parts": [{"text": call.prompt}]}],
-        "generationConfig": Some(config).filter(|config| *config != json!({})),
-    }))
 }
 
 /// Reads answers. A stream is a sequence of documents of the same form, and ends with its

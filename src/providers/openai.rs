@@ -12,23 +12,15 @@ use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{
-    BadCount, DONE, FINISH_CHARS_MAX, Flow, Header, Reader, Request, ResponseAccumulator,
-    Spellings, check_part, check_reported, count, counts_anything, event_json, finish_reason,
-    is_counted, provider_message, spelled, without_nulls,
+    BadCount, DONE, FINISH_CHARS_MAX, Flow, Header, Reader, ResponseAccumulator, Spellings,
+    check_part, check_reported, count, counts_anything, event_json, finish_reason, is_counted,
+    provider_message, spelled,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
 /// Limits the choices of an answer that are distinguished: OpenAI's own limit.
 const CHOICES_MAX: usize = 128;
-
-pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
-    Request {
-        url: url(provider),
-        headers: provider.key().map(authorization).into_iter().collect(),
-        body: body(call, provider),
-    }
-}
 
 pub(super) fn url(provider: &ProviderConfig) -> String {
     format!("{}/chat/completions", provider.base_url())
@@ -43,18 +35,6 @@ pub(super) fn url_of(provider: &ProviderConfig, path: &str) -> String {
 pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
     let value = format!("Bearer {}", key.expose());
     ("authorization", Header::Secret(value))
-}
-
-fn body(call: &Call, provider: &ProviderConfig) -> Value {
-    let asks_for_usage = call.stream && provider.stream_usage;
-    without_nulls(json!({
-        "model": call.model,
-        "messages": messages(call),
-        max_tokens_name(provider.base_url()): call.max_tokens,
-        "temperature": call.temperature,
-        "stream": call.stream.then_some(true),
-        "stream_options": asks_for_usage.then(|| json!({"include_usage": true})),
-    }))
 }
 
 /// Returns the system text and the prompt as messages.

@@ -4,11 +4,12 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::call::{CacheMarks, Call};
+use super::call_request;
 use super::config::{Kind, ProviderConfig};
 use super::failure::Fault;
 use super::framer::Event;
 use super::network::Network;
-use super::wire::{Flow, Reader, ResponseAccumulator};
+use super::wire::{Flow, Reader, Request, ResponseAccumulator};
 use crate::event::Usage;
 use crate::secret::Secret;
 
@@ -41,6 +42,11 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
         apis: Vec::new(),
         network: Network::default(),
     }
+}
+
+/// Returns the request for a call.
+pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
+    call_request::request(call, provider).unwrap().unwrap().0
 }
 
 /// Reads events with this data, up to the first that ends the answer.

@@ -200,7 +200,8 @@ impl Receiver for TranslatingReceiver<'_> {
         {
             self.first_token_ms = Some(self.scope.elapsed_ms());
         }
-        if self.pieces.is_empty() && self.is_begun && self.takes_comments() {
+        let has_begun = self.is_begun || !self.ready.is_empty();
+        if self.pieces.is_empty() && has_begun && self.takes_comments() {
             self.ready.extend_from_slice(b": keep-alive\n\n");
         }
         self.write(&partial.usage);

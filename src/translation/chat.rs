@@ -19,7 +19,7 @@ mod write_messages;
 mod write_own;
 mod write_request;
 
-pub use self::read_request::{check_for_other, read_request};
+pub use self::read_request::{check_for_other, forget, read_request};
 pub use self::reply::{read_reply, write_reply};
 pub use self::stream_reader::ChunkReader;
 pub use self::stream_writer::ChunkWriter;

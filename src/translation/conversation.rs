@@ -36,6 +36,9 @@ pub struct Conversation {
     pub frequency_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub extra: Extra,
+    /// Fields as the client wrote them, for the writer of the same API. Others ignore them, because
+    /// the typed fields and `extra` have the same content.
+    pub own: Extra,
 }
 
 impl Conversation {
@@ -60,6 +63,7 @@ impl Conversation {
             frequency_penalty: None,
             presence_penalty: None,
             extra: Extra::new(),
+            own: Extra::new(),
         }
     }
 

@@ -1,57 +1,27 @@
-use serde_json::Value;
+//! Gemini's `generateContent` and `streamGenerateContent`:
+//! <https://ai.google.dev/api/generate-content>.
+//!
+//! The API accepts its fields in camel case and in snake case, as all of protobuf's JSON does:
+//! <https://protobuf.dev/programming-guides/json/>. So do the readers; the writers use camel case.
 
-use super::{
-    Context, Conversation, Piece, Refusal, Reply, StreamReader, StreamWriter, Target, Written,
-};
-use crate::event::Usage;
+mod base64;
+mod config;
+mod fields;
+mod parts;
+mod read_request;
+mod reply;
+mod schema;
+mod stream_reader;
+mod stream_writer;
+mod thinking;
+mod write_own;
+mod write_request;
 
-pub fn read_request(_: &Value) -> Result<Conversation, Refusal> {
-    todo!()
-}
+pub use self::read_request::{check_for_other, read_request};
+pub use self::reply::{read_reply, write_reply};
+pub use self::stream_reader::ChunkReader;
+pub use self::stream_writer::ChunkWriter;
+pub use self::write_request::write_request;
 
-pub fn write_request(_: &Conversation, _: &Target) -> Result<Written, Refusal> {
-    todo!()
-}
-
-pub fn read_reply(_: &Value) -> Reply {
-    todo!()
-}
-
-pub fn write_reply(_: &Reply, _: &Usage, _: &Context) -> Value {
-    todo!()
-}
-
-#[derive(Default)]
-pub struct ChunkReader;
-
-impl StreamReader for ChunkReader {
-    fn event(&mut self, _: &str, _: &Value, _: &mut Vec<Piece>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &mut Vec<Piece>) {
-        todo!()
-    }
-}
-
-pub struct ChunkWriter;
-
-impl ChunkWriter {
-    pub fn new(_: Context) -> Self {
-        todo!()
-    }
-}
-
-impl StreamWriter for ChunkWriter {
-    fn piece(&mut self, _: &Piece, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-
-    fn end(&mut self, _: &Usage, _: &mut Vec<u8>) {
-        todo!()
-    }
-}
-
-pub fn check_for_other(_: &Conversation) -> Result<(), Refusal> {
-    todo!()
-}
+#[cfg(test)]
+mod tests;

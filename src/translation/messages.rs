@@ -4,6 +4,7 @@
 mod adapt;
 mod base64;
 mod blocks;
+mod dropped;
 mod models;
 mod read_request;
 mod reply;

@@ -8,6 +8,7 @@
 //! signed is left out, because OpenAI rejects it.
 
 mod item;
+mod models;
 mod read_request;
 mod reply;
 mod settings;

@@ -3,7 +3,7 @@
 use super::Api;
 
 /// Marks a signature of another API within a field of this one.
-const MARK: &str = "flowledger:";
+pub(super) const MARK: &str = "flowledger:";
 
 /// A signature of thinking or of a tool call. Clients send it back in a field of their own API, so
 /// that it survives a translated conversation.

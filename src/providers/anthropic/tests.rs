@@ -1,4 +1,6 @@
-use super::super::{CacheMarks, FailureKind, Kind, testing};
+use serde_json::json;
+
+use super::super::{CacheMarks, Call, FailureKind, Kind, testing};
 use super::*;
 
 fn call() -> Call {
@@ -35,11 +37,11 @@ fn provider_usage(input: u64, read: u64, written: u64, output: u64) -> Usage {
 
 #[test]
 fn the_request_matches_the_api_reference() {
-    let request = request(&call(), &provider(""));
+    let request = testing::request(&call(), &provider(""));
     assert_eq!(request.url, "https://api.anthropic.com/v1/messages");
     assert_eq!(
-        request.body.to_string(),
-        r#"{"model":"claude-sonnet-4-5","max_tokens":4096,"system":"Be brief.","messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"stream":true}"#
+        request.body,
+        json!({"model":"claude-sonnet-4-5","max_tokens":4096,"system":"Be brief.","messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"stream":true})
     );
     assert!(matches!(
         request.headers.as_slice(),
@@ -57,7 +59,7 @@ fn constant_prefixes_are_marked_for_the_cache() {
             cache_marks: CacheMarks { system: marks.0, prompt_bytes: marks.1 },
             ..call()
         };
-        let body = request(&call, &provider("")).body;
+        let body = testing::request(&call, &provider("")).body;
         format!("{} {}", body["system"], body["messages"][0]["content"])
     };
     assert_eq!(
@@ -78,7 +80,7 @@ fn constant_prefixes_are_marked_for_the_cache() {
 #[test]
 fn base_url_with_the_version_is_accepted() {
     for base_url in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
-        assert_eq!(request(&call(), &provider(base_url)).url, "http://h:1/v1/messages");
+        assert_eq!(testing::request(&call(), &provider(base_url)).url, "http://h:1/v1/messages");
     }
 }
 

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::super::testing::{any_counts, call, holds_sum_rules, provider, read, read_document};
-use super::super::{FailureKind, Kind};
+use super::super::{Call, FailureKind, Kind, testing};
 use super::*;
 
 fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
@@ -18,14 +19,14 @@ fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
 #[test]
 fn the_request_matches_the_api_reference() {
     let call = call("gemini-2.5-flash", true);
-    let made = request(&call, &provider(Kind::Gemini, ""));
+    let made = testing::request(&call, &provider(Kind::Gemini, ""));
     assert_eq!(
         made.url,
         "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
     );
     assert_eq!(
-        made.body.to_string(),
-        r#"{"systemInstruction":{"parts":[{"text":"Be brief."}]},"contents":[{"role":"user","parts":[{"text":"Hi"}]}],"generationConfig":{"maxOutputTokens":9,"temperature":0.5}}"#
+        made.body,
+        json!({"systemInstruction":{"parts":[{"text":"Be brief."}]},"contents":[{"role":"user","parts":[{"text":"Hi"}]}],"generationConfig":{"maxOutputTokens":9,"temperature":0.5}})
     );
     assert!(matches!(
         made.headers.as_slice(),
@@ -33,7 +34,7 @@ fn the_request_matches_the_api_reference() {
     ));
     assert!(!format!("{made:?}").contains("sk-1"));
     let call = Call { system: None, max_tokens: None, temperature: None, stream: false, ..call };
-    let made = request(&call, &provider(Kind::Gemini, "http://h:1/v1beta/"));
+    let made = testing::request(&call, &provider(Kind::Gemini, "http://h:1/v1beta/"));
     assert_eq!(made.url, "http://h:1/v1beta/models/gemini-2.5-flash:generateContent");
     assert_eq!(made.body.to_string(), r#"{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}"#);
 }

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::super::wire::ANSWER_BYTES_MAX;
 use super::super::{FailureKind, Kind, testing};
 use super::*;
@@ -27,11 +29,11 @@ fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage
 
 #[test]
 fn the_request_matches_the_api_reference() {
-    let request = request(&call(true), &provider("https://api.openai.com/v1/"));
+    let request = testing::request(&call(true), &provider("https://api.openai.com/v1/"));
     assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
     assert_eq!(
-        request.body.to_string(),
-        r#"{"model":"gpt-5-mini","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"max_completion_tokens":9,"temperature":0.5,"stream":true,"stream_options":{"include_usage":true}}"#
+        request.body,
+        json!({"model":"gpt-5-mini","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"max_completion_tokens":9,"temperature":0.5,"stream":true,"stream_options":{"include_usage":true}})
     );
     assert!(matches!(
         request.headers.as_slice(),
@@ -43,12 +45,12 @@ fn the_request_matches_the_api_reference() {
 #[test]
 fn compatible_servers_get_only_the_legacy_fields() {
     let mut call = call(false);
-    let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
+    let body_of = |call: &Call| testing::request(call, &provider("http://localhost:8080/v1")).body;
     assert_eq!(body_of(&call)["max_tokens"], 9);
     (call.system, call.max_tokens, call.temperature) = (None, None, None);
     assert_eq!(
-        body_of(&call).to_string(),
-        r#"{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi"}]}"#
+        body_of(&call),
+        json!({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi"}]})
     );
 }
 
@@ -316,7 +318,7 @@ fn event_without_data_changes_nothing() {
 #[test]
 fn a_server_that_refuses_the_option_gets_no_usage_request() {
     let provider = ProviderConfig { stream_usage: false, ..provider("http://localhost:8080/v1") };
-    let body = request(&call(true), &provider).body;
+    let body = testing::request(&call(true), &provider).body;
     assert_eq!((&body["stream"], body.get("stream_options")), (&json!(true), None));
 }
 

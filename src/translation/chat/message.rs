@@ -11,6 +11,9 @@ use crate::translation::{Api, Extra, Part, PartKind, Refusal, Role, Signature, T
 /// <https://ai.google.dev/gemini-api/docs/thought-signatures>.
 const EXTRA_CONTENT: &str = "extra_content";
 
+/// The arguments of a function that has none: clients and servers expect JSON.
+pub(super) const NO_ARGUMENTS: &str = "{}";
+
 /// Reads the message with this number. A message of an unknown role remains as it is in `extra`.
 pub(super) fn read_message(at: usize, value: &Value) -> Result<Turn, Refusal> {
     let invalid =

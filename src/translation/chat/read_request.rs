@@ -9,7 +9,7 @@ use crate::translation::{
 
 /// Fields that change the meaning of the answer, and that no other API has.
 const ONLY_HERE: &[&str] =
-    &["audio", "functions", "function_call", "logit_bias", "response_format", "web_search_options"];
+    &["audio", "functions", "function_call", "logit_bias", "response_format"];
 /// Such fields of messages. `role` remains only if it is unknown.
 const ONLY_HERE_IN_MESSAGES: &[&str] = &["role", "audio", "function_call", "tool_calls"];
 
@@ -213,6 +213,10 @@ pub fn check_for_other(conversation: &Conversation) -> Result<(), Refusal> {
     if extra.get("logprobs").and_then(Value::as_bool) == Some(true) {
         return refuse("logprobs".to_owned());
     }
+    // An empty object enables the search.
+    if extra.get("web_search_options").is_some_and(Value::is_object) {
+        return refuse("web_search_options".to_owned());
+    }
     let modalities = extra.get("modalities").and_then(Value::as_array);
     if modalities.is_some_and(|all| all.iter().any(|modality| modality != "text")) {
         return refuse("modalities".to_owned());
@@ -227,6 +231,13 @@ pub fn check_for_other(conversation: &Conversation) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Removes the fields of a checked conversation that do not change the answer, so that they are not
+/// listed as dropped: the number 1 of choices, for example. The gateway sees to `stream_options`.
+pub fn forget(conversation: &mut Conversation) {
+    let names = ["stream_options", "n", "logprobs", "modalities"];
+    conversation.extra.retain(|name, _| !names.contains(&&**name));
 }
 
 /// Returns whether a field has a value other than none, or an empty list or object.

@@ -1,14 +1,14 @@
 use serde_json::{Value, json};
 
 use super::fields::{merge, object, take_object, take_str};
-use super::message::{take_parts, write_call};
+use super::message::{NO_ARGUMENTS, take_parts, write_call};
 use super::thoughts::{CONTENT, DETAILS, field_of, text_of, write_detail};
 use super::write_own::{put_some, write_parts};
 use crate::event::Usage;
 use crate::translation::{Context, Extra, Part, PartKind, Reply, Stop};
 
-/// The field of [`Reply::extra`] with the unknown fields, by the object they belong to. Its presence
-/// tells that the answer is one of this API.
+/// The field of [`Reply::extra`] with the unknown fields, by the object they belong to. Answers of
+/// other APIs lack it.
 const OWN: &str = "chat";
 
 pub fn read_reply(body: &Value) -> Reply {
@@ -49,8 +49,9 @@ fn take_empty_content(message: &mut Extra) -> Option<(String, Value)> {
     is_empty.then(|| message.shift_remove_entry("content")).flatten()
 }
 
-/// Removes empty thoughts, which some servers send with every answer. DeepSeek requires them back in
-/// a message with tool calls, see <https://github.com/deepseek-ai/deepseek-harness/discussions/739>.
+/// Removes empty thoughts, which some servers send with every answer. DeepSeek requires them back
+/// in a message with tool calls:
+/// <https://github.com/deepseek-ai/deepseek-harness/discussions/739>.
 fn take_empty_thoughts(message: &mut Extra) -> Option<(String, Value)> {
     let name = field_of(message).filter(|name| *name != DETAILS)?;
     let has_calls = message.get("tool_calls").and_then(Value::as_array);
@@ -80,13 +81,14 @@ pub(super) fn call_id(reply_id: &str, number: usize) -> String {
     if base.is_empty() { format!("call_{number}") } else { format!("call_{base}_{number}") }
 }
 
-/// Reads a finish reason. Many servers state `stop` with tool calls, OpenAI too if the request names
-/// the tool: <https://platform.openai.com/docs/guides/function-calling>.
+/// Reads a finish reason. Many servers state `stop` with tool calls; OpenAI too if the request
+/// requires a call: <https://community.openai.com/t/731488/13>.
 pub(super) fn read_stop(finish: &str, has_calls: bool) -> Stop {
     match finish {
         "stop" if has_calls => Stop::ToolCalls,
         "stop" => Stop::End,
-        "length" => Stop::MaxTokens,
+        // The second is Mistral's: https://docs.mistral.ai/api
+        "length" | "model_length" => Stop::MaxTokens,
         "tool_calls" | "function_call" => Stop::ToolCalls,
         "content_filter" => Stop::Refused,
         other => Stop::Other(other.to_owned()),
@@ -159,7 +161,7 @@ fn write_message(parts: &[Part]) -> Value {
             _ => {}
         }
     }
-    let calls: Vec<Value> = parts.iter().filter_map(write_call).collect();
+    let calls: Vec<Value> = parts.iter().filter_map(write_call).map(with_arguments).collect();
     let has_other = !calls.is_empty() || refusal.is_some();
     let content = (!text.is_empty() || !has_other).then_some(text);
     let mut message = object(json!({"role": "assistant", "content": content, "refusal": refusal}));
@@ -179,7 +181,15 @@ fn write_message(parts: &[Part]) -> Value {
     Value::Object(message)
 }
 
-/// Returns the usage in this API's terms: <https://platform.openai.com/docs/api-reference/chat/object>.
+fn with_arguments(mut call: Value) -> Value {
+    if let Some(arguments) = call.pointer_mut("/function/arguments").filter(|it| **it == "") {
+        *arguments = NO_ARGUMENTS.into();
+    }
+    call
+}
+
+/// Returns the usage in this API's terms:
+/// <https://platform.openai.com/docs/api-reference/chat/object>.
 pub(super) fn write_usage(usage: &Usage) -> Value {
     let mut prompt = object(json!({"cached_tokens": usage.cached_input_tokens}));
     if usage.cache_write_tokens > 0 {

@@ -70,7 +70,7 @@ impl StreamReader for ChunkReader {
         let message = Some(&choice["message"]).filter(|_| self.open.is_none());
         let delta = choice["delta"].as_object().or_else(|| message.and_then(Value::as_object));
         if let Some(delta) = delta {
-            self.delta(delta.clone(), pieces);
+            self.delta(delta, pieces);
         }
         if let Some(finish) = choice["finish_reason"].as_str().filter(|it| !it.is_empty()) {
             self.finish = Some(finish.to_owned());
@@ -101,16 +101,12 @@ impl ChunkReader {
         }
     }
 
-    fn delta(&mut self, mut delta: Extra, pieces: &mut Vec<Piece>) {
-        self.thoughts(&delta, pieces);
-        for part in take_content(&mut delta) {
-            match &part.kind {
-                PartKind::Text(text) => self.extend(Key::Text, text, pieces),
-                PartKind::Refusal(text) => self.extend(Key::Refusal, text, pieces),
-                // Mistral's.
-                PartKind::Thinking(text) => self.extend(Key::Thoughts(THINKING), text, pieces),
-                _ => {}
-            }
+    fn delta(&mut self, delta: &Extra, pieces: &mut Vec<Piece>) {
+        self.thoughts(delta, pieces);
+        match delta.get("content") {
+            Some(Value::String(text)) => self.extend(Key::Text, text, pieces),
+            Some(Value::Array(_)) => self.content(&mut delta.clone(), pieces),
+            _ => {}
         }
         if let Some(text) = delta.get("refusal").and_then(Value::as_str) {
             self.extend(Key::Refusal, text, pieces);
@@ -118,6 +114,18 @@ impl ChunkReader {
         let calls = delta.get("tool_calls").and_then(Value::as_array);
         for call in calls.into_iter().flatten().filter_map(Value::as_object) {
             self.call(call, pieces);
+        }
+    }
+
+    /// Reads Mistral's lists of texts and thoughts.
+    fn content(&mut self, delta: &mut Extra, pieces: &mut Vec<Piece>) {
+        for part in take_content(delta) {
+            match &part.kind {
+                PartKind::Text(text) => self.extend(Key::Text, text, pieces),
+                PartKind::Refusal(text) => self.extend(Key::Refusal, text, pieces),
+                PartKind::Thinking(text) => self.extend(Key::Thoughts(THINKING), text, pieces),
+                _ => {}
+            }
         }
     }
 
@@ -305,6 +313,9 @@ impl Slot {
             self.is_open = true;
             pieces.push(Piece::Open(self.opened.clone()));
         }
+        if matches!(self.key, Key::Call(_)) {
+            pieces.extend(self.signature.take().map(Piece::Signature));
+        }
         if !self.text.is_empty() {
             pieces.push(Piece::Delta(std::mem::take(&mut self.text)));
         }
@@ -314,6 +325,7 @@ impl Slot {
         self.advance(pieces);
         if !self.is_open {
             pieces.push(Piece::Open(self.opened));
+            pieces.extend(self.signature.take().map(Piece::Signature));
             pieces.extend(Some(self.text).filter(|text| !text.is_empty()).map(Piece::Delta));
         }
         if matches!(self.key, Key::Detail(..)) {

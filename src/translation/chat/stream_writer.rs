@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::fields::object;
-use super::message::{call, put_signature};
+use super::message::{NO_ARGUMENTS, call, put_signature};
 use super::reply::{completion_id, write_stop, write_usage};
 use super::thoughts::{CONTENT, DETAILS, detail};
 use crate::event::Usage;
@@ -12,11 +12,10 @@ use crate::translation::{Api, Context, Extra, Opened, Piece, Signature, Stop, St
 pub struct ChunkWriter {
     context: Context,
     has_begun: bool,
-    id: String,
-    model: String,
+    /// The beginning of each chunk, up to its choices.
+    head: String,
     open: Option<Opened>,
-    /// A tool call with its first arguments. It waits for more or for the end, because its id may
-    /// carry a signature that comes after the arguments.
+    /// A tool call before its arguments, because its id may carry a signature.
     held: Option<HeldCall>,
     thoughts: usize,
     calls: usize,
@@ -26,7 +25,6 @@ pub struct ChunkWriter {
 struct HeldCall {
     id: String,
     name: String,
-    arguments: String,
     is_custom: bool,
     signature: Option<Signature>,
 }
@@ -35,8 +33,7 @@ impl ChunkWriter {
     pub fn new(context: Context) -> Self {
         Self {
             has_begun: false,
-            id: completion_id("", &context),
-            model: context.model.clone(),
+            head: head("", "", &context),
             context,
             open: None,
             held: None,
@@ -46,26 +43,18 @@ impl ChunkWriter {
         }
     }
 
-    fn chunk(&self, choices: &Value, usage: Option<Value>, bytes: &mut Vec<u8>) {
-        let mut chunk = object(json!({
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.context.created,
-            "model": self.model,
-            "choices": choices,
-        }));
-        if let Some(usage) = usage {
-            chunk.insert("usage".to_owned(), usage);
-        }
-        let chunk = Value::Object(chunk);
-        bytes.extend_from_slice(format!("data: {chunk}\n\n").as_bytes());
+    fn choice(&self, delta: &Value, finish: Option<&str>, bytes: &mut Vec<u8>) {
+        let head = &self.head;
+        let finish = Value::from(finish);
+        let choice = format!(
+            "{head}[{{\"index\":0,\"delta\":{delta},\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
+        );
+        bytes.extend_from_slice(choice.as_bytes());
     }
 
-    fn choice(&self, delta: &Value, finish: Option<&str>, bytes: &mut Vec<u8>) {
-        let choice = json!({
-            "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish,
-        });
-        self.chunk(&json!([choice]), None, bytes);
+    fn usage(&self, usage: &Usage, bytes: &mut Vec<u8>) {
+        let (head, usage) = (&self.head, write_usage(usage));
+        bytes.extend_from_slice(format!("{head}[],\"usage\":{usage}}}\n\n").as_bytes());
     }
 
     fn begin(&mut self, bytes: &mut Vec<u8>) {
@@ -85,13 +74,8 @@ impl ChunkWriter {
             }
             Some(Opened::ToolCall { is_custom, .. }) => {
                 let is_custom = *is_custom;
-                match &mut self.held {
-                    Some(held) if held.arguments.is_empty() => held.arguments.push_str(text),
-                    _ => {
-                        self.flush(bytes);
-                        self.arguments(text, is_custom, bytes);
-                    }
-                }
+                self.flush("", bytes);
+                self.arguments(text, is_custom, bytes);
             }
             None => {}
         }
@@ -108,16 +92,15 @@ impl ChunkWriter {
     }
 
     /// Writes the held tool call.
-    fn flush(&mut self, bytes: &mut Vec<u8>) {
-        let Some(HeldCall { mut id, name, arguments, is_custom, signature }) = self.held.take()
-        else {
+    fn flush(&mut self, arguments: &str, bytes: &mut Vec<u8>) {
+        let Some(HeldCall { mut id, name, is_custom, signature }) = self.held.take() else {
             return;
         };
         if let Some(foreign) = signature.as_ref().filter(|it| it.api != Api::Chat) {
             id = foreign.attach_to(&id);
         }
         let mut written: Extra = object(json!({"index": self.calls}));
-        written.extend(call(&id, &name, &arguments, is_custom));
+        written.extend(call(&id, &name, arguments, is_custom));
         if let Some(signature) = &signature {
             put_signature(&mut written, signature);
         }
@@ -140,7 +123,8 @@ impl ChunkWriter {
     }
 
     fn close(&mut self, bytes: &mut Vec<u8>) {
-        self.flush(bytes);
+        let is_custom = self.held.as_ref().is_some_and(|held| held.is_custom);
+        self.flush(if is_custom { "" } else { NO_ARGUMENTS }, bytes);
         match self.open.take() {
             Some(Opened::Thinking) => self.thoughts += 1,
             Some(Opened::ToolCall { .. }) => self.calls += 1,
@@ -149,13 +133,22 @@ impl ChunkWriter {
     }
 }
 
+/// Returns the beginning of a chunk.
+fn head(id: &str, model: &str, context: &Context) -> String {
+    let chunk = json!({
+        "id": completion_id(id, context),
+        "object": "chat.completion.chunk",
+        "created": context.created,
+        "model": if model.is_empty() { &context.model } else { model },
+        "choices": null,
+    });
+    format!("data: {chunk}").trim_end_matches("null}").to_owned()
+}
+
 impl StreamWriter for ChunkWriter {
     fn piece(&mut self, piece: &Piece, _: &Usage, bytes: &mut Vec<u8>) {
         if let Piece::Begin { id, model } = piece {
-            self.id = completion_id(id, &self.context);
-            if !model.is_empty() {
-                self.model.clone_from(model);
-            }
+            self.head = head(id, model, &self.context);
         }
         self.begin(bytes);
         match piece {
@@ -165,7 +158,6 @@ impl StreamWriter for ChunkWriter {
                     self.held = Some(HeldCall {
                         id: id.clone(),
                         name: name.clone(),
-                        arguments: String::new(),
                         is_custom: *is_custom,
                         signature: None,
                     });
@@ -186,7 +178,7 @@ impl StreamWriter for ChunkWriter {
         let finish = self.stop.as_ref().map_or(default, write_stop);
         self.choice(&json!({}), Some(finish), bytes);
         if self.context.wants_usage {
-            self.chunk(&json!([]), Some(write_usage(usage)), bytes);
+            self.usage(usage, bytes);
         }
         bytes.extend_from_slice(b"data: [DONE]\n\n");
     }

@@ -5,13 +5,15 @@ use super::fields::object;
 use super::*;
 use crate::event::Usage;
 use crate::translation::{
-    Api, Context, Conversation, Extra, Media, Opened, Part, PartKind, Piece, Reply, Role,
-    Signature, Source, Stop, StreamReader, StreamWriter, Target, ThinkingMode, Tool, ToolChoice,
-    ToolKind, Turn, Written, pieces_of,
+    Api, Context, Conversation, Extra, Media, Opened, OutputFormat, Part, PartKind, Piece, Reply,
+    Role, Signature, Source, Stop, StreamReader, StreamWriter, Target, ThinkingMode, Tool,
+    ToolChoice, ToolKind, Turn, Written, pieces_of,
 };
 
+mod from_others;
 mod replies;
 mod requests;
+mod round_trips;
 mod streams;
 
 fn target() -> Target {
@@ -33,75 +35,18 @@ fn context() -> Context {
     }
 }
 
+const NAMES: &str = "messages role content type text image_url url file file_data input_audio data
+    format tool_calls function name arguments custom id index choices delta message finish_reason
+    reasoning_content reasoning_details signature tools tool_choice response_format json_schema schema
+    grammar stop thinking reasoning extra_content google refusal thought_signature tool_call_id model x";
+const TEXTS: &str = "text image_url file input_audio function custom assistant tool user thinking
+    reasoning.text reasoning.encrypted reasoning.summary stop tool_calls json_schema grammar
+    flowledger:gemini::x {} {\"type\":1}";
+
 /// Any JSON, also with the names of fields that the readers know.
 fn any_json() -> impl Strategy<Value = Value> {
-    let names = prop::sample::select(vec![
-        "messages",
-        "role",
-        "content",
-        "type",
-        "text",
-        "image_url",
-        "url",
-        "file",
-        "file_data",
-        "input_audio",
-        "data",
-        "format",
-        "tool_calls",
-        "function",
-        "name",
-        "arguments",
-        "custom",
-        "id",
-        "index",
-        "choices",
-        "delta",
-        "message",
-        "finish_reason",
-        "reasoning_content",
-        "reasoning_details",
-        "signature",
-        "tools",
-        "tool_choice",
-        "response_format",
-        "json_schema",
-        "schema",
-        "grammar",
-        "stop",
-        "thinking",
-        "reasoning",
-        "extra_content",
-        "google",
-        "refusal",
-        "thought_signature",
-        "tool_call_id",
-        "model",
-        "x",
-    ]);
-    let texts = prop::sample::select(vec![
-        "",
-        "text",
-        "image_url",
-        "file",
-        "input_audio",
-        "function",
-        "custom",
-        "assistant",
-        "tool",
-        "user",
-        "thinking",
-        "reasoning.text",
-        "reasoning.encrypted",
-        "reasoning.summary",
-        "stop",
-        "tool_calls",
-        "json_schema",
-        "grammar",
-        "flowledger:gemini::x",
-        "{}",
-        "{\"type\":1}",
-    ]);
+    let names = prop::sample::select(NAMES.split_whitespace().collect::<Vec<_>>());
+    let texts = prop::sample::select(TEXTS.split_whitespace().chain([""]).collect::<Vec<_>>());
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -1,9 +1,9 @@
 //! The thoughts of a message. Servers have several fields for them:
-//! - `reasoning_content`: <https://api-docs.deepseek.com/guides/thinking_mode>, llama.cpp, older vLLM;
-//! - `reasoning`: <https://console.groq.com/docs/reasoning>, OpenRouter, newer vLLM;
-//! - `reasoning_details`, with signatures:
+//! - `reasoning_content`: DeepSeek, <https://api-docs.deepseek.com/guides/thinking_mode>, and many;
+//! - `reasoning`: vLLM, <https://docs.vllm.ai/en/stable/features/reasoning_outputs>, OpenRouter, Groq;
+//! - `reasoning_details`, with signatures: OpenRouter,
 //!   <https://openrouter.ai/docs/guides/best-practices/reasoning-tokens>;
-//! - content parts of type `thinking`: <https://docs.mistral.ai/capabilities/reasoning>.
+//! - content parts of type `thinking`: Mistral, <https://docs.mistral.ai/capabilities/reasoning>.
 //!
 //! The signature of such thoughts is the name of the field, or the detail without its text as JSON:
 //! enough to send them back in the form in which the server wrote them.

@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::content::write_media;
 use super::fields::object;
-use super::message::{call, put_signature};
+use super::message::{NO_ARGUMENTS, call, put_signature};
 use super::thoughts::{self, CONTENT, DETAILS, THINKING, text_of, write_detail, write_thinking};
 use super::write_own::put_some;
 use super::write_request::Dropped;
+use crate::translation::tool_names::hash;
 use crate::translation::{
     Api, Conversation, Extra, Media, Part, PartKind, Refusal, Role, Source, ToolNames,
 };
@@ -15,11 +16,15 @@ use crate::translation::{
 /// OpenAI's limit, in characters; its error is "string too long. Expected a string with maximum
 /// length 40": <https://github.com/langgenius/dify/issues/28987>.
 const ID_CHARS_MAX: usize = 40;
+/// Mistral's ids have exactly this many letters and digits:
+/// <https://github.com/anomalyco/opencode/issues/1680>.
+const MISTRAL_ID_CHARS: usize = 9;
 const PARAGRAPH: &str = "\n\n";
 
 pub(super) struct Messages<'a> {
     conversation: &'a Conversation,
     names: &'a ToolNames,
+    is_mistral: bool,
     messages: Vec<Value>,
     dropped: Dropped,
 }
@@ -40,12 +45,13 @@ impl<'a> Messages<'a> {
         names: &'a ToolNames,
     ) -> Result<(Vec<Value>, Vec<String>), Refusal> {
         let dropped = Dropped::default();
-        let mut writer = Self { conversation, names, messages: Vec::new(), dropped };
+        let is_mistral = is_mistral(&conversation.model);
+        let mut writer = Self { conversation, names, is_mistral, messages: Vec::new(), dropped };
         writer.note_dropped();
         let placed = writer.placed();
         let (system, others): (Vec<Placed>, Vec<Placed>) =
             placed.into_iter().partition(|it| is_system(it.role));
-        writer.message("system", &system)?;
+        writer.message("system", Vec::new(), &system)?;
         for run in others.chunk_by(|a, b| a.role == b.role) {
             match run {
                 [Placed { role: Role::Assistant, .. }, ..] => writer.answer(run)?,
@@ -98,22 +104,28 @@ impl<'a> Messages<'a> {
                 self.result(*placed, id, content, &mut media)?;
             }
         }
-        if !media.is_empty() {
-            self.messages.push(json!({"role": "user", "content": media}));
-        }
         let is_result = |it: &Placed| matches!(it.part.kind, PartKind::ToolResult { .. });
         let others: Vec<Placed> = parts.iter().filter(|it| !is_result(it)).copied().collect();
-        self.message("user", &others)
+        let results = parts.len() - others.len();
+        let before = self.messages.len();
+        self.message("user", media, &others)?;
+        // Mistral rejects a user's message after a tool's:
+        // https://github.com/zed-industries/zed/issues/37021
+        if self.is_mistral && results > 0 && self.messages.len() > before {
+            self.messages.insert(before, json!({"role": "assistant", "content": "OK."}));
+        }
+        Ok(())
     }
 
     /// Adds the result of a tool, which can only be a text. Adds other parts to `media`.
     fn result(
         &mut self,
         placed: Placed,
-        id: &str,
+        client_id: &str,
         content: &[Part],
         media: &mut Vec<Value>,
     ) -> Result<(), Refusal> {
+        let id = self.id(client_id);
         let mut texts = Vec::new();
         let mut others = Vec::new();
         for part in content {
@@ -123,38 +135,50 @@ impl<'a> Messages<'a> {
             }
         }
         if !others.is_empty() {
-            let name = self.conversation.tool_name_of(id);
+            let name = self.conversation.tool_name_of(client_id);
             let name = name.map(|name| self.names.at_provider(name)).unwrap_or_default();
-            let text = format!("Output of the call {} of the tool {name}:", short_id(id));
+            let text = format!("Output of the call {id} of the tool {name}:");
             media.push(json!({"type": "text", "text": text}));
             texts.push("The output follows in the next message of the user.");
         }
         media.extend(others);
         let content = texts.join(PARAGRAPH);
-        let result = json!({"role": "tool", "tool_call_id": short_id(id), "content": content});
+        let result = json!({"role": "tool", "tool_call_id": id, "content": content});
         self.messages.push(result);
         Ok(())
     }
 
-    /// Adds a message of the user or the system; none without parts. Several texts become one,
-    /// because not all servers accept lists: <https://github.com/BerriAI/litellm/issues/6642>.
-    fn message(&mut self, role: &str, parts: &[Placed]) -> Result<(), Refusal> {
-        let is_empty =
-            |it: &&Placed| matches!(&it.part.kind, PartKind::Text(text) if text.is_empty());
+    /// Adds a message of the user or the system, with these parts after `content`; none without
+    /// parts. Several texts become one, because not all servers accept lists:
+    /// <https://github.com/BerriAI/litellm/issues/6642>.
+    fn message(
+        &mut self,
+        role: &str,
+        mut content: Vec<Value>,
+        parts: &[Placed],
+    ) -> Result<(), Refusal> {
+        let is_empty = |it: &Placed| text(it.part).is_some_and(str::is_empty);
         let parts: Vec<Placed> = parts.iter().filter(|it| !is_empty(it)).copied().collect();
-        if parts.is_empty() {
+        if parts.is_empty() && content.is_empty() {
             return Ok(());
         }
         let texts: Option<Vec<&str>> = parts.iter().map(|it| text(it.part)).collect();
-        let content: Value = match texts {
+        let content: Value = match texts.filter(|_| content.is_empty()) {
             Some(texts) => texts.join(PARAGRAPH).into(),
             None => {
-                let parts = parts.into_iter().map(|it| self.content_part(it));
-                parts.collect::<Result<Vec<Value>, Refusal>>()?.into()
+                for part in parts {
+                    content.push(self.content_part(part)?);
+                }
+                content.into()
             }
         };
         self.messages.push(json!({"role": role, "content": content}));
         Ok(())
+    }
+
+    /// Returns the id at the provider, the same for a call and its result.
+    fn id(&self, id: &str) -> String {
+        if self.is_mistral { mistral_id(id) } else { short_id(id) }
     }
 
     /// Adds a message of the assistant; none if only thoughts of other APIs remain of it.
@@ -193,11 +217,11 @@ impl<'a> Messages<'a> {
         let arguments = if *is_custom {
             ToolNames::wrapped_arguments(arguments).to_string()
         } else if arguments.trim().is_empty() {
-            "{}".to_owned()
+            NO_ARGUMENTS.to_owned()
         } else {
             arguments.clone()
         };
-        let mut call = call(&short_id(id), &self.names.at_provider(name), &arguments, false);
+        let mut call = call(&self.id(id), &self.names.at_provider(name), &arguments, false);
         if let Some(signature) = &part.signature {
             put_signature(&mut call, signature);
         }
@@ -263,16 +287,26 @@ fn foreign_media(kind: &PartKind, media: &Media) -> Option<Value> {
     write_media(kind, &media)
 }
 
-/// Returns an id of at most [`ID_CHARS_MAX`] characters; the same for a call and its result.
+/// Returns an id of at most [`ID_CHARS_MAX`] characters.
 fn short_id(id: &str) -> String {
     if id.chars().count() <= ID_CHARS_MAX {
         return id.to_owned();
     }
-    // FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, step);
-    let kept: String = id.chars().take(ID_CHARS_MAX - 17).collect();
-    format!("{kept}_{hash:016x}")
+    let kept: String = id.chars().take(ID_CHARS_MAX - 9).collect();
+    format!("{kept}_{:08x}", hash(id))
+}
+
+fn mistral_id(id: &str) -> String {
+    if id.len() == MISTRAL_ID_CHARS && id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return id.to_owned();
+    }
+    format!("{:0width$x}", hash(id), width = MISTRAL_ID_CHARS)
+}
+
+/// Returns whether the name is one of Mistral's models: Mistral, Magistral, Devstral, Mixtral, …
+pub(super) fn is_mistral(model: &str) -> bool {
+    let name = model.to_ascii_lowercase();
+    ["stral", "xtral"].iter().any(|family| name.contains(family))
 }
 
 /// Adds the thoughts that a server of this API wrote, in the form in which it needs them back.

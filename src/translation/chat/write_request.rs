@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::fields::object;
-use super::write_messages::Messages;
+use super::write_messages::{Messages, is_mistral};
 use super::write_own::{put_some, write_format, write_own};
 use crate::translation::{
     Api, Conversation, Extra, OutputFormat, Reasoning, Refusal, Target, ThinkingMode, ToolChoice,
@@ -32,10 +32,7 @@ pub fn write_request(conversation: &Conversation, target: &Target) -> Result<Wri
     put_some(&mut body, "response_format", write_format(&named(&conversation.format, &names)));
     put_some(&mut body, target.chat_limit, conversation.max_tokens);
     write_sampling(conversation, &mut body, &mut dropped)?;
-    match effort(conversation) {
-        Ok(effort) => put_some(&mut body, "reasoning_effort", effort),
-        Err(field) => dropped.add(field),
-    }
+    write_effort(conversation, &mut body, &mut dropped);
     if conversation.is_streamed {
         body.insert("stream".to_owned(), true.into());
         let options = target.takes_stream_options.then(|| json!({"include_usage": true}));
@@ -180,11 +177,11 @@ fn write_sampling(
     Ok(())
 }
 
-/// Returns the effort of reasoning, or the name of the field that cannot be sent.
+/// Adds the effort of reasoning.
 ///
-/// A disabled or adaptive mode is the default of the model: OpenAI's models without reasoning reject
-/// the field, and the older ones with reasoning reject `none`.
-fn effort(conversation: &Conversation) -> Result<Option<String>, String> {
+/// A disabled mode has no equivalent: OpenAI's models without reasoning reject the field, and the
+/// older ones with reasoning reject `none`.
+fn write_effort(conversation: &Conversation, body: &mut Extra, dropped: &mut Dropped) {
     let Reasoning { mode, effort, budget_tokens, .. } = &conversation.reasoning;
     let field = match conversation.api {
         Api::Responses => "reasoning",
@@ -192,17 +189,21 @@ fn effort(conversation: &Conversation) -> Result<Option<String>, String> {
         Api::Messages | Api::Chat if effort.is_some() => "output_config.effort",
         Api::Messages | Api::Chat => "thinking",
     };
-    let budget = budget_tokens.filter(|tokens| *tokens > 0);
-    let effort = match (mode, effort) {
-        (_, Some(effort)) => Some(effort.clone()),
-        (Some(ThinkingMode::Disabled), None) => return Err(field.to_owned()),
-        (_, None) => budget.map(|tokens| nearest_effort(tokens).to_owned()),
+    let is_off = *mode == Some(ThinkingMode::Disabled) || *budget_tokens == Some(0);
+    let budget = budget_tokens.map(|tokens| nearest_effort(tokens).to_owned());
+    let wanted = effort.clone().or(budget).filter(|_| !is_off);
+    let model = &conversation.model;
+    let sent = if body.contains_key("tools") && has_no_tools_with_reasoning(model) {
+        Some("none".to_owned())
+    } else if is_mistral(model) {
+        wanted.as_deref().map(|effort| mistral_effort(effort).to_owned())
+    } else {
+        wanted.clone().filter(|_| !has_no_reasoning(model))
     };
-    match effort {
-        Some(_) if has_no_reasoning(&conversation.model) => Err(field.to_owned()),
-        None if *budget_tokens == Some(0) => Err(field.to_owned()),
-        effort => Ok(effort),
+    if is_off || wanted.is_some_and(|wanted| sent != Some(wanted)) {
+        dropped.add(field);
     }
+    put_some(body, "reasoning_effort", sent);
 }
 
 /// Returns the effort that is nearest to a budget in Google's table:
@@ -213,9 +214,24 @@ fn nearest_effort(budget_tokens: u64) -> &'static str {
     nearest.map_or("medium", |(effort, _)| effort)
 }
 
+/// Returns the nearest of the efforts that Mistral has:
+/// <https://docs.mistral.ai/capabilities/reasoning>.
+fn mistral_effort(effort: &str) -> &'static str {
+    if ["none", "minimal", "low"].contains(&effort) { "none" } else { "high" }
+}
+
 /// Returns whether a model is known to reject `reasoning_effort`: OpenAI's up to GPT-4.5,
 /// <https://github.com/generative-computing/mellea/issues/270>.
 fn has_no_reasoning(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
     ["gpt-3.5", "gpt-4", "chatgpt-4o"].iter().any(|family| name.starts_with(family))
+}
+
+/// Returns whether a model of OpenAI rejects functions in chat completions unless the effort is
+/// `none`: since GPT-5.4, <https://github.com/openai/openai-openapi/issues/541>,
+/// <https://github.com/BerriAI/litellm/pull/34569>. Names of other providers contain a slash.
+fn has_no_tools_with_reasoning(model: &str) -> bool {
+    let version = model.strip_prefix("gpt-5.").unwrap_or_default();
+    let minor = version.split(|c: char| !c.is_ascii_digit()).next();
+    minor.and_then(|minor| minor.parse().ok()).is_some_and(|minor: u32| minor >= 4)
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::conversation::{Conversation, Extra, OutputFormat, Tool, ToolChoice, ToolKind};
 use super::super::{Api, Refusal, Target, ToolNames};
+use super::dropped::Dropped;
 use super::models::Model;
 use super::schema::closed;
 use super::{thinking, turns};
@@ -14,53 +15,13 @@ pub(super) struct Adapted {
     pub names: ToolNames,
 }
 
-/// The fields of the client's request that the provider does not get.
-pub(super) struct Dropped {
-    api: Api,
-    names: Vec<String>,
-}
-
-impl Dropped {
-    fn add(&mut self, name: impl Into<String>) {
-        let name = name.into();
-        if !self.names.contains(&name) {
-            self.names.push(name);
-        }
-    }
-
-    /// Adds a field by its name in chat completions.
-    fn add_field(&mut self, name: &str) {
-        let (chat, responses, gemini) = match name {
-            "reasoning" => ("reasoning_effort", "reasoning", "thinkingConfig"),
-            "stop" => (name, name, "stopSequences"),
-            "top_p" => (name, name, "topP"),
-            "top_k" => (name, name, "topK"),
-            "frequency_penalty" => (name, name, "frequencyPenalty"),
-            "presence_penalty" => (name, name, "presencePenalty"),
-            _ => (name, name, name),
-        };
-        match self.api {
-            Api::Chat | Api::Messages => self.add(chat),
-            Api::Responses => self.add(responses),
-            Api::Gemini => self.add(format!("generationConfig.{gemini}")),
-        }
-    }
-
-    /// Adds the unknown fields of the objects in a list.
-    pub(super) fn add_extra(&mut self, list: &str, extra: &Extra) {
-        for key in extra.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key) {
-            self.add(format!("{list}[*].{key}"));
-        }
-    }
-}
-
 /// Returns the request in Anthropic's terms.
 ///
 /// # Errors
 /// The API cannot express a field that changes the meaning of the answer.
 pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, Refusal> {
     let names = ToolNames::new(from, false);
-    let mut dropped = Dropped { api: from.api, names: Vec::new() };
+    let mut dropped = Dropped::new(from.api);
     let mut it = Conversation::new(Api::Messages);
     it.model = from.model.clone();
     it.is_streamed = from.is_streamed;
@@ -97,7 +58,19 @@ pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, R
             dropped.add(format!("reasoning.{key}"));
         }
     }
-    Ok(Adapted { conversation: it, dropped: dropped.names, names })
+    if model.is_some() && !it.tools.is_empty() && !has_marks(&it) {
+        // Clients of other APIs expect that their provider caches a prompt that grows. Anthropic does
+        // so only on request: <https://platform.claude.com/docs/en/build-with-claude/prompt-caching>.
+        it.extra.insert("cache_control".to_owned(), json!({"type": "ephemeral"}));
+    }
+    Ok(Adapted { conversation: it, dropped: dropped.names(), names })
+}
+
+/// Returns whether the client marked parts of its prompt for the cache itself.
+fn has_marks(it: &Conversation) -> bool {
+    let parts = it.turns.iter().flat_map(|turn| &turn.parts).chain(&it.system);
+    let extras = parts.map(|part| &part.extra).chain(it.tools.iter().map(|tool| &tool.extra));
+    extras.into_iter().any(|extra| extra.contains_key("cache_control"))
 }
 
 fn described(mut schema: Value, description: Option<&str>) -> Value {

@@ -94,15 +94,6 @@ impl Model {
     pub(super) fn rejects_both_sampling(self) -> bool {
         self.version >= (4, 1)
     }
-
-    /// Limits an answer with thinking, in tokens:
-    /// <https://platform.claude.com/docs/en/about-claude/models/overview>.
-    pub(super) fn output_max(self) -> u64 {
-        match (self.family, self.version) {
-            (Family::Opus, version) if version < (4, 5) => 32_000,
-            _ => 64_000,
-        }
-    }
 }
 
 #[cfg(test)]

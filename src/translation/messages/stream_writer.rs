@@ -91,7 +91,7 @@ impl EventWriter {
         event("content_block_delta", json!({"index": self.index, "delta": delta}), bytes);
     }
 
-    /// Starts the block of the open part, if it is not started, and writes what was held.
+    /// Starts the block of the open part, if it is not started, and writes the held piece.
     fn start(&mut self, signature: Option<&Signature>, bytes: &mut Vec<u8>) {
         let Some(open) = &mut self.open else {
             return;

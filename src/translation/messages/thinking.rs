@@ -9,6 +9,8 @@ use super::models::{Model, Off};
 
 /// The lowest budget, in tokens.
 const BUDGET_MIN: u64 = 1_024;
+/// The part of the output limit that thinking leaves for the answer, in tokens.
+const ANSWER_MIN: u64 = 1_024;
 /// The budgets of the efforts, in tokens: <https://ai.google.dev/gemini-api/docs/openai>.
 const BUDGETS: [(&str, u64); 3] = [("low", 1_024), ("medium", 8_192), ("high", 24_576)];
 
@@ -74,21 +76,19 @@ fn enable(from: &Reasoning, model: Option<Model>, it: &mut Conversation) -> Outc
     if is_forced || model.is_some() && has_unsigned_calls(it) {
         return Outcome::Dropped;
     }
-    let effort =
-        || BUDGETS.into_iter().rev().find(|(name, _)| from.effort.as_deref() == Some(name));
-    let of_effort = match from.effort.as_deref() {
-        Some("minimal") => BUDGET_MIN,
-        Some("xhigh" | "max") => BUDGETS[2].1,
-        _ => effort().unwrap_or(BUDGETS[1]).1,
+    let effort = match from.effort.as_deref() {
+        Some("minimal") => "low",
+        Some("xhigh" | "max") => "high",
+        other => other.unwrap_or("medium"),
     };
-    let output_max = model.map_or(u64::MAX, Model::output_max);
-    let budget = from.budget_tokens.unwrap_or(of_effort);
-    let budget = budget.clamp(BUDGET_MIN, (output_max - BUDGET_MIN).max(BUDGET_MIN));
-    let max_tokens = it.max_tokens.unwrap_or(0);
-    if max_tokens <= budget {
-        // The budget is part of the limit, and must be lower.
-        it.max_tokens = Some(max_tokens.saturating_add(budget).min(output_max).max(budget + 1));
+    let of_effort = BUDGETS.iter().find(|(name, _)| *name == effort).unwrap_or(&BUDGETS[1]).1;
+    // The budget is part of the limit, and must be lower. The limit stays: a budget
+    // in dollars may have lowered it.
+    let highest = it.max_tokens.unwrap_or(0).saturating_sub(ANSWER_MIN);
+    if highest < BUDGET_MIN {
+        return Outcome::Dropped;
     }
+    let budget = from.budget_tokens.unwrap_or(of_effort).clamp(BUDGET_MIN, highest);
     it.reasoning.mode = Some(ThinkingMode::Enabled);
     it.reasoning.budget_tokens = Some(budget);
     it.reasoning.is_shown = from.is_shown;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::conversation::{Conversation, Media, Part, PartKind, Role, Source, Turn};
 use super::super::tool_names::hash;
 use super::super::{Api, Refusal, ToolNames};
-use super::adapt::Dropped;
 use super::base64;
+use super::dropped::Dropped;
 
 /// Stands for the user at the beginning of a conversation that the model began. The shortest text
 /// that is accepted: a text must not be blank.
@@ -225,8 +225,8 @@ fn accepted_id(id: &str) -> String {
     format!("{clean}_{:08x}", hash(id))
 }
 
-fn refused_media(path: &dyn Fn() -> String, what: &str) -> Refusal {
-    Refusal::new(path(), format!("cannot be sent to the messages API of the provider: {what}"))
+fn refused_media(path: &dyn Fn() -> String, reason: &str) -> Refusal {
+    Refusal::new(path(), format!("cannot be sent to the messages API of the provider: {reason}"))
 }
 
 /// <https://platform.claude.com/docs/en/build-with-claude/vision>.

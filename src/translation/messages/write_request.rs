@@ -3,12 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::{
-    Conversation, Extra, OutputFormat, PartKind, Reasoning, Role, ThinkingMode, Tool, ToolChoice,
-    ToolKind, Turn,
+    Conversation, Extra, OutputFormat, Part, PartKind, Reasoning, Role, ThinkingMode, Tool,
+    ToolChoice, ToolKind, Turn,
 };
 use super::super::{Api, Refusal, Target, ToolNames, Written};
 use super::adapt::adapted;
 use super::blocks::{content_of, with_extra, write_block};
+use super::models::Model;
 
 /// Stands for a request of any JSON object, which the API does not have.
 const JSON_ONLY: &str = "Answer with one JSON object and nothing else.";
@@ -42,7 +43,9 @@ fn write_body(it: &Conversation, target: &Target) -> Value {
         system.push(json!({"type": "text", "text": JSON_ONLY}));
     }
     set("system", (!system.is_empty()).then(|| content_of(system)));
-    set("messages", Some(it.turns.iter().map(write_turn).collect()));
+    let is_claude = Model::read(&it.model).is_some();
+    let turns = it.turns.iter().filter_map(|turn| write_turn(turn, is_claude));
+    set("messages", Some(turns.collect()));
     let tools: Vec<Value> = it.tools.iter().map(write_tool).collect();
     set("tools", (!tools.is_empty()).then(|| tools.into()));
     set("tool_choice", write_tool_choice(it));
@@ -66,19 +69,27 @@ fn number(value: f64) -> Value {
     }
 }
 
-fn write_turn(turn: &Turn) -> Value {
+/// Returns nothing if all parts are left out: thinking that another maker signed, and for Claude also
+/// thinking without a signature, which a client has from another model.
+fn write_turn(turn: &Turn, is_claude: bool) -> Option<Value> {
     if let [part] = turn.parts.as_slice()
         && let (PartKind::Other(message), true) = (&part.kind, turn.extra.contains_key("role"))
     {
-        return message.clone();
+        return Some(message.clone());
     }
     let role = match turn.role {
         Role::System | Role::Developer => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
     };
-    let blocks = turn.parts.iter().filter_map(write_block).collect();
-    with_extra(json!({"role": role, "content": content_of(blocks)}), &turn.extra)
+    let is_unsigned =
+        |part: &Part| matches!(part.kind, PartKind::Thinking(_)) && part.signature.is_none();
+    let kept = turn.parts.iter().filter(|part| !(is_claude && is_unsigned(part)));
+    let blocks: Vec<Value> = kept.filter_map(write_block).collect();
+    if blocks.is_empty() && !turn.parts.is_empty() {
+        return None;
+    }
+    Some(with_extra(json!({"role": role, "content": content_of(blocks)}), &turn.extra))
 }
 
 fn write_tool(tool: &Tool) -> Value {

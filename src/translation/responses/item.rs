@@ -162,6 +162,8 @@ pub(super) fn read_model_item(item: &Value) -> Option<Part> {
     };
     let written = write_model_item(&part)?;
     part.extra = rest(fields, &written);
+    // The id of a call may carry a signature.
+    part.extra.remove("call_id");
     if written.get("summary").is_some_and(|it| *it != json!([])) && !fields.contains_key("summary")
     {
         // The text is that of `content`.
@@ -185,9 +187,19 @@ fn read_reasoning(fields: &Map<String, Value>) -> Option<Part> {
         if signature.api == Api::Responses {
             signature.id = text_field(fields, "id").map(str::to_owned);
         }
-        part.signature = Some(signature);
+        part.signature = Some(signature).filter(|_| !is_unsigned(text));
     }
     Some(part)
+}
+
+/// The `encrypted_content` of thoughts that their API does not sign. Without one, OpenAI would search
+/// for a stored item if the conversation returned to it.
+pub(super) fn unsigned() -> String {
+    Signature::new(Api::Gemini, "").text_for(Api::Responses)
+}
+
+pub(super) fn is_unsigned(encrypted_content: &str) -> bool {
+    encrypted_content == unsigned()
 }
 
 /// Returns the summary of a reasoning item; the reasoning itself if a model shows it.

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::item::{
-    IS_ITEM, call_names, object, read_content, read_model_item, rest, split_name, write_content,
-    write_model_item,
+    IS_ITEM, call_names, object, read_content, read_model_item, rest, split_name, unsigned,
+    write_content, write_model_item,
 };
 use crate::event::Usage;
 use crate::translation::{Api, Context, Part, PartKind, Reply, Role, Signature, Stop};
@@ -349,6 +349,7 @@ pub(super) fn reasoning_item(
     part.signature = signature.cloned();
     let mut item = write_model_item(&part).unwrap_or_default();
     item.insert("id".to_owned(), json!(reasoning_id(base, index, signature)));
+    item.entry("encrypted_content").or_insert_with(|| unsigned().into());
     Value::Object(item)
 }
 

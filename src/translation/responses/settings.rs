@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::models::Model;
 use super::write_request::{Dropped, format_of, mentions_json};
 use crate::translation::{
     Api, Conversation, OutputFormat, PartKind, Reasoning, Refusal, ThinkingMode, ToolNames,
@@ -72,7 +73,7 @@ pub(super) fn write_foreign(
     if !conversation.stop.is_empty() {
         return Err(Refusal::not_expressible(field(api, "stop"), Api::Responses));
     }
-    // The provider keeps an answer for 30 days otherwise.
+    // The provider stores answers otherwise.
     body.insert("store".to_owned(), Value::Bool(false));
     let is_reasoning = write_reasoning(conversation, body, dropped);
     write_sampling(conversation, is_reasoning, body, dropped);
@@ -116,44 +117,58 @@ fn field(api: Api, name: &'static str) -> &'static str {
     }
 }
 
-/// Writes the reasoning. Returns true if the client asks for it.
+/// Writes the reasoning. Returns true if the model will reason.
 fn write_reasoning(
     conversation: &Conversation,
     body: &mut Map<String, Value>,
     dropped: &mut Dropped,
 ) -> bool {
     let Reasoning { mode, effort, budget_tokens, is_shown, extra } = &conversation.reasoning;
+    let model = Model::read(&conversation.model);
     let prefix = field(conversation.api, "reasoning");
-    for key in extra.keys() {
-        dropped.add(format!("{prefix}.{key}"));
+    // Chat completions keep the fields from which the reasoning was read.
+    if conversation.api != Api::Chat {
+        dropped.add_all(prefix, extra);
     }
     let is_off = *mode == Some(ThinkingMode::Disabled) || *budget_tokens == Some(0);
+    let of_budget = budget_tokens.filter(|_| !is_off).map(nearest_effort);
+    let effort = effort.as_deref().or(of_budget);
+    let is_asked = effort.is_some_and(|effort| effort != "none")
+        || effort.is_none() && matches!(mode, Some(ThinkingMode::Enabled | ThinkingMode::Adaptive));
     if is_off && effort.is_none() {
         // Most models reject the effort `none`, and those without reasoning any effort.
         dropped.add(prefix);
+    }
+    if model.is_some_and(|model| !model.can_reason()) {
+        if is_asked {
+            dropped.add(prefix);
+        }
         return false;
     }
-    let of_budget =
-        budget_tokens.filter(|_| !is_off).map(|tokens| nearest_effort(tokens).to_owned());
-    let effort = effort.clone().or(of_budget);
-    let is_asked = effort.as_deref().is_some_and(|effort| effort != "none")
-        || matches!(mode, Some(ThinkingMode::Enabled | ThinkingMode::Adaptive));
+    let accepted = effort.map(|effort| match model {
+        // A client of chat completions knows the efforts of OpenAI's models.
+        Some(model) if conversation.api != Api::Chat => model.effort(effort),
+        _ => effort,
+    });
+    if let Some(accepted) = accepted.filter(|accepted| Some(*accepted) != effort) {
+        dropped.add(format!("{prefix} (changed to {accepted})"));
+    }
     // Anthropic's older models show their thoughts if asked for them at all.
     let is_shown = is_shown.unwrap_or(is_asked && conversation.api == Api::Messages);
     let mut reasoning = Map::new();
-    reasoning.extend(effort.map(|effort| ("effort".to_owned(), json!(effort))));
+    reasoning.extend(accepted.map(|effort| ("effort".to_owned(), json!(effort))));
     if is_shown {
         reasoning.insert("summary".to_owned(), "auto".into());
     }
     if !reasoning.is_empty() {
         body.insert("reasoning".to_owned(), Value::Object(reasoning));
     }
-    // Models without reasoning reject it:
-    // <https://github.com/OpenHands/software-agent-sdk/pull/1208>.
-    if is_asked || has_own_reasoning(conversation) {
+    let reasons_anyway = model.is_some_and(Model::always_reasons);
+    let is_known = model.is_some() && effort != Some("none");
+    if is_asked || is_known || has_own_reasoning(conversation) {
         body.insert("include".to_owned(), json!(["reasoning.encrypted_content"]));
     }
-    is_asked
+    is_asked || reasons_anyway
 }
 
 /// Returns whether the model reasoned earlier in the conversation.

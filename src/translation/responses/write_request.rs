@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::item::{
-    IS_ITEM, call_names, kind_of_tool, object, result_type, split_name, text_type, write_content,
-    write_format, write_model_item, write_tool,
+    IS_ITEM, call_names, is_unsigned, kind_of_tool, object, result_type, split_name, text_type,
+    write_content, write_format, write_model_item, write_tool,
 };
+use super::models::Model;
 use super::read_request::plain_text;
 use super::settings;
 use crate::translation::{
-    Api, Conversation, Media, Part, PartKind, Refusal, Role, Source, Target, Tool, ToolChoice,
-    ToolKind, ToolNames, Turn, Written,
+    Api, Conversation, Extra, Media, Part, PartKind, Refusal, Role, Source, Target, Tool,
+    ToolChoice, ToolKind, ToolNames, Turn, Written,
 };
 
 /// OpenAI rejects longer ids of calls: <https://github.com/decolua/9router/issues/393>.
@@ -57,9 +58,10 @@ impl Dropped {
         }
     }
 
-    fn add_all<'a>(&mut self, prefix: &str, keys: impl Iterator<Item = &'a String>) {
-        for key in keys {
-            self.add(format!("{prefix}.{key}"));
+    /// Adds the fields that only the client's API has.
+    pub(super) fn add_all(&mut self, path: &str, extra: &Extra) {
+        for (key, _) in extra.iter().filter(|(_, value)| !value.is_null()) {
+            self.add(format!("{path}.{key}"));
         }
     }
 }
@@ -68,6 +70,9 @@ struct RequestWriter<'a> {
     conversation: &'a Conversation,
     /// True if the client uses this API.
     is_own: bool,
+    /// Models without reasoning also reject earlier one:
+    /// <https://github.com/openai/openai-agents-python/issues/569>.
+    can_reason: bool,
     names: ToolNames,
     /// The ids of earlier calls of custom tools.
     custom_calls: HashSet<&'a str>,
@@ -86,6 +91,7 @@ impl<'a> RequestWriter<'a> {
         Self {
             conversation,
             is_own: conversation.api == Api::Responses,
+            can_reason: Model::read(&conversation.model).is_none_or(Model::can_reason),
             names: ToolNames::new(conversation, true),
             custom_calls: HashSet::new(),
             dropped: Dropped::default(),
@@ -101,7 +107,7 @@ impl<'a> RequestWriter<'a> {
                 texts.push(text.as_str());
             }
             if !self.is_own {
-                self.dropped.add_all("system[*]", part.extra.keys());
+                self.dropped.add_all("system[*]", &part.extra);
             }
         }
         if !texts.is_empty() {
@@ -146,7 +152,7 @@ impl<'a> RequestWriter<'a> {
             items.push(self.message(turn, content));
         }
         if !self.is_own {
-            self.dropped.add_all(turn_prefix(self.conversation.api), turn.extra.keys());
+            self.dropped.add_all(list_name(self.conversation.api), &turn.extra);
         }
         Ok(())
     }
@@ -177,7 +183,7 @@ impl<'a> RequestWriter<'a> {
             },
             PartKind::ToolResult { id, content, is_error } => {
                 if *is_error {
-                    self.dropped.add(format!("{}.is_error", part_prefix(self.conversation.api)));
+                    self.dropped.add(format!("{}.is_error", list_name(self.conversation.api)));
                 }
                 let output = self.output(content, path)?;
                 Placed::Item(object([
@@ -210,19 +216,19 @@ impl<'a> RequestWriter<'a> {
 
     /// Writes a call or reasoning; none for thoughts of another API's model.
     fn model_item(&mut self, part: &'a Part) -> Option<Map<String, Value>> {
-        let origin = part.signature.as_ref().map(|signature| signature.api);
         let PartKind::ToolCall { id, name, arguments, is_custom } = &part.kind else {
-            let is_own = origin == Some(Api::Responses) || self.is_own && origin.is_none();
-            return if is_own { write_model_item(part) } else { None };
+            let is_own = match &part.signature {
+                Some(signature) => signature.api == Api::Responses,
+                None => self.is_own && !has_foreign_text(part),
+            };
+            let is_kept = is_own && (self.is_own || self.can_reason);
+            return is_kept.then(|| write_model_item(part)).flatten();
         };
-        if self.is_own {
-            if *is_custom {
-                self.custom_calls.insert(id);
-            }
-            return write_model_item(part);
-        }
         if *is_custom {
             self.custom_calls.insert(id);
+        }
+        if self.is_own {
+            return write_model_item(part);
         }
         let (kind, field) = call_names(*is_custom);
         let is_empty = arguments.is_empty() && !*is_custom;
@@ -310,9 +316,11 @@ impl<'a> RequestWriter<'a> {
     }
 
     fn drop_part_extra(&mut self, part: &Part) {
-        let is_detail = |key: &String| key == "detail" && matches!(part.kind, PartKind::Image(_));
-        let keys = part.extra.keys().filter(|key| !is_detail(key));
-        self.dropped.add_all(part_prefix(self.conversation.api), keys);
+        let mut extra = part.extra.clone();
+        if matches!(part.kind, PartKind::Image(_)) {
+            extra.retain(|key, _| !["detail", "image_url"].contains(&key.as_str()));
+        }
+        self.dropped.add_all(list_name(self.conversation.api), &extra);
     }
 
     fn write_tools(&mut self, body: &mut Map<String, Value>) -> Result<(), Refusal> {
@@ -326,7 +334,7 @@ impl<'a> RequestWriter<'a> {
                 _ if self.is_own => push_own_tool(tool, &mut tools),
                 _ => {
                     tools.push(self.foreign_tool(tool));
-                    self.dropped.add_all("tools[*]", tool.extra.keys());
+                    self.dropped.add_all("tools[*]", &tool.extra);
                 }
             }
         }
@@ -432,8 +440,10 @@ fn object_schema(parameters: Option<&Value>) -> Value {
     Value::Object(schema)
 }
 
+/// Chat completions have the detail beside the URL.
 fn image_detail(part: &Part) -> Value {
-    let detail = part.extra.get("detail").filter(|detail| detail.is_string());
+    let of_chat = part.extra.get("image_url").map(|image| &image["detail"]);
+    let detail = part.extra.get("detail").or(of_chat).filter(|detail| detail.is_string());
     detail.cloned().unwrap_or_else(|| "auto".into())
 }
 
@@ -456,6 +466,12 @@ fn remove_loose_reasoning(items: &mut Vec<Value>) {
     items.extend(kept.into_iter().rev());
 }
 
+/// Returns whether another API's model wrote unsigned thoughts.
+fn has_foreign_text(part: &Part) -> bool {
+    let content = part.extra.get("encrypted_content").and_then(Value::as_str);
+    content.is_some_and(is_unsigned)
+}
+
 fn path(api: Api, turn: usize, part: usize) -> String {
     match api {
         Api::Chat | Api::Messages => format!("messages[{turn}].content[{part}]"),
@@ -464,19 +480,12 @@ fn path(api: Api, turn: usize, part: usize) -> String {
     }
 }
 
-fn turn_prefix(api: Api) -> &'static str {
+/// Returns the path of the lists of messages, whose unknown fields are dropped.
+fn list_name(api: Api) -> &'static str {
     match api {
         Api::Chat | Api::Messages => "messages[*]",
         Api::Gemini => "contents[*]",
         Api::Responses => "input[*]",
-    }
-}
-
-fn part_prefix(api: Api) -> &'static str {
-    match api {
-        Api::Chat | Api::Messages => "messages[*].content[*]",
-        Api::Gemini => "contents[*].parts[*]",
-        Api::Responses => "input[*].content[*]",
     }
 }
 

@@ -156,6 +156,7 @@ fn reply_value() -> impl Strategy<Value = Value> {
         json!("content_filter"),
         json!("function_call"),
         json!("eos"),
+        json!("model_length"),
         Value::Null,
     ]);
     let calls = prop::collection::vec(call_value(), 0..3);

@@ -115,7 +115,7 @@ fn fields_of_chat_alone_are_refused_for_other_apis() {
         ("n", json!(2)),
         ("logprobs", json!(true)),
         ("modalities", json!(["text", "audio"])),
-        ("web_search_options", json!({"search_context_size": "low"})),
+        ("web_search_options", json!({})),
         ("functions", json!([{"name": "f"}])),
         ("response_format", json!({"type": "grammar", "value": "x"})),
         ("logit_bias", json!({"1": -100})),
@@ -139,6 +139,14 @@ fn fields_of_chat_alone_are_refused_for_other_apis() {
         let conversation = read_request(&json!({"messages": [message]})).unwrap();
         assert_eq!(check_for_other(&conversation).unwrap_err().field, field);
     }
+}
+
+#[test]
+fn fields_without_effect_are_not_listed_as_dropped() {
+    let body = json!({"messages": [], "n": 1, "logprobs": false, "modalities": ["text"], "user": "u",
+        "stream_options": {"include_usage": true}});
+    let conversation = crate::translation::read_for_other(Api::Chat, &body).unwrap();
+    assert_eq!(conversation.extra, object(json!({"user": "u"})));
 }
 
 #[test]
@@ -193,8 +201,8 @@ fn results_follow_their_calls_and_images_follow_the_results() {
             {"role": "tool", "tool_call_id": "2", "content": ""},
             {"role": "user", "content": [
                 {"type": "text", "text": "Output of the call 1 of the tool shot:"},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
-            {"role": "user", "content": "Now"}])
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                {"type": "text", "text": "Now"}]}])
     );
 }
 
@@ -314,6 +322,7 @@ fn a_budget_becomes_the_nearest_effort() {
     assert_eq!(effort("openai/gpt-4o", Some(1024), on), (None, 1));
     assert_eq!(effort("gpt-5", None, Some(ThinkingMode::Disabled)), (None, 1));
     assert_eq!(effort("gpt-5", None, None), (None, 0));
+    assert_eq!(effort("mistral-small-latest", Some(8_192), on), (Some("high".to_owned()), 1));
 }
 
 #[test]
@@ -338,6 +347,51 @@ fn fields_that_chat_lacks_are_refused_or_listed() {
     conversation.turns.clear();
     conversation.stop = vec![String::from("a"); 5];
     assert_eq!(write_request(&conversation, &target()).unwrap_err().field, "stop_sequences");
+}
+
+#[test]
+fn new_models_of_openai_get_tools_without_reasoning() {
+    let effort = |model: &str, tools: Vec<Tool>| {
+        let mut conversation = Conversation::new(Api::Messages);
+        conversation.model = model.to_owned();
+        conversation.tools = tools;
+        conversation.reasoning.effort = Some("high".to_owned());
+        let written = from_other(&conversation);
+        (written.body["reasoning_effort"].as_str().map(str::to_owned), written.dropped.len())
+    };
+    assert_eq!(effort("gpt-5.6-terra", vec![function("f")]), (Some("none".to_owned()), 1));
+    for model in ["gpt-5.2", "gpt-5", "openai/gpt-5.6"] {
+        assert_eq!(effort(model, vec![function("f")]), (Some("high".to_owned()), 0));
+    }
+    assert_eq!(effort("gpt-5.6", vec![]), (Some("high".to_owned()), 0));
+}
+
+#[test]
+fn mistral_gets_its_order_of_roles_and_its_ids() {
+    let mut conversation = Conversation::new(Api::Messages);
+    conversation.model = "Devstral-Small-2".to_owned();
+    conversation.turns = vec![
+        Turn::new(
+            Role::Assistant,
+            vec![tool_call("toolu_1", "f", "{}"), tool_call("abcDEF123", "f", "{}")],
+        ),
+        Turn::new(
+            Role::User,
+            vec![
+                tool_result("toolu_1", vec![]),
+                tool_result("abcDEF123", vec![]),
+                Part::text("Go"),
+            ],
+        ),
+    ];
+    let body = from_other(&conversation).body;
+    let messages = body["messages"].as_array().unwrap();
+    let roles: Vec<&Value> = messages.iter().map(|message| &message["role"]).collect();
+    assert_eq!(roles, ["assistant", "tool", "tool", "assistant", "user"]);
+    let id = messages[0]["tool_calls"][0]["id"].as_str().unwrap();
+    assert!(id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric()), "{id}");
+    assert_eq!(messages[1]["tool_call_id"], id);
+    assert_eq!(messages[2]["tool_call_id"], "abcDEF123");
 }
 
 #[test]

@@ -39,7 +39,12 @@ fn begin() -> Piece {
 fn part(opened: Opened, text: &str, signature: Option<Signature>) -> Vec<Piece> {
     let text = (!text.is_empty()).then(|| Piece::Delta(text.to_owned()));
     let signature = signature.map(Piece::Signature);
-    [Some(Piece::Open(opened)), text, signature, Some(Piece::Close)].into_iter().flatten().collect()
+    let mut inner = [text, signature];
+    if matches!(opened, Opened::ToolCall { .. }) {
+        inner.reverse();
+    }
+    let inner = inner.into_iter().flatten();
+    [Piece::Open(opened)].into_iter().chain(inner).chain([Piece::Close]).collect()
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> Vec<Piece> {
@@ -244,8 +249,10 @@ fn a_stream_has_the_chunks_that_clients_expect() {
             json!({"reasoning_content": "Hm", "reasoning_details": [detail]}),
             json!({"reasoning_details": [proof]}),
             json!({"content": "a"}),
-            json!({"tool_calls": [{"index": 0, "id": signature.attach_to("1"), "type": "function", "function": {"name": "f", "arguments": "{}"}}]}),
-            json!({"tool_calls": [{"index": 1, "id": "2", "type": "function", "function": {"name": "g", "arguments": "{"}}]}),
+            json!({"tool_calls": [{"index": 0, "id": signature.attach_to("1"), "type": "function", "function": {"name": "f", "arguments": ""}}]}),
+            json!({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}),
+            json!({"tool_calls": [{"index": 1, "id": "2", "type": "function", "function": {"name": "g", "arguments": ""}}]}),
+            json!({"tool_calls": [{"index": 1, "function": {"arguments": "{"}}]}),
             json!({"tool_calls": [{"index": 1, "function": {"arguments": "}"}}]}),
             json!({}),
             Value::Null,
@@ -261,6 +268,30 @@ fn a_stream_has_the_chunks_that_clients_expect() {
     }
     let without = written(&pieces, &Usage::default(), Context { wants_usage: false, ..context() });
     assert_eq!(without.len(), chunks.len() - 1);
+}
+
+#[test]
+fn a_call_without_arguments_has_an_empty_object() {
+    let chunks =
+        written(&stream(vec![call("1", "f", "")], Stop::ToolCalls), &Usage::default(), context());
+    let function = &chunks[1]["choices"][0]["delta"]["tool_calls"][0]["function"];
+    assert_eq!(function["arguments"], "{}");
+    let kind = PartKind::ToolCall {
+        id: "1".into(),
+        name: "f".into(),
+        arguments: String::new(),
+        is_custom: false,
+    };
+    let reply = Reply {
+        id: String::new(),
+        model: String::new(),
+        parts: vec![Part::new(kind)],
+        stop: None,
+        extra: Extra::new(),
+    };
+    let body = write_reply(&reply, &Usage::default(), &context());
+    let call = &body["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], "{}");
 }
 
 fn text() -> impl Strategy<Value = String> {

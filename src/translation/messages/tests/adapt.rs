@@ -1,5 +1,8 @@
 //! Requests of other APIs.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use super::super::super::conversation::{
@@ -224,7 +227,7 @@ fn efforts_become_thinking() {
         ("claude-opus-4-6", "xhigh", &adaptive, json!("high"), 10_000),
         ("claude-opus-5-5", "xhigh", &adaptive, json!("xhigh"), 10_000),
         ("claude-haiku-4-5", "low", &budget(1_024), Value::Null, 10_000),
-        ("claude-sonnet-4-5", "high", &budget(24_576), Value::Null, 34_576),
+        ("claude-sonnet-4-5", "high", &budget(8_976), Value::Null, 10_000),
         ("kimi-k2", "medium", &budget(8_192), Value::Null, 10_000),
         ("claude-opus-4-5", "none", &Value::Null, Value::Null, 10_000),
         ("claude-opus-5", "none", &json!({"type": "disabled"}), Value::Null, 10_000),
@@ -268,11 +271,14 @@ fn a_budget_needs_signed_calls_and_no_forced_tool() {
     conversation.tools = vec![function("f")];
     conversation.reasoning.mode = Some(ThinkingMode::Enabled);
     let (thinking_of_own, _, limit, _) = thinking(&conversation);
-    assert_eq!(thinking_of_own["budget_tokens"], 8_192);
-    assert_eq!(limit, 12_288);
+    assert_eq!(thinking_of_own["budget_tokens"], 3_072);
+    assert_eq!(limit, 4_096);
     conversation.tool_choice = Some(ToolChoice::Required);
     assert!(thinking(&conversation).0.is_null());
     conversation.tool_choice = None;
+    conversation.max_tokens = Some(2_047);
+    assert!(thinking(&conversation).0.is_null());
+    conversation.max_tokens = None;
     conversation.turns = turns(thought(Api::Gemini));
     let (thinking_of_foreign, _, _, dropped) = thinking(&conversation);
     assert!(thinking_of_foreign.is_null());
@@ -382,4 +388,70 @@ fn a_custom_call_is_wrapped_and_a_refusal_is_a_text() {
     assert_eq!(body["messages"][1]["content"][1]["input"], json!({"input": "*** Begin"}));
     let expected = json!([{"type": "tool_result", "tool_use_id": "a"}]);
     assert_eq!(body["messages"][2]["content"], expected);
+}
+
+/// Returns turns with calls whose results come late, in any order, or not at all.
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let step = (0..5u8, any::<usize>(), select(vec!["", " ", "x"]));
+    vec(step, 0..14).prop_map(|steps| {
+        let (mut turns, mut open) = (Vec::new(), Vec::new());
+        for (at, (kind, choice, text)) in steps.into_iter().enumerate() {
+            let (role, part) = match kind {
+                0 => (Role::User, Part::text(text)),
+                1 => (Role::Assistant, Part::text(text)),
+                2 => (Role::System, Part::text(text)),
+                3 => {
+                    open.push(format!("call:{at}"));
+                    (Role::Assistant, call(&format!("call:{at}"), "f.g", "[]"))
+                }
+                _ if open.is_empty() => continue,
+                _ => {
+                    let id = open.swap_remove(choice % open.len());
+                    (Role::User, result(&id, text))
+                }
+            };
+            turns.push(Turn::new(role, vec![part]));
+        }
+        turns
+    })
+}
+
+/// Panics unless the maker accepts the messages.
+fn check_messages(messages: &[Value]) {
+    let mut awaited: Vec<Value> = Vec::new();
+    for (at, message) in messages.iter().enumerate() {
+        let role = if at % 2 == 0 { "user" } else { "assistant" };
+        assert_eq!(message["role"], role);
+        let text = [json!({"type": "text", "text": message["content"]})];
+        let blocks = message["content"].as_array().map_or(&text[..], Vec::as_slice);
+        assert!(!blocks.is_empty());
+        let results = blocks.iter().take_while(|block| block["type"] == "tool_result");
+        let results: Vec<Value> = results.map(|block| block["tool_use_id"].clone()).collect();
+        assert_eq!(results, awaited);
+        let others = &blocks[results.len()..];
+        assert!(others.iter().all(|block| block["type"] != "tool_result"));
+        let mut texts = others.iter().filter_map(|block| block["text"].as_str());
+        assert!(texts.all(|text| !text.trim().is_empty()));
+        let calls = blocks.iter().filter(|block| block["type"] == "tool_use");
+        awaited = calls.map(|block| block["id"].clone()).collect();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        assert!(awaited.iter().all(|id| id.as_str().unwrap().chars().all(is_plain)));
+    }
+    assert_eq!(messages.len() % 2, 1, "the last message is not the user's");
+}
+
+proptest! {
+    #[test]
+    fn the_maker_accepts_any_order_of_turns(turns in turns()) {
+        let count = |turns: &[Turn], is: fn(&PartKind) -> bool| {
+            turns.iter().flat_map(|turn| &turn.parts).filter(|part| is(&part.kind)).count()
+        };
+        let calls = count(&turns, |kind| matches!(kind, PartKind::ToolCall { .. }));
+        let body = written(&chat("claude-sonnet-4-5", turns)).body;
+        let messages = body["messages"].as_array().unwrap();
+        check_messages(messages);
+        let text = body["messages"].to_string();
+        prop_assert_eq!(text.matches("\"tool_use\"").count(), calls);
+        prop_assert_eq!(text.matches("\"tool_result\"").count(), calls);
+    }
 }

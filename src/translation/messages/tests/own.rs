@@ -278,6 +278,7 @@ fn a_request_of_claude_code_is_read() {
             {"role": "user", "content": [{"type": "text", "text": "Run it"}]},
             {"role": "assistant", "content": [
                 {"type": "thinking", "thinking": "so", "signature": "flowledger:gemini::abc"},
+                {"type": "thinking", "thinking": "so", "signature": ""},
                 {"type": "tool_use", "id": "toolu_2.flowledger:gemini:CpcB/+=", "name": "Bash", "input": {"command": "ls"}},
             ]},
             {"role": "user", "content": [
@@ -302,7 +303,7 @@ fn a_request_of_claude_code_is_read() {
     assert_eq!(conversation.reasoning.mode, Some(ThinkingMode::Enabled));
     assert_eq!(conversation.reasoning.is_shown, Some(false));
     assert!(matches!(conversation.tools[1].kind, ToolKind::Other(_)));
-    let [thought, call] = &conversation.turns[1].parts[..] else { panic!() };
+    let [thought, _, call] = &conversation.turns[1].parts[..] else { panic!() };
     assert_eq!(thought.signature, Some(Signature::new(Api::Gemini, "abc")));
     assert_eq!(call.signature, Some(Signature::new(Api::Gemini, "CpcB/+=")));
     assert_eq!(conversation.tool_name_of("toolu_2"), Some("Bash"));
@@ -311,7 +312,7 @@ fn a_request_of_claude_code_is_read() {
     );
     assert_eq!(conversation.turns[3].role, Role::System);
     assert!(check_for_other(&conversation).is_ok());
-    // Sent to Anthropic after all, the request has neither the thought nor the signature.
+    // Sent to Claude after all, the request has neither the thought nor the signature.
     let body = written(&conversation).body;
     assert_eq!(body["messages"][1]["content"].as_array().unwrap().len(), 1);
     assert_eq!(body["messages"][1]["content"][0]["id"], "toolu_2");
