@@ -36,7 +36,7 @@ use crate::event::RefusedBy;
 use crate::journal::Journal;
 use crate::prices::COST_MAX;
 use crate::providers::{
-    Answer, CacheWrites, Call, Cancel, Failure, Permit, PricedOptions, Providers,
+    Answer, CacheWrites, Call, Cancel, Failure, KeyLease, Permit, PricedOptions, Providers,
 };
 use crate::store::{Bought, Change, NewCall, Receipt, Store};
 use crate::threads::{Threads, panic_message};
@@ -133,6 +133,24 @@ pub enum CallOutcome {
     Failed(Box<Failure>),
     /// A bug; the row is settled as `UNKNOWN`.
     Panicked(String),
+}
+
+impl CallOutcome {
+    /// Notes the outcome for the states of the provider and the key. Returns the place of the key
+    /// if it was refused, so that another one may succeed.
+    pub fn record(&self, lease: KeyLease<'_>) -> Option<usize> {
+        let key = lease.key();
+        match self {
+            Self::Answered(answer) => lease.record(Ok(answer)),
+            Self::Failed(failure) => {
+                lease.record(Err(failure));
+                return key.filter(|_| failure.concerns_key());
+            }
+            // No call was made.
+            _ => drop(lease),
+        }
+        None
+    }
 }
 
 /// The end of a call with its uncommitted changes.

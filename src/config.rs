@@ -2,6 +2,7 @@
 
 mod file;
 mod network;
+mod pools;
 mod providers;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway;
 use crate::journal::Retention;
-use crate::providers::{FailedCallCosts, FetchRules, ProviderConfig, Rate, Timeouts};
+use crate::providers::{
+    FailedCallCosts, FetchRules, HealthRules, PoolKey, ProviderConfig, Rate, Timeouts,
+};
 use crate::secret::Secret;
 use crate::websocket::Pings;
 
@@ -40,6 +43,11 @@ pub struct Config {
     pub engine: engine::Limits,
     pub providers: BTreeMap<String, ProviderConfig>,
     pub rates: BTreeMap<String, Rate>,
+    /// The keys of providers with `api_keys`.
+    pub pools: BTreeMap<String, Vec<PoolKey>>,
+    /// The names of the keys of all other providers.
+    pub key_names: BTreeMap<String, String>,
+    pub health: HealthRules,
     /// The file of the user's own prices.
     pub prices: Option<PathBuf>,
     pub gateway: gateway::Settings,
@@ -84,7 +92,10 @@ impl Config {
         let policies = providers::client_policies(&file.providers);
         let rates = providers::rates(&file.providers)?;
         let network = network::default(file.proxy, file.ca_file, directory, variable)?;
-        let providers = providers::all(file.providers, &network, directory, variable)?;
+        let pools = pools::keys(&file.providers, directory, variable)?;
+        let key_names = providers::key_names(&file.providers, variable);
+        let providers = providers::all(file.providers, &pools, &network, directory, variable)?;
+        let (aliases, alias_rules) = pools::aliases(file.aliases, &providers)?;
         Ok(Self {
             listen: listen.parse().map_err(|_| {
                 config_error(format!(
@@ -98,9 +109,13 @@ impl Config {
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             engine: file.limits.engine()?,
             rates,
+            pools,
+            key_names,
+            health: file.health.checked()?,
             prices: overrides.prices.or(own_prices),
             gateway: gateway::Settings {
-                aliases: providers::aliases(&file.aliases, &providers)?,
+                aliases,
+                alias_rules,
                 policies,
                 hash_end_users: file.gateway.hash_end_users,
                 loop_limits: file.gateway.loop_limits(),
@@ -112,6 +127,14 @@ impl Config {
             fetch_rules: FetchRules { hosts: file.http.hosts, private: file.http.private },
             pings: file.websocket.checked()?,
         })
+    }
+
+    /// Refuses pools and aliases that can never serve.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the pool or the alias.
+    pub fn check_pools(&self) -> Result<()> {
+        pools::check(self)
     }
 
     /// Requires a token if other machines can connect.

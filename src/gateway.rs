@@ -17,6 +17,7 @@ mod echo;
 mod files;
 mod form;
 mod gemini;
+mod hours;
 mod in_flight;
 mod json;
 mod key_rate;
@@ -42,10 +43,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::hours::Hours;
 pub use self::keys::{KeyLookup, Keys};
 pub use self::loops::LoopLimits;
 pub use self::stats::Stats;
-pub use self::targets::{Aliases, TARGETS_MAX, Target};
+pub use self::targets::{Aliases, TARGETS_MAX, Target, TargetRule};
 
 use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
@@ -62,7 +64,7 @@ use crate::error::{Error, Result};
 use crate::event::Attribution;
 use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
-use crate::providers::{ApiFormat, Cancel, Providers};
+use crate::providers::{ApiFormat, Cancel, KeyChoice, Providers};
 use crate::secret::Secret;
 use crate::store::{EndUsers, ObjectKind, Store};
 use crate::threads::Threads;
@@ -94,6 +96,8 @@ impl Default for ClientPolicy {
 pub struct Settings {
     /// Aliases of models.
     pub aliases: Aliases,
+    /// When each target of an alias is used; missing for aliases whose targets are tried in order.
+    pub alias_rules: BTreeMap<String, Vec<TargetRule>>,
     /// By provider; the default policy applies to all others.
     pub policies: BTreeMap<String, ClientPolicy>,
     /// True if ledger rows have hashes in place of the names of end users.
@@ -301,33 +305,76 @@ impl Gateway {
         answered
     }
 
-    /// Tries the targets of the requested model in order, until one has answered.
+    /// Tries the targets of the requested model in order, until one has answered. A provider that
+    /// pauses is skipped. If no other has answered, it is tried nevertheless, so that a pause never
+    /// refuses a call.
     fn try_targets(
         &self,
         operation: &Operation<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let targets = self.targets(operation)?;
-        let mut attempt = 0;
-        let mut error = None;
+        let mut attempts = Attempts::default();
+        let mut paused = Vec::new();
         for (at, target) in targets.iter().enumerate() {
-            let is_last = at + 1 == targets.len();
-            match self.attempt(operation, target, is_last, &mut attempt, reply) {
-                Attempt::Over => return Ok(()),
-                Attempt::Unusable(why) => {
-                    error.get_or_insert(why);
-                }
-                // A provider's own error is more useful than the news that another was not reached.
-                Attempt::Failed(why) if is_providers(&why) => error = Some(why),
-                Attempt::Failed(why) => {
-                    if !error.as_ref().is_some_and(|error| is_providers(error)) {
-                        error = Some(why);
-                    }
-                }
-                Attempt::Refused(why) => return Err(why),
+            let is_last = at + 1 == targets.len() && paused.is_empty();
+            match self.try_keys(operation, target, is_last, &mut attempts, reply)? {
+                Tried::Over => return Ok(()),
+                Tried::Failed => {}
+                Tried::Paused(until) => paused.push((until, target)),
             }
         }
-        Err(error.unwrap_or_else(|| no_target().into()))
+        paused.sort_by_key(|(until, _)| *until);
+        for (at, (_, target)) in paused.iter().enumerate() {
+            let choice = self.key_choice(operation, target, &[]);
+            let lease = self.providers.choose_paused(&target.provider, choice);
+            let is_last = at + 1 == paused.len();
+            let number = &mut attempts.number;
+            let (attempt, _) = self.attempt(operation, target, lease, is_last, number, reply);
+            if let Tried::Over = attempts.note(attempt)? {
+                return Ok(());
+            }
+        }
+        Err(attempts.error.unwrap_or_else(|| no_target().into()))
+    }
+
+    /// Tries the keys of one target, until one is not refused.
+    fn try_keys(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+        is_last: bool,
+        attempts: &mut Attempts,
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<Tried, Box<ErrorResponse>> {
+        let mut tried = Vec::new();
+        loop {
+            let choice = self.key_choice(operation, target, &tried);
+            let lease = match self.providers.choose(&target.provider, choice) {
+                Ok(lease) => lease,
+                Err(Some(until)) if tried.is_empty() => return Ok(Tried::Paused(until)),
+                Err(_) => return Ok(Tried::Failed),
+            };
+            let number = &mut attempts.number;
+            let (attempt, refused_key) =
+                self.attempt(operation, target, lease, is_last, number, reply);
+            match (attempts.note(attempt)?, refused_key) {
+                (Tried::Failed, Some(key)) => tried.push(key),
+                (noted, _) => return Ok(noted),
+            }
+        }
+    }
+
+    fn key_choice<'a>(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+        tried: &'a [usize],
+    ) -> KeyChoice<'a> {
+        match self.own_key(operation, &target.provider) {
+            Some(_) => KeyChoice::Own,
+            None => KeyChoice::Pool(tried),
+        }
     }
 
     /// Checks that a virtual key created the files that its request refers to.
@@ -379,8 +426,25 @@ impl Gateway {
                 );
                 return Err(ApiError::bad_request("wrong_provider", message));
             }
+            // The provider of the earlier turns is used at any hour.
+            return Ok(targets);
         }
-        Ok(targets)
+        let Some(rules) = self.settings.alias_rules.get(model) else {
+            return Ok(targets);
+        };
+        let now = Timestamp::now();
+        let targets = targets::select(targets, rules, now, &mut |below| fastrand::u32(..below));
+        match targets::wait(rules, now).filter(|_| targets.is_empty()) {
+            Some(wait) => {
+                let seconds = wait.as_secs() + 1;
+                let message = format!(
+                    "no model of alias `{model}` is used at this hour; retry in {seconds} s"
+                );
+                let error = ApiError::new(503, "outside_hours", message);
+                Err(error.with("retry-after", seconds.to_string()))
+            }
+            None => Ok(targets),
+        }
     }
 
     fn operation<'a>(
@@ -463,6 +527,46 @@ impl RequestHandler for Gateway {
         let protocol = route::protocol_of(head);
         self.stats.count(protocol, error.status);
         protocol.error(error)
+    }
+}
+
+/// The attempts at a client's request.
+#[derive(Default)]
+struct Attempts {
+    /// The number of those with a ledger row.
+    number: u32,
+    /// The error for the client if none has answered.
+    error: Option<Box<ErrorResponse>>,
+}
+
+enum Tried {
+    /// The client has its answer.
+    Over,
+    Failed,
+    /// Nothing was tried, because the provider or its keys pause until then.
+    Paused(Instant),
+}
+
+impl Attempts {
+    /// Keeps the error of an attempt that has no answer.
+    ///
+    /// # Errors
+    /// Returns an error that no other attempt would change.
+    fn note(&mut self, attempt: Attempt) -> Result<Tried, Box<ErrorResponse>> {
+        match attempt {
+            Attempt::Over => return Ok(Tried::Over),
+            Attempt::Refused(why) => return Err(why),
+            Attempt::Unusable(why) => {
+                self.error.get_or_insert(why);
+            }
+            // A provider's own error is more useful than the news that another was not reached.
+            Attempt::Failed(why) => {
+                if is_providers(&why) || !self.error.as_deref().is_some_and(is_providers) {
+                    self.error = Some(why);
+                }
+            }
+        }
+        Ok(Tried::Failed)
     }
 }
 

@@ -13,6 +13,7 @@ mod ledger;
 mod metrics;
 mod optimizations;
 mod prices;
+mod providers;
 mod reply;
 mod request;
 mod routes;

@@ -38,6 +38,7 @@ mod fetch;
 mod forward;
 mod framer;
 mod gemini;
+mod health;
 mod json;
 mod media;
 mod model_list;
@@ -46,6 +47,7 @@ mod object;
 mod ollama;
 mod openai;
 mod pass_through;
+mod pool;
 mod probe;
 mod rate_limit;
 mod rate_limit_headers;
@@ -79,9 +81,15 @@ use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, ForwardError, ResponseSink};
 use framer::Frame;
+pub use health::{HealthRules, Pause};
 pub use model_list::Listed;
 pub use network::{Authorities, Network, Proxy, ProxyRule};
 pub use object::{ProviderObject, is_object_id};
+use pool::Pools;
+pub use pool::{
+    HealthView, KeyChoice, KeyHealth, KeyLease, POOL_KEYS_MAX, PoolKey, ProviderHealth,
+    STATES as HEALTH_STATES, weighted,
+};
 pub use probe::ReadAnswer;
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
@@ -113,6 +121,7 @@ pub struct Providers {
     fetcher: Fetcher,
     timeouts: Timeouts,
     rate_limiter: RateLimiter,
+    pools: Pools,
     prices: Prices,
     failed_call_costs: FailedCallCosts,
     /// Models whose missing price has been logged.
@@ -124,6 +133,7 @@ impl Providers {
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
             clients: clients(&providers),
+            pools: Pools::new(&providers, [].into(), &[].into(), HealthRules::default()),
             providers,
             fetcher: Fetcher::new(FetchRules::default()),
             timeouts,
@@ -267,7 +277,7 @@ impl Providers {
         partial: &mut ResponseAccumulator,
         receiver: &mut TextReceiver<'_>,
     ) -> Result<(), Fault> {
-        let provider = self.usable_provider(&call.provider)?;
+        let provider = self.member(&call.provider, call.key)?;
         let timeouts = self.timeouts_of(call);
         let Some((request, mut reader)) = call_request::request(call, provider)? else {
             let deadline = Instant::now() + timeouts.total;
@@ -378,7 +388,8 @@ impl Providers {
     }
 
     fn key(&self, provider: &str) -> Option<&Secret> {
-        self.providers.get(provider).and_then(ProviderConfig::key)
+        // Each key of a pool redacts all of them.
+        self.pools.member(provider, None).and_then(ProviderConfig::key)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text that must never be printed: API keys, the access token, secrets of webhooks.
 
 use std::fmt;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -14,73 +15,92 @@ const NAME_REDACTED_BYTES_MIN: usize = 8;
 /// that a search for that name finds every place that reads a secret.
 #[derive(Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub struct Secret {
+    text: String,
+    /// The keys of a pool, with this one, the longest first. They are redacted together.
+    #[serde(skip)]
+    pool: Option<Arc<[String]>>,
+}
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), pool: None }
+    }
+
+    /// Lets each of these keys redact all of them.
+    pub fn pooled(keys: &[Self]) -> Vec<Self> {
+        let mut all: Vec<String> = keys.iter().map(|key| key.text.clone()).collect();
+        // A key may begin with another one.
+        all.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        let pool: Arc<[String]> = all.into();
+        keys.iter().map(|key| Self { pool: Some(Arc::clone(&pool)), ..key.clone() }).collect()
     }
 
     /// Returns 256 random bits in hexadecimal.
     pub fn random() -> Result<Self> {
-        random_hex::<32>().map(Self)
+        random_hex::<32>().map(Self::new)
     }
 
     /// Returns the SHA-256 in hexadecimal. Safe to store only for [`Secret::random`]: a chosen word
     /// could be guessed.
     pub fn hash(&self) -> String {
-        crate::ids::hex(&Sha256::digest(self.0.as_bytes()))
+        crate::ids::hex(&Sha256::digest(self.text.as_bytes()))
     }
 
     /// Returns the text itself, for the one header that carries it.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Returns true if `offered` is this secret. Takes constant time for equal lengths.
     pub fn matches(&self, offered: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(offered).into()
+        self.text.as_bytes().ct_eq(offered).into()
     }
 
-    /// Replaces this secret in `text`, because some servers repeat a refused key in their error
-    /// message. In JSON, any character of it may be escaped.
+    /// Replaces this secret, and the others of its pool, in `text`, because some servers repeat a
+    /// refused key in their error message. In JSON, any character of it may be escaped.
     pub fn redact(&self, text: &str) -> String {
-        if self.0.is_empty() {
-            return text.to_owned();
-        }
-        let text = text.replace(&self.0, "***");
-        if !text.contains('\\') {
-            return text;
-        }
-        let mut clean = String::with_capacity(text.len());
-        let mut rest = text.as_str();
-        while let Some(first) = rest.chars().next() {
-            if let Some(after) = self.skip_escaped(rest) {
-                clean.push_str("***");
-                rest = after;
-            } else {
-                clean.push(first);
-                rest = &rest[first.len_utf8()..];
-            }
-        }
-        clean
+        self.redact_longer(text, 1)
     }
 
-    /// Returns the text after this secret if `text` begins with it, plain or escaped.
-    fn skip_escaped<'a>(&self, text: &'a str) -> Option<&'a str> {
-        self.0.chars().try_fold(text, |rest, wanted| {
-            skip_escape(rest, wanted).or_else(|| rest.strip_prefix(wanted))
-        })
+    /// Replaces the secrets that have at least `bytes_min` bytes.
+    fn redact_longer(&self, text: &str, bytes_min: usize) -> String {
+        let secrets = self.pool.as_deref().unwrap_or(std::slice::from_ref(&self.text));
+        let secrets = secrets.iter().filter(|secret| secret.len() >= bytes_min);
+        secrets.fold(text.to_owned(), |text, secret| redact(secret, &text))
     }
 
     /// Replaces this secret in a name, such as a model's, unless the secret is short: with the key
     /// `k`, every `k` would be replaced.
     pub fn redact_name(&self, name: &str) -> String {
-        if self.0.len() < NAME_REDACTED_BYTES_MIN {
-            return name.to_owned();
-        }
-        self.redact(name)
+        self.redact_longer(name, NAME_REDACTED_BYTES_MIN)
     }
+}
+
+fn redact(secret: &str, text: &str) -> String {
+    let text = text.replace(secret, "***");
+    if !text.contains('\\') {
+        return text;
+    }
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(first) = rest.chars().next() {
+        if let Some(after) = skip_escaped(secret, rest) {
+            clean.push_str("***");
+            rest = after;
+        } else {
+            clean.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    clean
+}
+
+/// Returns the text after the secret if `text` begins with it, plain or escaped.
+fn skip_escaped<'a>(secret: &str, text: &'a str) -> Option<&'a str> {
+    secret.chars().try_fold(text, |rest, wanted| {
+        skip_escape(rest, wanted).or_else(|| rest.strip_prefix(wanted))
+    })
 }
 
 /// Returns the text after the JSON escape of `wanted` (RFC 8259, section 7), if `text` begins with
@@ -153,6 +173,16 @@ mod tests {
         assert_eq!(Secret::new("k").redact("key: k"), "***ey: ***");
         let secret = Secret::new("sk-live-123");
         assert_eq!(secret.redact_name("m-sk-live-123"), "m-***");
+    }
+
+    #[test]
+    fn keys_of_a_pool_are_redacted_together() {
+        let keys = Secret::pooled(&[Secret::new("sk-live-1"), Secret::new("sk-live-123")]);
+        for key in &keys {
+            assert_eq!(key.redact("sk-live-123 sk-live-1"), "*** ***");
+            assert_eq!(key.redact_name("m-sk-live-123"), "m-***");
+        }
+        assert_eq!(keys[0].expose(), "sk-live-1");
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Core {
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let providers = Providers::new(config.providers.clone(), config.timeouts)
-            .with_rates(config.rates.clone());
+            .with_rates(config.rates.clone())
+            .with_pools(config.pools.clone(), &config.key_names, config.health);
         let providers = providers.with_fetch_rules(config.fetch_rules.clone());
         let providers = providers.with_failed_call_costs(config.failed_call_costs);
         let providers = Arc::new(providers.with_prices(prices));
@@ -174,6 +175,7 @@ impl Server {
         let started = Instant::now();
         let (on_fatal, fatal) = fatal_channel();
         config.check_exposure()?;
+        config.check_pools()?;
         // First, so that a port in use changes nothing on disk.
         let listener = bind_public(config.listen)
             .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;

@@ -207,6 +207,7 @@ fn usage_received_with_a_disconnect_is_counted() {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     };
     let forward = Forward {
         query: "",

@@ -64,6 +64,7 @@ fn call_of(provider: &str) -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

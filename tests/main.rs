@@ -44,6 +44,7 @@
 //! - `page`: the page as a user sees it, and pages of other origins.
 //! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
 //! - `page_spending`: sums in the page, by day and by any group.
+//! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
 //! - `providers`: provider answers, refusals and broken connections, and their ledger rows.
@@ -104,6 +105,7 @@ mod overload;
 mod page;
 mod page_savings;
 mod page_spending;
+mod pools;
 mod prices;
 mod prompt_cache;
 mod providers;

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// Handles a connection whose request was read.
-pub type Script = Arc<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
+/// Handles a connection whose request was read: its head in lower case and its body.
+pub type Script = Arc<dyn Fn(&str, &str, &mut TcpStream) + Send + Sync>;
 /// Handles a connection that asks for the model list.
 type List = Arc<dyn Fn(&mut TcpStream) + Send + Sync>;
 
@@ -36,6 +36,19 @@ impl Upstream {
     pub fn listing(
         list: impl Fn(&mut TcpStream) + Send + Sync + 'static,
         script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        Self::reading(list, move |_, body, stream| script(body, stream))
+    }
+
+    /// Answers by the head of the request, which has the key, and its body.
+    pub fn of_heads(script: impl Fn(&str, &str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let list = json_answer("200 OK", r#"{"data":[{"id":"gpt-4o-mini"}]}"#);
+        Self::reading(move |stream| drop(stream.write_all(list.as_bytes())), script)
+    }
+
+    fn reading(
+        list: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+        script: impl Fn(&str, &str, &mut TcpStream) + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -144,9 +157,9 @@ fn serve(
     }
     let body = String::from_utf8_lossy(&body).into_owned();
     count.fetch_add(1, Ordering::SeqCst);
-    let _ = heads.send(head);
+    let _ = heads.send(head.clone());
     let _ = seen.send(body.clone());
-    script(&body, &mut stream);
+    script(&head, &body, &mut stream);
 }
 
 /// A complete answer with a JSON body.

@@ -136,6 +136,7 @@ fn ask(
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     };
     let mut pieces = String::new();
     let outcome = providers.call(&call, &Cancel::new(), &mut |piece| pieces.push_str(piece));

@@ -147,6 +147,7 @@ mod tests {
             first_byte_timeout: None,
             total_timeout: None,
             cache_marks: CacheMarks::default(),
+            key: None,
         }
     }
 

@@ -145,6 +145,7 @@ fn call() -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway::LoopLimits;
 use crate::journal::Retention;
-use crate::providers::{FailedCallCosts, Kind, Timeouts};
+use crate::providers::{FailedCallCosts, HealthRules, Kind, Pause, Timeouts};
 use crate::secret::Secret;
 use crate::translation::Api;
 use crate::websocket::Pings;
@@ -44,15 +44,41 @@ pub(super) struct ConfigFile {
     pub websocket: FileWebsocket,
     pub failed_call_cost: FailedCallCosts,
     pub gateway: FileGateway,
-    pub aliases: BTreeMap<String, OneOrMore>,
+    pub aliases: BTreeMap<String, toml::Value>,
+    pub health: FileHealth,
     pub providers: BTreeMap<String, FileProvider>,
 }
 
+/// A model of an alias that is not a string.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMore {
-    One(String),
-    More(Vec<String>),
+#[serde(deny_unknown_fields)]
+pub(super) struct FileTarget {
+    pub model: String,
+    pub weight: Option<u32>,
+    pub hours: Option<String>,
+    pub zone: Option<String>,
+}
+
+/// A key of a provider's pool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileKey {
+    pub env: Option<String>,
+    pub file: Option<PathBuf>,
+    pub key: Option<Secret>,
+    pub weight: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileHealth {
+    failures: Option<NonZeroU32>,
+    open_s: Option<f64>,
+    open_max_s: Option<f64>,
+    bench_s: Option<f64>,
+    bench_max_s: Option<f64>,
+    cool_s: Option<f64>,
+    cool_max_s: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +145,7 @@ pub(super) struct FileProvider {
     pub api_key: Option<Secret>,
     pub api_key_env: Option<String>,
     pub api_key_file: Option<PathBuf>,
+    pub api_keys: Option<Vec<FileKey>>,
     pub requests_per_minute: Option<u32>,
     pub tokens_per_minute: Option<u64>,
     pub on_disconnect: OnDisconnect,
@@ -198,6 +225,23 @@ impl FileTimeouts {
             connect: seconds("timeouts.connect_s", self.connect_s, default.connect)?,
             first_byte: seconds("timeouts.first_byte_s", self.first_byte_s, first_byte)?,
             total: seconds("timeouts.total_s", self.total_s, default.total)?,
+        })
+    }
+}
+
+impl FileHealth {
+    pub fn checked(&self) -> Result<HealthRules> {
+        let HealthRules { failures, open, bench, cool } = HealthRules::default();
+        let pause = |name: &str, first, max, default: Pause| -> Result<Pause> {
+            let first = seconds(&format!("health.{name}_s"), first, default.first)?;
+            let max = seconds(&format!("health.{name}_max_s"), max, default.max.max(first))?;
+            Ok(Pause { first, max })
+        };
+        Ok(HealthRules {
+            failures: self.failures.map_or(failures, NonZeroU32::get),
+            open: pause("open", self.open_s, self.open_max_s, open)?,
+            bench: pause("bench", self.bench_s, self.bench_max_s, bench)?,
+            cool: pause("cool", self.cool_s, self.cool_max_s, cool)?,
         })
     }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::file::{FileProvider, OnDisconnect, OneOrMore};
+use super::file::{FileProvider, OnDisconnect};
 use super::{Variable, config_error, network};
 use crate::error::{Error, Result};
-use crate::gateway::{Aliases, ClientPolicy, TARGETS_MAX, Target};
-use crate::providers::{ApiFormat, Kind, Network, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
+use crate::gateway::ClientPolicy;
+use crate::providers::{
+    ApiFormat, Kind, Network, PoolKey, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate,
+};
 use crate::secret::Secret;
 use crate::translation::Api;
 
@@ -73,6 +75,7 @@ const WELL_KNOWN: &[WellKnown] = &[
 /// Returns the well-known providers with the file's changes, and the file's own providers.
 pub(super) fn all(
     from_file: BTreeMap<String, FileProvider>,
+    pools: &BTreeMap<String, Vec<PoolKey>>,
     network: &Network,
     directory: &Path,
     variable: Variable<'_>,
@@ -84,10 +87,43 @@ pub(super) fn all(
     for (name, file) in from_file {
         let known = providers.remove(&name);
         let network = network::of_provider(&file, &name, network, directory)?;
-        let provider = provider(file, &name, known, network, directory, variable)?;
+        let mut provider = provider(file, &name, known, network, directory, variable)?;
+        if let Some(pool) = pools.get(&name) {
+            provider.api_key = pool.iter().find(|it| it.is_usable()).and_then(|it| it.key.clone());
+            let names: Vec<&str> = pool.iter().map(|key| key.name.as_str()).collect();
+            let names = names.join(" or ");
+            provider.missing_key_hint =
+                Some(format!("set {names} (api_keys of [providers.{name}])"));
+        }
         providers.insert(name, provider);
     }
     Ok(providers)
+}
+
+/// Returns the name of each provider's key: of its variable or its file.
+pub(super) fn key_names(
+    from_file: &BTreeMap<String, FileProvider>,
+    variable: Variable<'_>,
+) -> BTreeMap<String, String> {
+    let known = WELL_KNOWN.iter().map(|known| {
+        let key_variable = format!("{}_API_KEY", known.prefix);
+        let other = known.other_key.filter(|name| variable(name).is_some());
+        let name = match other.filter(|_| variable(&key_variable).is_none()) {
+            Some(other) => other.to_owned(),
+            None => key_variable,
+        };
+        (known.name.to_owned(), name)
+    });
+    let mut names: BTreeMap<String, String> = known.collect();
+    for (provider, file) in from_file {
+        let file_name = file.api_key_file.as_ref().map(|path| path.display().to_string());
+        if let Some(name) = file.api_key_env.clone().or(file_name) {
+            names.insert(provider.clone(), name);
+        } else if file.api_key.is_some() {
+            names.remove(provider);
+        }
+    }
+    names
 }
 
 /// Returns the gateway's policy for each provider.
@@ -104,35 +140,6 @@ pub(super) fn client_policies(
     };
     let all = providers.iter();
     all.map(|(name, file)| (name.clone(), policy(file))).collect()
-}
-
-pub(super) fn aliases(
-    file: &BTreeMap<String, OneOrMore>,
-    providers: &BTreeMap<String, ProviderConfig>,
-) -> Result<Aliases> {
-    let target = |alias: &str, text: &String| match text.split_once('/') {
-        Some((provider, model)) if providers.contains_key(provider) && !model.is_empty() => {
-            Ok(Target { provider: provider.to_owned(), model: model.to_owned() })
-        }
-        _ => Err(config_error(format!(
-            "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a configured provider, such as \
-             openai/gpt-4o-mini"
-        ))),
-    };
-    let all = file.iter().map(|(alias, given)| {
-        let texts = match given {
-            OneOrMore::One(text) => std::slice::from_ref(text),
-            OneOrMore::More(texts) => texts.as_slice(),
-        };
-        if !(1..=TARGETS_MAX).contains(&texts.len()) {
-            return Err(config_error(format!(
-                "aliases.{alias}: must name 1 to {TARGETS_MAX} models"
-            )));
-        }
-        let targets = texts.iter().map(|text| target(alias, text));
-        Ok((alias.clone(), targets.collect::<Result<_>>()?))
-    });
-    all.collect()
 }
 
 pub(super) fn rates(providers: &BTreeMap<String, FileProvider>) -> Result<BTreeMap<String, Rate>> {

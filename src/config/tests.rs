@@ -211,3 +211,83 @@ fn errors_name_the_setting_and_hide_keys() {
         assert!(!error.contains("sk-1"), "{error}");
     }
 }
+
+#[test]
+fn pools_of_keys_come_from_all_sources() {
+    let toml = "
+        [providers.openai]
+        api_keys = [{env = 'A', weight = 4}, {file = 'key'}, {key = 'inline', weight = 0}]";
+    let config = load(toml, Overrides::default(), &[]).unwrap();
+    let pool = &config.pools["openai"];
+    let names: Vec<&str> = pool.iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(names, ["A", "key", "#3"]);
+    assert_eq!(pool.iter().map(|key| key.weight).collect::<Vec<_>>(), [4, 1, 0]);
+    // The first key that is set stands for the pool.
+    assert_eq!(key(&config, "openai").as_deref(), Some("from-file"));
+    config.check_pools().unwrap();
+    let config = load(toml, Overrides::default(), &[("A", "a")]).unwrap();
+    assert_eq!(key(&config, "openai").as_deref(), Some("a"));
+    assert_eq!(config.key_names["anthropic"], "ANTHROPIC_API_KEY");
+}
+
+#[test]
+fn wrong_pools_and_aliases_are_refused_with_their_name() {
+    for (toml, expected) in [
+        ("[providers.openai]\napi_keys = []", "providers.openai.api_keys: must have 1 to 16"),
+        ("[providers.openai]\napi_keys = [{}]", "key #1 must have one of env, file and key"),
+        ("[providers.openai]\napi_keys = [{env = 'A', key = 'k'}]", "one of env, file and key"),
+        ("[providers.openai]\napi_keys = [{key = 'k', weight = 0}]", "no key has a weight"),
+        ("[providers.openai]\napi_keys = [{key = 'k', weight = 9000000}]", "from 0 to 1000000"),
+        ("[providers.openai]\napi_keys = [{key = ''}]", "key #1 is empty"),
+        ("[providers.openai]\napi_keys = [{file = 'none'}]", "cannot read"),
+        ("[providers.openai]\napi_keys = [{key = 'k'}, {key = 'k'}]", "#1 and #2 are the same"),
+        ("[providers.openai]\napi_key = 'k'\napi_keys = [{key = 'k'}]", "set only one of"),
+        ("[providers.openai]\napi_keys = [{kye = 'k'}]", "unknown field `kye`"),
+        ("[aliases]\nfast = [{model = 'echo/m', weight = 0}]", "aliases.fast: no model has a weig"),
+        ("[aliases]\nfast = [{model = 'echo/m', wight = 1}]", "unknown field `wight`"),
+        ("[aliases]\nfast = [{weight = 1}]", "missing field `model`"),
+        ("[aliases]\nfast = [1]", "aliases.fast: a model must be a string or a table"),
+        ("[aliases]\nfast = [{model = 'echo/m', hours = '22-6'}]", "such as 22:00-06:00"),
+        ("[aliases]\nfast = [{model = 'echo/m', zone = 'UTC'}]", "`zone` needs `hours`"),
+        (
+            "[aliases]\nfast = [{model = 'echo/m', hours = '22:00-06:00', zone = 'Mars'}]",
+            "unknown time zone `Mars`",
+        ),
+        ("[health]\nopen_s = 0", "health.open_s: must be a finite number above 0"),
+    ] {
+        let error = load(toml, Overrides::default(), &[]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{toml}: {error}");
+        assert!(!error.contains("'k'"), "{error}");
+    }
+}
+
+#[test]
+fn pools_that_can_never_serve_are_refused() {
+    for (toml, expected) in [
+        (
+            "[providers.openai]\napi_keys = [{env = 'A'}, {env = 'B'}]",
+            Some("providers.openai.api_keys: no key was found; set A or B"),
+        ),
+        ("[providers.openai]\napi_keys = [{env = 'A'}]\npass_through_key = true", None),
+        (
+            "[aliases]\nfast = ['openai/m', 'groq/m']",
+            Some("aliases.fast: no model can be used: the API key of openai is missing (set OPEN"),
+        ),
+        (
+            "[aliases]\nfast = ['openai/m', {model = 'ollama/m', weight = 0}]",
+            Some("aliases.fast: no model can be used"),
+        ),
+        ("[aliases]\nfast = ['openai/m', 'ollama/m']", None),
+        ("[aliases]\nfast = ['openai/m']\n[providers.openai]\npass_through_key = true", None),
+        // Claude Code sends its own login.
+        ("[aliases]\nfast = ['anthropic/m']", None),
+        ("[aliases]\nfast = [{model = 'echo/m', hours = '22:00-06:00'}]", None),
+    ] {
+        let checked = load(toml, Overrides::default(), &[]).unwrap().check_pools();
+        let error = checked.err().map(|error| error.to_string());
+        match expected {
+            Some(expected) => assert!(error.as_ref().unwrap().contains(expected), "{error:?}"),
+            None => assert_eq!(error, None, "{toml}"),
+        }
+    }
+}

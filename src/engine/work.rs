@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::unit::Unit;
 use crate::budget::Reserve;
 use crate::calls::{
-    self, CallOutcome, CallRequest, CallResources, Calls, Exchanged, FillGuard, Filled, Prepared,
-    PromptSize, prompt_hash,
+    self, CallOutcome, CallRequest, CallResources, Calls, Ended, Exchanged, FillGuard, Filled,
+    Prepared, PromptSize, Waiter, prompt_hash,
 };
 use crate::event::{Attribution, Event};
 use crate::flow::{
@@ -18,7 +18,7 @@ use crate::flow::{
 };
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::providers::{CacheMarks, Call, Cancel, Failure, FailureKind, Fetch};
+use crate::providers::{CacheMarks, Call, Cancel, Failure, FailureKind, Fetch, KeyChoice};
 use crate::store::{Change, NewCall, NodeRef, Prompt};
 use crate::threads::panic_message;
 use crate::time::Timestamp;
@@ -227,6 +227,7 @@ impl Job {
             provider: target.provider.clone(),
             model: target.model.clone(),
             cache_marks: cache_marks(agent, &prompt),
+            key: None,
             system,
             prompt,
             max_tokens: agent.max_tokens,
@@ -380,9 +381,45 @@ impl Worker {
             }
         };
         changes.push(job.start(Some(&call)));
-        let exchange = |fill| self.exchange(job, &call, fill);
-        let end = self.calls.make(&request, resources, changes, exchange);
+        let end = self.try_keys(job, agent, call, resources, changes);
         ended(end.outcome, end.changes)
+    }
+
+    /// Makes a call with a key of its provider, and at once with another one if that was refused.
+    /// Each call has its own row; all belong to the same attempt of the node.
+    fn try_keys(
+        &self,
+        job: &Job,
+        agent: &Agent,
+        mut call: Call,
+        mut resources: CallResources,
+        mut changes: Vec<Change>,
+    ) -> Ended {
+        let providers = self.calls.providers();
+        let any_key = KeyChoice::Pool(&[]);
+        let mut lease = providers
+            .choose(&call.provider, any_key)
+            .unwrap_or_else(|_| providers.choose_paused(&call.provider, any_key));
+        let mut tried = Vec::new();
+        loop {
+            call.key = lease.key();
+            let request = job.call_request(agent, &call, &self.calls);
+            let exchange = |fill| self.exchange(job, &call, fill);
+            let end = self.calls.make(&request, resources, changes, exchange);
+            let Some(refused_key) = end.outcome.record(lease) else {
+                return end;
+            };
+            tried.push(refused_key);
+            let Ok(next) = providers.choose(&call.provider, KeyChoice::Pool(&tried)) else {
+                return end;
+            };
+            let waiter = Waiter { cancel: &job.cancel, has_left: &|| false };
+            resources = match self.calls.wait(&request, &waiter) {
+                Ok(resources) => resources,
+                Err(_) => return end,
+            };
+            (lease, changes) = (next, end.changes);
+        }
     }
 
     fn exchange(&self, job: &Job, call: &Call, fill: Option<FillGuard>) -> Exchanged {

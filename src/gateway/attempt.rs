@@ -25,7 +25,7 @@ use crate::event::{Billing, Usage};
 use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     API_FORMATS, Answer, AnswerHead, ApiFormat, Call, ClientKey, Failure, FailureKind, Forward,
-    ForwardError, Kind, Method, ResponseSink,
+    ForwardError, KeyLease, Kind, Method, ResponseSink,
 };
 use crate::store::{Bought, NewCall};
 
@@ -47,48 +47,39 @@ pub(super) enum Attempt {
 }
 
 impl Gateway {
-    /// Tries one target. Increments `number` for an attempt with a ledger row. If it is the last one
-    /// and a budget has enough left without the amounts that calls in flight hold, waits for these.
+    /// Tries one target with the key of `lease`. Increments `number` for an attempt with a ledger
+    /// row. If it is the last one and a budget has enough left without the amounts that calls in
+    /// flight hold, waits for these. Also returns the place of the key if it was refused, so that
+    /// another one may be tried.
     pub(super) fn attempt(
         &self,
         operation: &Operation<'_>,
         target: &Target,
+        lease: KeyLease<'_>,
         is_last: bool,
         number: &mut u32,
         reply: &mut ResponseWriter<'_>,
-    ) -> Attempt {
-        // No call was made, so there is no row.
-        let service = match self.usable(operation, target) {
+    ) -> (Attempt, Option<usize>) {
+        let (service, translated) = match self.service(operation, target) {
             Ok(service) => service,
-            Err(refusal) => return Attempt::Unusable(refusal.into()),
-        };
-        let translated = match service {
-            Service::Translated(api) => match self.translate(operation, target, api) {
-                Ok(translated) => Some(translated),
-                Err(refusal) => return Attempt::Unusable(refusal.into()),
-            },
-            _ => None,
+            // No call was made, so there is no row.
+            Err(refusal) => return (Attempt::Unusable(refusal.into()), None),
         };
         if let Err(refusal) = operation.take_rate() {
-            return refused(refusal);
+            return (refused(refusal), None);
         }
         let presence = reply.presence();
         let ends_with_client = self.policy(&target.provider).drain_max.is_none();
         let watched = ends_with_client.then(|| presence.clone());
         let Some(guard) = self.in_flight.enter(watched) else {
-            return refused(stopping());
+            return (refused(stopping()), None);
         };
-        let mut call = operation.call(target);
-        if let Some(tokens) = translated.as_ref().and_then(TranslatedRequest::output_tokens) {
-            // The limit that the provider gets, so that budgets reserve it.
-            call.max_tokens = Some(tokens);
-        }
-        let mut request = self.call_request(operation, &call, *number + 1);
-        if let (Some(translated), PromptSize::OfBody { cache_writes, .. }) =
-            (&translated, &mut request.prompt)
-        {
-            *cache_writes = (*cache_writes).max(translated.cache_writes());
-        }
+        let call = operation.call(target);
+        // The limit that the provider gets, so that budgets reserve it.
+        let max_tokens = translated.as_ref().and_then(TranslatedRequest::output_tokens);
+        let call = Call { key: lease.key(), max_tokens: max_tokens.or(call.max_tokens), ..call };
+        let request = self.call_request(operation, &call, *number + 1);
+        let request = with_cache_writes(request, translated.as_ref());
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
@@ -106,14 +97,9 @@ impl Gateway {
                         objects.set_row(id);
                         let shows_miss = operation.cache_age.is_some();
                         let sink = ClientSink::new(shows_miss, fill, &mut objects, reply);
-                        let mut sink = sink.with_limit(limit);
-                        let result = match &translated {
-                            Some(translated) => {
-                                let sent = (translated, limit);
-                                self.forward_translated(operation, &call, sent, &guard, &mut sink)
-                            }
-                            None => self.forward(operation, &call, limit, &guard, &mut sink),
-                        };
+                        let mut sink = sink.with_limit(limit).with_lease(&lease);
+                        let sent = (translated.as_ref(), limit);
+                        let result = self.send(operation, &call, sent, &guard, &mut sink);
                         let filled = sink.into_filled();
                         let result = result.map_err(|error| {
                             let failure = Box::new(error.failure.clone());
@@ -133,11 +119,41 @@ impl Gateway {
             self.calls.wait_for_settlement();
         };
         operation.end_call(&ended.outcome);
-        if ended.has_row() {
-            *number += 1;
-        }
+        *number += u32::from(ended.has_row());
+        let refused_key = ended.outcome.record(lease);
         let ended = objects.conclude(ended);
-        self.conclude(operation, &call, ended, forward_error, &guard, reply)
+        (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
+    }
+
+    /// Returns how a target serves the request, and the request in the target's API if it is
+    /// another one.
+    fn service(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+    ) -> Result<(Service, Option<TranslatedRequest>), ApiError> {
+        let service = self.usable(operation, target)?;
+        let translated = match service {
+            Service::Translated(api) => Some(self.translate(operation, target, api)?),
+            _ => None,
+        };
+        Ok((service, translated))
+    }
+
+    fn send(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        (translated, limit): (Option<&TranslatedRequest>, Option<u32>),
+        guard: &InFlightGuard<'_>,
+        sink: &mut ClientSink<'_, '_, '_>,
+    ) -> Result<Answer, Box<ForwardError>> {
+        match translated {
+            Some(translated) => {
+                self.forward_translated(operation, call, (translated, limit), guard, sink)
+            }
+            None => self.forward(operation, call, limit, guard, sink),
+        }
     }
 
     pub(super) fn call_request<'a>(
@@ -487,6 +503,19 @@ impl Gateway {
         }
         (called.map_err(Box::new), sink.into_filled())
     }
+}
+
+/// Raises the parts that may be written to a cache to those of the translated request.
+fn with_cache_writes<'a>(
+    mut request: CallRequest<'a>,
+    translated: Option<&TranslatedRequest>,
+) -> CallRequest<'a> {
+    if let (Some(translated), PromptSize::OfBody { cache_writes, .. }) =
+        (translated, &mut request.prompt)
+    {
+        *cache_writes = (*cache_writes).max(translated.cache_writes());
+    }
+    request
 }
 
 /// Returns the limit that budgets may lower. A translated call may have another one than the request.

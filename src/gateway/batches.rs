@@ -359,6 +359,7 @@ fn call_of(object: &StoredObject) -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

@@ -5,7 +5,7 @@ use super::output_limit::MAX_TOKENS_HEADER;
 use super::stored::ObjectRecorder;
 use crate::calls::{FillGuard, Filled};
 use crate::listener::ResponseWriter;
-use crate::providers::{AnswerHead, ProviderObject, ResponseSink};
+use crate::providers::{AnswerHead, KeyLease, ProviderObject, ResponseSink};
 
 pub(super) struct ClientSink<'a, 'b, 'c> {
     reply: &'a mut ResponseWriter<'b>,
@@ -15,6 +15,7 @@ pub(super) struct ClientSink<'a, 'b, 'c> {
     limit: Option<String>,
     recording: Option<Recording>,
     objects: &'a mut ObjectRecorder<'c>,
+    lease: Option<&'a KeyLease<'a>>,
 }
 
 impl<'a, 'b, 'c> ClientSink<'a, 'b, 'c> {
@@ -24,12 +25,18 @@ impl<'a, 'b, 'c> ClientSink<'a, 'b, 'c> {
         objects: &'a mut ObjectRecorder<'c>,
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
-        Self { reply, shows_miss, limit: None, recording: fill.map(Recording::new), objects }
+        let recording = fill.map(Recording::new);
+        Self { reply, shows_miss, limit: None, recording, objects, lease: None }
     }
 
     /// Reports a lowered output limit to the client.
     pub(super) fn with_limit(self, limit: Option<u32>) -> Self {
         Self { limit: limit.map(|limit| limit.to_string()), ..self }
+    }
+
+    /// Notes the beginning of the response for the state of the provider.
+    pub(super) fn with_lease(self, lease: &'a KeyLease<'a>) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     /// Returns the answer if it is complete and to be cached.
@@ -59,6 +66,9 @@ impl ResponseSink for ClientSink<'_, '_, '_> {
     }
 
     fn begin(&mut self, head: &AnswerHead) -> bool {
+        if let Some(lease) = self.lease {
+            lease.begun();
+        }
         self.record(|recording| recording.begin(head));
         let fields = fields(head, self.shows_miss, self.limit.as_deref());
         self.reply.begin(head.status, &fields)

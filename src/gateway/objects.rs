@@ -218,6 +218,7 @@ fn call(provider: String, model: Option<String>, is_streamed: bool) -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

@@ -141,6 +141,7 @@ impl Operation<'_> {
             first_byte_timeout: None,
             total_timeout: None,
             cache_marks: CacheMarks::default(),
+            key: None,
         }
     }
 

@@ -1,8 +1,12 @@
 //! Resolves a client's model name to providers and models.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::hours::Hours;
 use super::protocol::Protocol;
+use crate::providers::weighted;
+use crate::time::Timestamp;
 
 pub const TARGETS_MAX: usize = 16;
 
@@ -14,6 +18,47 @@ pub struct Target {
 
 /// The targets of each alias, in order of preference.
 pub type Aliases = BTreeMap<String, Vec<Target>>;
+
+/// When a target of an alias is used.
+#[derive(Clone, Debug, Default)]
+pub struct TargetRule {
+    /// Adjacent targets with a weight share one place. One with weight 0 is not used.
+    pub weight: Option<u32>,
+    /// None for always.
+    pub hours: Option<Hours>,
+}
+
+impl TargetRule {
+    fn applies(&self, at: Timestamp) -> bool {
+        self.weight != Some(0) && self.hours.as_ref().is_none_or(|hours| hours.contains(at))
+    }
+}
+
+/// Returns the targets that apply now, in the order in which to try them. Those that share a place
+/// are in random order by their weights.
+pub fn select(
+    targets: Vec<Target>,
+    rules: &[TargetRule],
+    at: Timestamp,
+    random: &mut dyn FnMut(u32) -> u32,
+) -> Vec<Target> {
+    let both = targets.into_iter().zip(rules).filter(|(_, rule)| rule.applies(at));
+    let mut left: Vec<(Target, Option<u32>)> =
+        both.map(|(target, rule)| (target, rule.weight)).collect();
+    let mut selected = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let weights: Vec<u32> = left.iter().map_while(|(_, weight)| *weight).collect();
+        let next = weighted(&weights, random).unwrap_or(0);
+        selected.push(left.remove(next).0);
+    }
+    selected
+}
+
+/// Returns the time until the first target applies.
+pub fn wait(rules: &[TargetRule], at: Timestamp) -> Option<Duration> {
+    let used = rules.iter().filter(|rule| rule.weight != Some(0));
+    used.filter_map(|rule| Some(rule.hours.as_ref()?.wait(at))).min()
+}
 
 /// Resolves an alias, then `PROVIDER/MODEL`, then a model of the provider named after the protocol.
 pub fn targets(
@@ -55,5 +100,56 @@ mod tests {
         assert_eq!(found(openai, "groq/"), target("openai", "groq/"));
         let claude = found(Protocol::Anthropic, "claude");
         assert_eq!(claude, target("anthropic", "claude"));
+    }
+    fn target(model: &str) -> Target {
+        Target { provider: "p".into(), model: model.into() }
+    }
+
+    fn rule(weight: Option<u32>, hours: Option<&str>) -> TargetRule {
+        let hours = hours.map(|hours| Hours::parse(hours, None).unwrap());
+        TargetRule { weight, hours }
+    }
+
+    #[test]
+    fn eighty_of_a_hundred_requests_go_to_the_first_model() {
+        let targets = vec![target("a"), target("b"), target("c")];
+        let rules = [rule(Some(80), None), rule(Some(20), None), rule(None, None)];
+        let mut firsts = BTreeMap::<String, u32>::new();
+        for number in 0..100 {
+            // The second choice has one model left.
+            let mut random = |below: u32| number.min(below - 1);
+            let selected = select(targets.clone(), &rules, Timestamp(0), &mut random);
+            let models: Vec<&str> = selected.iter().map(|it| it.model.as_str()).collect();
+            assert!(
+                [["a", "b", "c"], ["b", "a", "c"]].contains(&[models[0], models[1], models[2]])
+            );
+            *firsts.entry(models[0].to_owned()).or_default() += 1;
+        }
+        assert_eq!(firsts, BTreeMap::from([("a".to_owned(), 80), ("b".to_owned(), 20)]));
+    }
+
+    #[test]
+    fn targets_without_weight_keep_their_place() {
+        let targets = vec![target("local"), target("a"), target("b"), target("off")];
+        let rules =
+            [rule(None, None), rule(Some(1), None), rule(Some(1), None), rule(Some(0), None)];
+        let selected = select(targets, &rules, Timestamp(0), &mut |below| below - 1);
+        let models: Vec<&str> = selected.iter().map(|it| it.model.as_str()).collect();
+        assert_eq!(models, ["local", "b", "a"]);
+    }
+
+    #[test]
+    fn a_nightly_switch_follows_the_hours() {
+        let targets = vec![target("night"), target("day")];
+        let rules = [rule(None, Some("22:00-06:00")), rule(None, Some("06:00-20:00"))];
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let first = |at| {
+            let selected = select(targets.clone(), &rules, at, &mut |_| 0);
+            selected.first().map(|it| it.model.clone())
+        };
+        assert_eq!(first(at("2026-11-30T23:00:00Z")).as_deref(), Some("night"));
+        assert_eq!(first(at("2026-11-30T12:00:00Z")).as_deref(), Some("day"));
+        assert_eq!(first(at("2026-11-30T21:00:00Z")), None);
+        assert_eq!(wait(&rules, at("2026-11-30T21:00:00Z")), Some(Duration::from_secs(3_600)));
     }
 }

@@ -10,6 +10,7 @@ use super::reply;
 use crate::hub::Eviction;
 use crate::journal::{Model, ModelMetrics};
 use crate::metrics::Histogram;
+use crate::providers::HEALTH_STATES;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -49,7 +50,40 @@ pub fn text(context: &Context) -> ResponseBox {
         let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
         text.line(&format!("gateway_requests_total{labels}"), count);
     }
+    providers(context, &mut text);
     reply::text(CONTENT_TYPE, text.0)
+}
+
+fn providers(context: &Context, text: &mut Text) {
+    let all = context.providers.providers();
+    let all: Vec<_> =
+        all.filter_map(|(name, _)| Some((name, context.providers.health(name)?))).collect();
+    let state = |text: &mut Text, metric: &str, labels: &str, present: &str| {
+        for state in HEALTH_STATES {
+            let value = u8::from(state == present);
+            text.line(&format!("{metric}{{{labels},state=\"{state}\"}}"), value);
+        }
+    };
+    text.head("provider_state", "gauge", "1 for the present state of a provider, otherwise 0.");
+    for (name, provider) in &all {
+        let labels = format!("provider=\"{}\"", escaped(name));
+        state(text, "provider_state", &labels, provider.health.state);
+    }
+    let help = "1 for the present state of a provider's key, otherwise 0.";
+    text.head("provider_key_state", "gauge", help);
+    for (name, provider) in &all {
+        for key in &provider.keys {
+            let (name, key_name) = (escaped(name), escaped(&key.name));
+            let labels = format!("provider=\"{name}\",key=\"{key_name}\"");
+            state(text, "provider_key_state", &labels, key.health.state);
+        }
+    }
+    let help = "Failed calls of a provider since its last success.";
+    text.head("provider_failures", "gauge", help);
+    for (name, provider) in &all {
+        let name = format!("provider_failures{{provider=\"{}\"}}", escaped(name));
+        text.line(&name, provider.health.failures);
+    }
 }
 
 /// Writes the metrics of calls, with the names of OpenTelemetry's conventions in Prometheus form.

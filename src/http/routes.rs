@@ -6,7 +6,7 @@ use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
     Context, assets, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
-    prices, runs, schedules,
+    prices, providers, runs, schedules,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -53,6 +53,8 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
     (Get, "/api/prices/missing", |c, r| prices::missing(c, r.query(), &r.client)),
     (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),
+    (Get, "/api/providers", |c, _| providers::list(c)),
+    (Post, "/api/providers/*/test", |c, r| providers::test(c, r.name)),
     (Get, "/api/keys", |c, _| keys::list(c)),
     (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
     (Patch, "/api/keys/*", |c, r| keys::edit(c, r.id("key")?, &r.body()?)),

@@ -392,6 +392,7 @@ fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
         first_byte_timeout: agent.first_token_timeout,
         total_timeout: agent.total_timeout,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Call {
     pub total_timeout: Option<Duration>,
     /// The parts to keep in the provider's prompt cache, if it must be requested.
     pub cache_marks: CacheMarks,
+    /// The place of the key in the provider's pool; none for the first one that works.
+    pub key: Option<usize>,
 }
 
 impl Call {

@@ -235,7 +235,7 @@ impl Providers {
         receiver: &mut dyn ForwardReceiver<'a>,
     ) -> Result<(), Fault> {
         let name = &forward.call.provider;
-        let provider = match (self.usable_provider(name), self.providers.get(name)) {
+        let provider = match (self.member(name, forward.call.key), self.providers.get(name)) {
             // With the client's own key, the configured one may be missing.
             (Err(_), Some(provider)) if forward.key.is_some() => provider,
             (usable, _) => usable?,

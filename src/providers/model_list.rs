@@ -87,7 +87,7 @@ impl Providers {
     }
 
     fn exchange_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
-        let provider = self.usable_provider(name)?;
+        let provider = self.member(name, None)?;
         let Some((url, headers)) = request(provider) else {
             return Err(Fault::not_configured("does not list models"));
         };

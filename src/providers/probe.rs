@@ -68,6 +68,7 @@ impl ApiFormat {
             first_byte_timeout: None,
             total_timeout: None,
             cache_marks: CacheMarks::default(),
+            key: None,
         };
         let (_, reader) = self.route(kind)?(&provider, &call);
         Some(reader)

@@ -126,7 +126,7 @@ impl Providers {
         if scope.cancel.is_cancelled() {
             return Err(Fault::cancelled());
         }
-        let provider = match (self.usable_provider(relay.provider), relay.key) {
+        let provider = match (self.member(relay.provider, None), relay.key) {
             (Err(fault), Some(_)) => self.providers.get(relay.provider).ok_or(fault)?,
             (usable, _) => usable?,
         };

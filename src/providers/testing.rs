@@ -26,6 +26,7 @@ pub(super) fn call(model: &str, stream: bool) -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 

@@ -140,6 +140,7 @@ fn call(stream: bool) -> Call {
         first_byte_timeout: None,
         total_timeout: None,
         cache_marks: CacheMarks::default(),
+        key: None,
     }
 }
 
