@@ -231,6 +231,8 @@ def main(name, upstream, base="", key="anything", token=""):
     output = execute(client, base or upstream, key)
     journal = get(f"{upstream}/journal")["items"]
     sent = [entry for entry in journal if entry["usage"] and entry["status"] == 200]
+    rejected = [(entry["path"], entry["rejected"]) for entry in journal if "rejected" in entry]
+    assert not rejected, f"the provider rejected {rejected}"
     if client.agent:
         assert ANSWER in output, "the answer is missing"
         assert any("interop-tool-result" in json.dumps(entry["body"].get(field)) for entry in sent
