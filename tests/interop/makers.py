@@ -102,7 +102,8 @@ def union_faults(value, kinds, path):
             tags = [(value.get(tag), fields(kind)[0][tag][0]) for tag in ("type", "role") if tag in fields(kind)[0]]
             if tags and all(not faults(tag, hint) for tag, hint in tags):
                 return found
-    return min((found for _, found in results), key=len)
+    deepest = [found for _, found in results if not any(f.startswith(f"{path}: ") for f in found)]
+    return min(deepest or [found for _, found in results], key=len)
 
 
 def dictionary_faults(value, kind, path):
@@ -266,9 +267,16 @@ CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_to
 
 
 def completed_item(item):
-    """Adds the fields that the API does not require but the SDK's types do."""
-    if not isinstance(item, dict) or item.get("role") != "assistant" or not isinstance(item.get("content"), list):
+    """Adds the fields that the API does not require but the SDK's types do, and removes those that only the API
+    knows: Codex sends the ids of all messages."""
+    if not isinstance(item, dict):
         return item
+    # Codex sends `"content": null` in reasoning items.
+    item = {name: value for name, value in item.items() if value is not None or item.get("type") != "reasoning"}
+    if item.get("type", "message") != "message":
+        return item
+    if item.get("role") != "assistant" or not isinstance(item.get("content"), list):
+        return {name: value for name, value in item.items() if name != "id"}
     content = [{"annotations": [], **part} if part.get("type") == "output_text" else part for part in item["content"]]
     return {"id": "msg_", "status": "completed", "type": "message", **item, "content": content}
 
@@ -284,7 +292,8 @@ def responses(body, _=None):
                  for tool in tools]
     typed({**body, "input": [completed_item(item) for item in items], **({"tools": tools} if tools else {})},
           response_create_params.ResponseCreateParamsBase,
-          {"stream": typing.Optional[bool]})
+          # Codex sends `client_metadata`, which the published types do not have.
+          {"stream": typing.Optional[bool], "client_metadata": typing.Dict[str, str]})
     # Source: https://github.com/earendil-works/pi/issues/6265
     limit = body.get("max_output_tokens")
     require(limit is None or limit >= 16, "Invalid 'max_output_tokens': integer below minimum value. Expected a value"
