@@ -83,6 +83,8 @@ def faults(value, kind, path=""):
         if not isinstance(value, dict):
             return wrong
         return [f for key, item in value.items() for f in faults(item, arguments[1], f"{path}.{key}")]
+    if origin is typing.IO:
+        return wrong
     if origin is not None and issubclass(origin, typing.Iterable):
         if not isinstance(value, list):
             return wrong

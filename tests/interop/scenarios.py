@@ -199,9 +199,10 @@ class View:
                 self.signatures.append(signature)
         config = body.get("generationConfig") or body.get("generation_config") or {}
         self.schema = config.get("responseJsonSchema") or config.get("responseSchema")
-        thinking = config.get("thinkingConfig") or {}
-        self.shows = bool(thinking.get("includeThoughts"))
-        self.thinks = self.shows or bool(thinking.get("thinkingBudget") or thinking.get("thinkingLevel"))
+        # Google's Python SDK writes the fields within `thinkingConfig` in snake_case.
+        thinking = {name.replace("_", "").lower(): value for name, value in config.get("thinkingConfig", {}).items()}
+        self.shows = bool(thinking.get("includethoughts"))
+        self.thinks = self.shows or bool(thinking.get("thinkingbudget") or thinking.get("thinkinglevel"))
         self.stop = config.get("stopSequences") or []
         self.limit, self.temperature = config.get("maxOutputTokens"), config.get("temperature")
         self.top_p = config.get("topP")
