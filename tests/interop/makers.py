@@ -275,6 +275,8 @@ def completed_item(item):
         return item
     # Codex sends `"content": null` in reasoning items.
     item = {name: value for name, value in item.items() if value is not None or item.get("type") != "reasoning"}
+    if item.get("type") == "reasoning":
+        return {"id": "rs_", **item}
     if item.get("type", "message") != "message":
         return item
     if item.get("role") != "assistant" or not isinstance(item.get("content"), list):
@@ -347,12 +349,12 @@ def reasoning_item(items, i):
             f"The encrypted content {str(content)[:4]}...{str(content)[-4:]} could not be verified.", None,
             "invalid_encrypted_content")
     # Source: the description of `store` in the SDK: items are available later only if the response was stored.
-    require(content or item["id"] in issued, f"Item with id '{item['id']}' not found.", "input")
+    require(content or item.get("id") in issued, f"Item with id '{item.get('id')}' not found.", "input")
     # Source: https://github.com/openai/openai-node/issues/1567
     following = next((n for n in items[i + 1:] if n.get("type") != "reasoning"), {})
     require(following.get("role", "assistant") == "assistant" and following
             and following.get("type") not in CALLS.values(),
-            f"Item '{item['id']}' of type 'reasoning' was provided without its required following item.", "input")
+            f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item.", "input")
 
 
 # Anthropic.
