@@ -25,7 +25,6 @@ KEY, TOKEN = (REST + ["", ""])[:2]
 CHOSEN = REST[2:]
 APIS = ["chat", "responses", "messages", "gemini"]
 TIMEOUT_S = 20
-# Providers of these names speak only the API of the same name.
 MODELS = {"chat": "gpt-4o-mini", "responses": "gpt-5", "messages": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
 # Models with other rules: no sampling and adaptive thinking (messages), ids and signatures of calls (gemini).
 NEWER = {"chat": "o4-mini", "responses": "gpt-5", "messages": "claude-opus-5", "gemini": "gemini-3-flash"}
@@ -372,7 +371,7 @@ class Pair:
         if prompt:
             history = [*history, *self.client.turn(prompt, image)]
         names = NEWER if self.newer else MODELS
-        model = f"{self.provider}/{names[self.provider]}" if KEY else names[self.provider]
+        model = f"only-{self.provider}/{names[self.provider]}" if KEY else names[self.provider]
         return self.client.ask(model, history, self.streamed, headers={"X-Flowledger-Tags": self.tag}, **options)
 
     def finish(self, got, stop):

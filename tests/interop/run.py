@@ -142,6 +142,18 @@ CLIENTS = {
          f" {AGENTS}/.bin/cline -P openai-compatible -m gpt-4o-mini '{QUESTION}'"]),
 }
 
+# Clients whose model is, at flowledger, an alias of a model at a provider of another API (tests/interop.rs).
+CLIENTS |= {
+    "claude_code_on_chat": CLIENTS["claude_code"],
+    "claude_code_on_responses": CLIENTS["claude_code"],
+    "claude_code_on_gemini": CLIENTS["claude_code"],
+    "codex_on_messages": CLIENTS["codex"],
+    "codex_on_chat": CLIENTS["codex"],
+    "codex_on_gemini": CLIENTS["codex"],
+    "gemini_cli_on_chat": CLIENTS["gemini_cli"],
+    "gemini_cli_on_messages": CLIENTS["gemini_cli"],
+}
+
 # The column `client` of the rows, and whether all of them have the same session.
 ORIGINS = {
     "openai_python": ("OpenAI/Python", False),
@@ -241,8 +253,9 @@ def main(name, upstream, base="", key="anything", token=""):
     if base:
         settled = rows(base, token)
         compare(settled, sent)
-        if name in ORIGINS:
-            client_name, has_session = ORIGINS[name]
+        origin = name.partition("_on_")[0]
+        if origin in ORIGINS:
+            client_name, has_session = ORIGINS[origin]
             assert {row["client"] for row in settled} == {client_name}, settled
             sessions = {row.get("session") for row in settled}
             assert not has_session or len(sessions) == 1 and None not in sessions, sessions
