@@ -395,7 +395,7 @@ class Pair:
             return None
         until = time.monotonic() + TIMEOUT_S
         while True:
-            items = get(f"{BASE}/api/ledger?tags={self.tag}&limit=1", TOKEN)["items"]
+            items = get(f"{BASE}/api/ledger?tag={self.tag}&limit=1", TOKEN)["items"]
             if items and items[0]["status"] != "PENDING" and items[0]["tags"] == self.tag:
                 return items[0]
             if time.monotonic() > until:
@@ -681,7 +681,8 @@ def counts():
         before = page.get("next_before")
         if not page["items"] or before is None:
             break
-    actual = sorted([row[c] for c in columns] for row in rows if row["usage_source"] == "provider")
+    actual = sorted([row[c] for c in columns] for row in rows
+                    if row["usage_source"] == "provider" and row["status"] == "SUCCESS")
     journal = get(f"{UPSTREAM}/journal")["items"]
     sent = sorted([entry["usage"][c] for c in columns] for entry in journal if entry["usage"] and entry["status"] == 200)
     return [f"row without a response: {row}" for row in actual if row not in sent] + [
