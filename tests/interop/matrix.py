@@ -25,7 +25,7 @@ KEY, TOKEN = (REST + ["", ""])[:2]
 CHOSEN = REST[2:]
 APIS = ["chat", "responses", "messages", "gemini"]
 TIMEOUT_S = 20
-MODELS = {"chat": "gpt-4o-mini", "responses": "gpt-5", "messages": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
+MODELS = {"chat": "deepseek-reasoner", "responses": "gpt-5", "messages": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
 # Models with other rules: no sampling and adaptive thinking (messages), ids and signatures of calls (gemini).
 NEWER = {"chat": "o4-mini", "responses": "gpt-5", "messages": "claude-opus-5", "gemini": "gemini-3-flash"}
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
@@ -396,7 +396,7 @@ class Pair:
         until = time.monotonic() + TIMEOUT_S
         while True:
             items = get(f"{BASE}/api/ledger?tag={self.tag}&limit=1", TOKEN)["items"]
-            if items and items[0]["status"] != "PENDING" and items[0]["tags"] == self.tag:
+            if items and items[0]["status"] != "PENDING":
                 return items[0]
             if time.monotonic() > until:
                 raise Difference(f"no settled row with the tag {self.tag}: {items}")

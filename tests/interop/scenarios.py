@@ -126,7 +126,8 @@ class View:
                     self.images.append(data_url(part["image_url"]["url"]))
         form = body.get("response_format") or {}
         self.schema = form.get("json_schema", {}).get("schema")
-        self.thinks = (body.get("reasoning_effort") or "none") != "none"
+        # OpenAI's o-series always thinks.
+        self.thinks = body.get("reasoning_effort") not in (None, "none") or bool(re.match(r"o\d", body["model"]))
         self.stop = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []
         self.limit = body.get("max_completion_tokens") or body.get("max_tokens")
         choice = body.get("tool_choice") or "auto"

@@ -35,6 +35,8 @@ stored = {}
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # A response is several writes, which would wait for delayed acknowledgements.
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
