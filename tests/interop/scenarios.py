@@ -234,7 +234,9 @@ def properties(schema):
 
 def answer(api, body, dialogue):
     """Returns the `Answer` or the `Failure` for a request."""
-    marks = re.findall(r"\[\[([a-z0-9-]+)\]\]", json.dumps(dialogue))
+    # The instructions of Claude Code contain `[[name]]`.
+    marks = [mark for mark in re.findall(r"\[\[([a-z0-9-]+)\]\]", json.dumps(dialogue))
+             if mark in FAILURES or mark in SCENARIOS]
     if not marks:
         call = tool_call(body, dialogue)
         return Answer(("call", *call), stop="calls") if call else Answer(("text", ANSWER))
