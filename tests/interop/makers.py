@@ -134,6 +134,14 @@ def require(holds, message, param=None, code=None):
         raise Rejected(message, param, code)
 
 
+def standard_base64(data, field):
+    """Rejects the alphabet for URLs, which only Google accepts."""
+    try:
+        base64.b64decode(data, validate=True)
+    except ValueError:
+        raise Rejected(f"{field}: invalid base64 data", field) from None
+
+
 def parts(content):
     """Returns the parts of a content that may be a text."""
     return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
@@ -227,6 +235,19 @@ def chat(body, _=None):
         if schema.get("strict"):
             strict_schema(schema.get("schema"), "response_format.json_schema.schema")
     chat_calls(messages)
+    data_urls(messages, "messages")
+
+
+def data_urls(value, path):
+    """Checks the data of all URLs within a request."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            data_urls(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            data_urls(item, f"{path}.{name}")
+    elif isinstance(value, str) and value.startswith("data:") and ";base64," in value:
+        standard_base64(value.partition(";base64,")[2], path)
 
 
 def chat_calls(messages):
@@ -312,6 +333,7 @@ def responses(body, _=None):
         if form.get("strict"):
             strict_schema(form["schema"], "text.format.schema")
     response_items(items, body.get("previous_response_id") or body.get("conversation"))
+    data_urls(items, "input")
 
 
 def response_items(items, continues):
@@ -477,8 +499,8 @@ def anthropic_block(role, i, block):
         require(block["signature"] in issued, f"messages.{i}.content.0: Invalid `signature` in `thinking` block")
     if kind == "redacted_thinking":
         require(block["data"] in issued, f"messages.{i}.content.0: Invalid `data` in `redacted_thinking` block")
-    if kind == "image" and block["source"]["type"] == "base64":
-        base64.b64decode(block["source"]["data"], validate=True)
+    if kind in ("image", "document") and block["source"]["type"] == "base64":
+        standard_base64(block["source"]["data"], f"messages.{i}.{kind}.source.base64.data")
     if kind == "tool_use":
         require(ANTHROPIC_ID.fullmatch(block["id"]),
                 f"messages.{i}.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'")

@@ -28,6 +28,8 @@ TIMEOUT_S = 20
 MODELS = {"chat": "deepseek-reasoner", "responses": "gpt-5", "messages": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
 # Models with other rules: no sampling and adaptive thinking (messages), ids and signatures of calls (gemini).
 NEWER = {"chat": "o4-mini", "responses": "gpt-5", "messages": "claude-opus-5", "gemini": "gemini-3-flash"}
+# Models with sampling parameters.
+SAMPLED = MODELS | {"chat": "gpt-4o-mini", "responses": "gpt-4o-mini"}
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 SYSTEM = "You are brief."
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "description": "A city"}},
@@ -364,13 +366,13 @@ class Pair:
     def __init__(self, client_api, provider, streamed):
         self.client_api, self.provider, self.streamed = client_api, provider, streamed
         self.client = CLIENTS[client_api]()
-        self.newer = False
+        self.names = MODELS
         self.tag = ""
 
     def ask(self, history, prompt=None, image=None, **options):
         if prompt:
             history = [*history, *self.client.turn(prompt, image)]
-        names = NEWER if self.newer else MODELS
+        names = self.names
         model = f"only-{self.provider}/{names[self.provider]}" if KEY else names[self.provider]
         return self.client.ask(model, history, self.streamed, headers={"X-Flowledger-Tags": self.tag}, **options)
 
@@ -430,7 +432,7 @@ def parallel(pair):
 
 
 def parallel_newer(pair):
-    pair.newer = True
+    pair.names = NEWER
     parallel(pair)
 
 
@@ -465,7 +467,7 @@ def think(pair):
 
 
 def think_newer(pair):
-    pair.newer = True
+    pair.names = NEWER
     think(pair)
 
 
@@ -484,11 +486,12 @@ def think_tool(pair):
 
 
 def think_tool_newer(pair):
-    pair.newer = True
+    pair.names = NEWER
     think_tool(pair)
 
 
 def settings(pair):
+    pair.names = SAMPLED
     got = pair.ask([], "[[settings]]", tools=True, settings=True, choice="required", system=SYSTEM)
     seen = json.loads(got.text)
     expected = {"system": SYSTEM, "limit": 4321, "temperature": 0.5, "top_p": None, "choice": "required"}
@@ -498,7 +501,7 @@ def settings(pair):
 
 
 def settings_newer(pair):
-    pair.newer = True
+    pair.names = NEWER
     got = pair.ask([], "[[settings]]", settings=True, system=SYSTEM)
     seen = json.loads(got.text)
     same((seen["system"], seen["limit"]), (SYSTEM, 4321), "settings")
@@ -661,7 +664,7 @@ def run(pair, scenario):
     """Returns the difference, if any."""
     mode = "streamed" if pair.streamed else "whole"
     pair.tag = f"{pair.client_api}-{pair.provider}-{scenario.__name__.replace('_', '-')}-{mode}"
-    pair.newer = False
+    pair.names = MODELS
     try:
         scenario(pair)
     except Difference as difference:
