@@ -155,7 +155,8 @@ def responses(number, body, answer, usage):
         "tools": [], "metadata": {}, "store": body.get("store", True),
         "previous_response_id": body.get("previous_response_id"),
         "usage": {
-            "input_tokens": usage.input, "input_tokens_details": {"cached_tokens": usage.cached},
+            "input_tokens": usage.input,
+            "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.written},
             "output_tokens": usage.output,
             "output_tokens_details": {"reasoning_tokens": usage.reasoning},
             "total_tokens": usage.input + usage.output,

@@ -499,8 +499,9 @@ def anthropic_block(role, i, block):
         require(block["signature"] in issued, f"messages.{i}.content.0: Invalid `signature` in `thinking` block")
     if kind == "redacted_thinking":
         require(block["data"] in issued, f"messages.{i}.content.0: Invalid `data` in `redacted_thinking` block")
-    if kind in ("image", "document") and block["source"]["type"] == "base64":
-        standard_base64(block["source"]["data"], f"messages.{i}.{kind}.source.base64.data")
+    for inner in [block, *(parts(block.get("content")) if kind == "tool_result" else [])]:
+        if inner["type"] in ("image", "document") and inner["source"]["type"] == "base64":
+            standard_base64(inner["source"]["data"], f"messages.{i}.{inner['type']}.source.base64.data")
     if kind == "tool_use":
         require(ANTHROPIC_ID.fullmatch(block["id"]),
                 f"messages.{i}.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'")

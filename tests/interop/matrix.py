@@ -31,12 +31,17 @@ NEWER = {"chat": "o4-mini", "responses": "gpt-5", "messages": "claude-opus-5", "
 # Models with sampling parameters.
 SAMPLED = MODELS | {"chat": "gpt-4o-mini", "responses": "gpt-4o-mini"}
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\xff\xfe"
 SYSTEM = "You are brief."
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "description": "A city"}},
               "required": ["city"], "additionalProperties": False}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "population": {"type": "integer"}},
           "required": ["city", "population"], "additionalProperties": False}
 DESCRIPTION = "Returns the weather of a city."
+
+
+def url(data, media_type):
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 class Got:
@@ -56,21 +61,25 @@ class Chat:
     stops = {"end": "stop", "calls": "tool_calls", "length": "length", "sequence": "stop", "filter": "content_filter"}
 
     def __init__(self):
-        self.sdk = openai.OpenAI(base_url=f"{BASE}/v1", api_key=KEY or "x", timeout=TIMEOUT_S, max_retries=0)
+        self.sdk = openai.OpenAI(base_url=f"{BASE}/v1", api_key=KEY or "x", timeout=TIMEOUT_S, max_retries=0,
+                                 _strict_response_validation=True)
 
-    def turn(self, prompt, image=None):
-        content = prompt if image is None else [
-            {"type": "text", "text": prompt},
-            {"type": "image_url", "image_url": {
-                "url": f"data:image/png;base64,{base64.b64encode(image).decode()}"}}]
-        return [{"role": "user", "content": content}]
+    def turn(self, prompt, image=None, document=None):
+        content = [{"type": "text", "text": prompt}]
+        if image:
+            content.append({"type": "image_url", "image_url": {"url": url(image, "image/png")}})
+        if document:
+            file = {"filename": "a.pdf", "file_data": url(document, "application/pdf")}
+            content.append({"type": "file", "file": file})
+        return [{"role": "user", "content": content if image or document else prompt}]
 
     def results(self, answers):
         return [{"role": "tool", "tool_call_id": call[0], "content": text} for call, text in answers]
 
-    def options(self, tools=False, schema=False, thinks=False, stop=False, choice=None, settings=False, newer=False):
+    def options(self, tools=False, name="get_weather", schema=False, thinks=False, stop=False, choice=None, settings=False,
+                newer=False):
         tool = {"type": "function", "function": {
-            "name": "get_weather", "description": DESCRIPTION, "parameters": PARAMETERS}}
+            "name": name, "description": DESCRIPTION, "parameters": PARAMETERS}}
         form = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
         return {
             **({"tools": [tool]} if tools else {}),
@@ -139,18 +148,21 @@ class Responses(Chat):
     stops = {"end": "completed", "calls": "completed", "length": "max_output_tokens", "sequence": "completed",
              "filter": "content_filter"}
 
-    def turn(self, prompt, image=None):
+    def turn(self, prompt, image=None, document=None):
         content = [{"type": "input_text", "text": prompt}]
-        if image is not None:
-            content.append({"type": "input_image", "detail": "auto",
-                            "image_url": f"data:image/png;base64,{base64.b64encode(image).decode()}"})
+        if image:
+            content.append({"type": "input_image", "detail": "auto", "image_url": url(image, "image/png")})
+        if document:
+            content.append({"type": "input_file", "filename": "a.pdf",
+                            "file_data": url(document, "application/pdf")})
         return [{"role": "user", "content": content}]
 
     def results(self, answers):
         return [{"type": "function_call_output", "call_id": call[0], "output": text} for call, text in answers]
 
-    def options(self, tools=False, schema=False, thinks=False, stop=False, choice=None, settings=False, newer=False):
-        tool = {"type": "function", "name": "get_weather", "description": DESCRIPTION, "parameters": PARAMETERS,
+    def options(self, tools=False, name="get_weather", schema=False, thinks=False, stop=False, choice=None, settings=False,
+                newer=False):
+        tool = {"type": "function", "name": name, "description": DESCRIPTION, "parameters": PARAMETERS,
                 "strict": True}
         return {
             **({"tools": [tool]} if tools else {}),
@@ -215,21 +227,28 @@ class Messages:
              "filter": "refusal"}
 
     def __init__(self):
-        self.sdk = anthropic.Anthropic(base_url=BASE, api_key=KEY or "x", timeout=TIMEOUT_S, max_retries=0)
+        self.sdk = anthropic.Anthropic(base_url=BASE, api_key=KEY or "x", timeout=TIMEOUT_S, max_retries=0,
+                                       _strict_response_validation=True)
 
-    def turn(self, prompt, image=None):
+    def turn(self, prompt, image=None, document=None):
         content = [{"type": "text", "text": prompt}]
-        if image is not None:
-            source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(image).decode()}
-            content.insert(0, {"type": "image", "source": source})
+        if image:
+            content.insert(0, self.block("image", "image/png", image))
+        if document:
+            content.insert(0, self.block("document", "application/pdf", document))
         return [{"role": "user", "content": content}]
+
+    def block(self, kind, media_type, data):
+        source = {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
+        return {"type": kind, "source": source}
 
     def results(self, answers):
         return [{"role": "user", "content": [
             {"type": "tool_result", "tool_use_id": call[0], "content": text} for call, text in answers]}]
 
-    def options(self, tools=False, schema=False, thinks=False, stop=False, choice=None, settings=False, newer=False):
-        tool = {"name": "get_weather", "description": DESCRIPTION, "input_schema": PARAMETERS}
+    def options(self, tools=False, name="get_weather", schema=False, thinks=False, stop=False, choice=None, settings=False,
+                newer=False):
+        tool = {"name": name, "description": DESCRIPTION, "input_schema": PARAMETERS}
         return {
             **({"tools": [tool]} if tools else {}),
             **({"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}} if schema else {}),
@@ -279,19 +298,22 @@ class Gemini:
         options = types.HttpOptions(base_url=BASE, timeout=TIMEOUT_S * 1000)
         self.sdk = genai.Client(api_key=KEY or "x", vertexai=False, http_options=options)
 
-    def turn(self, prompt, image=None):
+    def turn(self, prompt, image=None, document=None):
         made = [types.Part(text=prompt)]
-        if image is not None:
+        if image:
             made.append(types.Part.from_bytes(data=image, mime_type="image/png"))
+        if document:
+            made.append(types.Part.from_bytes(data=document, mime_type="application/pdf"))
         return [types.Content(role="user", parts=made)]
 
     def results(self, answers):
         return [types.Content(role="user", parts=[types.Part(function_response=types.FunctionResponse(
             id=call[0], name=call[1], response={"output": text})) for call, text in answers])]
 
-    def options(self, tools=False, schema=False, thinks=False, stop=False, choice=None, settings=False, newer=False):
+    def options(self, tools=False, name="get_weather", schema=False, thinks=False, stop=False, choice=None, settings=False,
+                newer=False):
         function = types.FunctionDeclaration(
-            name="get_weather", description=DESCRIPTION, parameters_json_schema=PARAMETERS)
+            name=name, description=DESCRIPTION, parameters_json_schema=PARAMETERS)
         named = {"allowed_function_names": [choice]} if choice != "required" else {}
         calling = types.FunctionCallingConfig(mode="ANY", **named) if choice else None
         return {
@@ -369,9 +391,9 @@ class Pair:
         self.names = MODELS
         self.tag = ""
 
-    def ask(self, history, prompt=None, image=None, **options):
+    def ask(self, history, prompt=None, image=None, document=None, **options):
         if prompt:
-            history = [*history, *self.client.turn(prompt, image)]
+            history = [*history, *self.client.turn(prompt, image, document)]
         names = self.names
         model = f"only-{self.provider}/{names[self.provider]}" if KEY else names[self.provider]
         return self.client.ask(model, history, self.streamed, headers={"X-Flowledger-Tags": self.tag}, **options)
@@ -439,6 +461,42 @@ def parallel_newer(pair):
 def image(pair):
     got = pair.ask([], "[[image]]", image=PIXEL)
     same(got.text, f"image/png {hashlib.sha256(PIXEL).hexdigest()[:16]}", "image")
+
+
+def document(pair):
+    # Compatible servers of chat completions differ; the upstream accepts OpenAI's form.
+    got = pair.ask([], "[[image]]", document=PDF)
+    same(got.text, f"application/pdf {hashlib.sha256(PDF).hexdigest()[:16]}", "document")
+
+
+def tool_image(pair):
+    """An image as the result of a tool; a request of chat completions cannot have one."""
+    if pair.client_api == "chat":
+        return
+    got = pair.ask([], "[[tool-image]]", tools=True)
+    name, tool, _ = got.calls[0]
+    data = base64.b64encode(PIXEL).decode()
+    results = {
+        "responses": lambda: [{"type": "function_call_output", "call_id": name, "output": [
+            {"type": "input_image", "image_url": url(PIXEL, "image/png"), "detail": "auto"}]}],
+        "messages": lambda: [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": name, "content": [
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}]}]}],
+        "gemini": lambda: [types.Content(role="user", parts=[types.Part(function_response=types.FunctionResponse(
+            id=name, name=tool, response={"output": "see the image"}, parts=[types.FunctionResponsePart(
+                inline_data=types.FunctionResponseBlob(mime_type="image/png", data=PIXEL))]))])],
+    }[pair.client_api]()
+    got = pair.ask([*got.history, *results], tools=True)
+    same(got.text, f"image/png {hashlib.sha256(PIXEL).hexdigest()[:16]}", "image of the result")
+
+
+def tool_name(pair):
+    """A name that other APIs reject: too long for OpenAI, or with dots."""
+    name = {"messages": "mcp__server__" + "x" * 100, "gemini": "server.tools:" + "x" * 100}.get(
+        pair.client_api, "x" * 64)
+    got = pair.ask([], "[[first-tool]]", tools=True, name=name)
+    same([tool for _, tool, _ in got.calls], [name], "name of the called tool")
+    results = pair.client.results([(got.calls[0], "sunny")])
+    same(pair.ask([*got.history, *results], tools=True, name=name).text, "sunny, True", "name in the history")
 
 
 def schema(pair):
@@ -653,7 +711,7 @@ def limits(pair):
 
 
 SCENARIOS = [
-    plain, parallel, parallel_newer, image, schema, think, think_newer, think_tool, think_tool_newer, settings,
+    plain, parallel, parallel_newer, image, document, tool_image, tool_name, schema, think, think_newer, think_tool, think_tool_newer, settings,
     settings_newer, length, stop, filtered, refuse, context, cut_before, cut, limits,
     *(fails(mark, status) for mark, status in (
         ("400", 400), ("401", 401), ("404", 404), ("429", 429), ("500", 500), ("overload", 503))),
@@ -681,7 +739,7 @@ def counts():
     while True:
         page = get(f"{BASE}/api/ledger?limit=1000" + (f"&before={before}" if before else ""), TOKEN)
         rows += page["items"]
-        before = page.get("next_before")
+        before = page.get("next")
         if not page["items"] or before is None:
             break
     actual = sorted([row[c] for c in columns] for row in rows

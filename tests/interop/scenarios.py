@@ -103,13 +103,14 @@ def data_url(url):
 
 class View:
     """The meaning of a request: `calls` by id as (name, arguments), `results` as (id or none, name, text),
-    `images` as (media type, bytes), `schema`, `thinks`, `shows` (thoughts), `stop`, `signatures`, `system`, `limit`, `temperature`,
+    `images` and documents as (media type, bytes), `schema`, `thinks`, `shows` (thoughts), `stop`, `signatures`, `system`, `limit`, `temperature`,
     `choice`."""
 
     def __init__(self, api, body):
         self.calls, self.results, self.images, self.signatures = [], [], [], []
         self.schema, self.thinks, self.shows, self.stop, self.system = None, False, True, [], ""
         self.limit, self.temperature, self.choice = None, body.get("temperature"), "auto"
+        self.tools = list(offered(body.get("tools")))
         self.top_p = body.get("top_p")
         getattr(self, api)(body)
 
@@ -124,6 +125,8 @@ class View:
             for part in parts(message.get("content")):
                 if part["type"] == "image_url":
                     self.images.append(data_url(part["image_url"]["url"]))
+                if part["type"] == "file":
+                    self.images.append(data_url(part["file"]["file_data"]))
         form = body.get("response_format") or {}
         self.schema = form.get("json_schema", {}).get("schema")
         # OpenAI's o-series always thinks.
@@ -141,12 +144,13 @@ class View:
                 if item["role"] in ("system", "developer"):
                     self.system += text_of(item["content"])
                 for part in parts(item["content"]):
-                    if part["type"] == "input_image":
-                        self.images.append(data_url(part["image_url"]))
+                    self.file(part)
             elif kind == "function_call":
                 self.calls.append((item["call_id"], item["name"], json.loads(item["arguments"])))
             elif kind == "function_call_output":
                 self.results.append((item["call_id"], None, text_of(item["output"])))
+                for part in parts(item["output"]):
+                    self.file(part)
             elif kind == "reasoning" and item.get("encrypted_content"):
                 self.signatures.append(item["encrypted_content"])
         self.schema = ((body.get("text") or {}).get("format") or {}).get("schema")
@@ -156,6 +160,12 @@ class View:
         self.limit = body.get("max_output_tokens")
         choice = body.get("tool_choice") or "auto"
         self.choice = choice if isinstance(choice, str) else choice.get("name")
+
+    def file(self, part):
+        if part["type"] == "input_image":
+            self.images.append(data_url(part["image_url"]))
+        if part["type"] == "input_file":
+            self.images.append(data_url(part["file_data"]))
 
     def messages(self, body):
         self.system = text_of(body.get("system"))
@@ -167,11 +177,11 @@ class View:
                     self.calls.append((block["id"], block["name"], block["input"]))
                 elif block["type"] == "tool_result":
                     self.results.append((block["tool_use_id"], None, text_of(block.get("content"))))
-                elif block["type"] == "image" and block["source"]["type"] == "base64":
-                    source = block["source"]
-                    self.images.append((source["media_type"], base64.b64decode(source["data"])))
+                    for part in parts(block.get("content")):
+                        self.source(part)
                 elif block["type"] == "thinking":
                     self.signatures.append(block["signature"])
+                self.source(block)
         self.schema = ((body.get("output_config") or {}).get("format") or {}).get("schema")
         thinking = body.get("thinking") or {}
         self.thinks = thinking.get("type") in ("enabled", "adaptive")
@@ -180,6 +190,11 @@ class View:
         self.limit = body["max_tokens"]
         choice = body.get("tool_choice") or {"type": "auto"}
         self.choice = choice.get("name") or choice["type"].replace("any", "required")
+
+    def source(self, block):
+        source = block.get("source") or {}
+        if block["type"] in ("image", "document") and source["type"] == "base64":
+            self.images.append((source["media_type"], base64.b64decode(source["data"])))
 
     def gemini(self, body):
         self.system = text_of((body.get("systemInstruction") or body.get("system_instruction") or {}).get("parts"))
@@ -190,6 +205,8 @@ class View:
             signature = part.get("thoughtSignature") or part.get("thought_signature")
             if call:
                 self.calls.append((call.get("id"), call["name"], call.get("args")))
+            for inner in (result or {}).get("parts") or []:
+                data = inner.get("inlineData") or inner.get("inline_data")
             if result:
                 self.results.append((result.get("id"), result["name"], response_text(result.get("response"))))
             if data:
@@ -271,6 +288,17 @@ def image(view):
     return Answer(("text", "; ".join(seen) or "no image"))
 
 
+def first_tool(view):
+    """Calls the first tool under the name that the request has, or repeats its result."""
+    if view.results:
+        return Answer(("text", f"{view.results[0][2]}, {view.calls[0][1] == view.tools[0]}"))
+    return Answer(("call", view.tools[0], CALLS[0][1]), stop="calls")
+
+
+def tool_image(view):
+    return image(view) if view.results else Answer(("call", *CALLS[0]), stop="calls")
+
+
 def schema(view):
     is_complete = properties(view.schema) == sorted(DOCUMENT)
     return Answer(("text", json.dumps(DOCUMENT) if is_complete else f"not the schema: {view.schema}"))
@@ -290,6 +318,8 @@ SCENARIOS = {
     "recall": lambda view: Answer(("text", f"{len(view.signatures)} signatures")),
     "image": image,
     "schema": schema,
+    "first-tool": first_tool,
+    "tool-image": tool_image,
     "settings": settings,
     "length": lambda _: Answer(("text", ANSWER[:9]), stop="length"),
     "stop": lambda view: Answer(("text", ANSWER if STOP in view.stop else "no stop sequence"), stop="sequence"),
