@@ -154,6 +154,12 @@ clients_elsewhere! {
     gemini_cli_on_messages: "gemini-2.5-flash" => "only-messages" "claude-haiku-4-5"
 }
 
+#[test]
+fn the_upstream_rejects_what_makers_reject() {
+    let ended = Running::start(&mut python("makers_check.py")).end_within(TIME_MAX);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+}
+
 /// Every SDK with a provider of every API. The script lists the differences.
 #[test]
 fn sdks_agree_with_providers_of_all_apis() {
