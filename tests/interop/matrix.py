@@ -92,9 +92,9 @@ class Chat:
             **({"temperature": 0.5} if settings and not newer else {}),
         }
 
-    def ask(self, model, history, streamed, system=None, headers=None, **options):
+    def ask(self, model, history, streamed, system=None, headers=None, more=None, **options):
         system = [{"role": "system", "content": system}] if system else []
-        request = dict(model=model, messages=[*system, *history], extra_headers=headers or {},
+        request = dict(model=model, messages=[*system, *history], extra_headers=headers or {}, **(more or {}),
                        **self.options(newer=model.endswith(NEWER["messages"]), **options))
         got = Got()
         if streamed:
@@ -175,9 +175,9 @@ class Responses(Chat):
             **({"temperature": 0.5} if settings and not newer else {}),
         }
 
-    def ask(self, model, history, streamed, system=None, headers=None, **options):
+    def ask(self, model, history, streamed, system=None, headers=None, more=None, **options):
         request = dict(model=model, input=history, store=False, include=["reasoning.encrypted_content"],
-                       extra_headers=headers or {}, **({"instructions": system} if system else {}),
+                       extra_headers=headers or {}, **(more or {}), **({"instructions": system} if system else {}),
                        **self.options(newer=model.endswith(NEWER["messages"]), **options))
         got = Got()
         streamed_text = ""
@@ -260,8 +260,8 @@ class Messages:
             **({"extra_body": {"temperature": 0.5}} if settings and not newer else {}),
         }
 
-    def ask(self, model, history, streamed, system=None, headers=None, **options):
-        request = dict(model=model, messages=history, max_tokens=4321, extra_headers=headers or {},
+    def ask(self, model, history, streamed, system=None, headers=None, more=None, **options):
+        request = dict(model=model, messages=history, max_tokens=4321, extra_headers=headers or {}, **(more or {}),
                        **({"system": system} if system else {}),
                        **self.options(newer=model.endswith(NEWER["messages"]), **options))
         got = Got()
@@ -327,7 +327,7 @@ class Gemini:
             **({"temperature": 0.5} if settings and not newer else {}),
         }
 
-    def ask(self, model, history, streamed, system=None, headers=None, **options):
+    def ask(self, model, history, streamed, system=None, headers=None, more=None, **options):
         config = types.GenerateContentConfig(
             system_instruction=system, http_options=types.HttpOptions(headers=headers or {}),
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
@@ -394,9 +394,11 @@ class Pair:
     def ask(self, history, prompt=None, image=None, document=None, **options):
         if prompt:
             history = [*history, *self.client.turn(prompt, image, document)]
-        names = self.names
-        model = f"only-{self.provider}/{names[self.provider]}" if KEY else names[self.provider]
-        return self.client.ask(model, history, self.streamed, headers={"X-Flowledger-Tags": self.tag}, **options)
+        return self.client.ask(self.model(), history, self.streamed, headers={"X-Flowledger-Tags": self.tag}, **options)
+
+    def model(self):
+        name = self.names[self.provider]
+        return f"only-{self.provider}/{name}" if KEY else name
 
     def finish(self, got, stop):
         expected = self.client.stops[stop]
@@ -565,6 +567,50 @@ def settings_newer(pair):
     same((seen["system"], seen["limit"]), (SYSTEM, 4321), "settings")
 
 
+def json_mode(pair):
+    """Any JSON object, which Anthropic has no field for."""
+    form = {"chat": {"response_format": {"type": "json_object"}},
+            "responses": {"text": {"format": {"type": "json_object"}}}}.get(pair.client_api)
+    if form is None or pair.provider == "messages":
+        return
+    got = pair.ask([], "[[json]] Answer in JSON.", more=form)
+    same(json.loads(got.text), DOCUMENT, "document")
+
+
+def tool_error(pair):
+    got = pair.ask([], "[[parallel]]", tools=True)
+    results = pair.client.results([(call, "unknown city") for call in got.calls])
+    if pair.client_api == "messages":
+        for block in results[0]["content"]:
+            block["is_error"] = True
+    got = pair.ask([*got.history, *results], tools=True)
+    same(got.text.count("unknown city"), 2, "errors of the tool")
+
+
+def dropped(pair):
+    """Anthropic's clients learn which hints an API without them does not get."""
+    if pair.client_api != "messages" or pair.provider not in ("chat", "responses") or not KEY:
+        return
+    got = pair.ask([], "[[plain]]", more={"extra_body": {"top_k": 5}})
+    same("top_k" in got.headers.get("x-flowledger-dropped", ""), True, "x-flowledger-dropped")
+
+
+def tokens(pair):
+    """The count of a request, which is an estimate if the provider does not count for this client."""
+    if pair.client_api == "chat" or pair.streamed:
+        return
+    model = pair.model()
+    sdk = pair.client.sdk
+    prompt = "What is the capital of France?"
+    if pair.client_api == "messages":
+        count = sdk.messages.count_tokens(model=model, messages=pair.client.turn(prompt)).input_tokens
+    elif pair.client_api == "responses":
+        count = sdk.responses.input_tokens.count(model=model, input=prompt).input_tokens
+    else:
+        count = sdk.models.count_tokens(model=model, contents=prompt).total_tokens
+    same(5 <= count <= 30, True, f"count of {count} tokens")
+
+
 def length(pair):
     got = pair.ask([], "[[length]]")
     same(got.text, ANSWER[:9], "text")
@@ -711,7 +757,8 @@ def limits(pair):
 
 
 SCENARIOS = [
-    plain, parallel, parallel_newer, image, document, tool_image, tool_name, schema, think, think_newer, think_tool, think_tool_newer, settings,
+    plain, parallel, parallel_newer, image, document, tool_image, tool_name, tool_error, json_mode,
+    schema, dropped, tokens, think, think_newer, think_tool, think_tool_newer, settings,
     settings_newer, length, stop, filtered, refuse, context, cut_before, cut, limits,
     *(fails(mark, status) for mark, status in (
         ("400", 400), ("401", 401), ("404", 404), ("429", 429), ("500", 500), ("overload", 503))),

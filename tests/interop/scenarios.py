@@ -110,6 +110,7 @@ class View:
         self.calls, self.results, self.images, self.signatures = [], [], [], []
         self.schema, self.thinks, self.shows, self.stop, self.system = None, False, True, [], ""
         self.limit, self.temperature, self.choice = None, body.get("temperature"), "auto"
+        self.is_json = False
         self.tools = list(offered(body.get("tools")))
         self.top_p = body.get("top_p")
         getattr(self, api)(body)
@@ -129,6 +130,7 @@ class View:
                     self.images.append(data_url(part["file"]["file_data"]))
         form = body.get("response_format") or {}
         self.schema = form.get("json_schema", {}).get("schema")
+        self.is_json = form.get("type") == "json_object"
         # OpenAI's o-series always thinks.
         self.thinks = body.get("reasoning_effort") not in (None, "none") or bool(re.match(r"o\d", body["model"]))
         self.stop = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []
@@ -153,7 +155,8 @@ class View:
                     self.file(part)
             elif kind == "reasoning" and item.get("encrypted_content"):
                 self.signatures.append(item["encrypted_content"])
-        self.schema = ((body.get("text") or {}).get("format") or {}).get("schema")
+        form = (body.get("text") or {}).get("format") or {}
+        self.schema, self.is_json = form.get("schema"), form.get("type") == "json_object"
         reasoning = body.get("reasoning") or {}
         self.thinks = (reasoning.get("effort") or "none") != "none" or bool(reasoning.get("summary"))
         self.shows = bool(reasoning.get("summary"))
@@ -217,6 +220,7 @@ class View:
                 self.signatures.append(signature)
         config = body.get("generationConfig") or body.get("generation_config") or {}
         self.schema = config.get("responseJsonSchema") or config.get("responseSchema")
+        self.is_json = config.get("responseMimeType") == "application/json"
         # Google's Python SDK writes the fields within `thinkingConfig` in snake_case.
         thinking = {name.replace("_", "").lower(): value for name, value in config.get("thinkingConfig", {}).items()}
         self.shows = bool(thinking.get("includethoughts"))
@@ -318,6 +322,7 @@ SCENARIOS = {
     "recall": lambda view: Answer(("text", f"{len(view.signatures)} signatures")),
     "image": image,
     "schema": schema,
+    "json": lambda view: Answer(("text", json.dumps(DOCUMENT) if view.is_json else "JSON was not requested")),
     "first-tool": first_tool,
     "tool-image": tool_image,
     "settings": settings,

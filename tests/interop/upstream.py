@@ -100,8 +100,8 @@ class Handler(BaseHTTPRequestHandler):
         if only:
             path = only[2]
             own = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages",
-                   "gemini": "GenerateContent"}[only[1]]
-            is_own = own in path or only[1] == "gemini" and ":generateContent" in path or path.endswith("/models")
+                   "gemini": "/models/"}[only[1]]
+            is_own = own in path or path.endswith("/models")
             if not is_own:
                 return self.json({"error": {"message": f"no route {path}", "type": "not_found"}}, 404)
         gemini = re.fullmatch(r"/v1(?:beta)?/models/([^/:]+):(\w+)", path)
@@ -120,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             "POST /v1/completions": self.completions,
             "POST /v1/moderations": self.moderations,
             "POST /v1/messages": self.messages,
+            "POST /v1/responses/input_tokens": lambda _: self.json(
+                {"object": "response.input_tokens", "input_tokens": 17}),
             "POST /v1/messages/count_tokens": lambda _: self.json({"input_tokens": 17}),
             "POST /api/chat": self.ollama_chat,
             "POST /api/generate": self.ollama_generate,
