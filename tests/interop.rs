@@ -40,18 +40,20 @@ fn python(script: &str) -> Command {
 }
 
 /// A fake upstream, and a server that uses it: as the provider of each protocol, and as one provider
-/// for each API of [`ONLY`] that speaks no other.
+/// for each API of [`ONLY`] that speaks no other. The alias `from-API` begins with one of these and
+/// continues with the next.
 struct Servers {
     address: String,
     server: TestServer,
     _upstream: Running,
 }
 
-const ONLY: [(&str, Kind, &str); 4] = [
-    ("chat", Kind::OpenAi, "/v1"),
-    ("responses", Kind::OpenAi, "/v1"),
-    ("messages", Kind::Anthropic, ""),
-    ("gemini", Kind::Gemini, ""),
+/// The API, the kind of the provider, the end of its base URL, and a model.
+const ONLY: [(&str, Kind, &str, &str); 4] = [
+    ("chat", Kind::OpenAi, "/v1", "gpt-4o-mini"),
+    ("responses", Kind::OpenAi, "/v1", "gpt-5"),
+    ("messages", Kind::Anthropic, "", "claude-sonnet-4-5"),
+    ("gemini", Kind::Gemini, "", "gemini-2.5-flash"),
 ];
 
 impl Servers {
@@ -64,11 +66,19 @@ impl Servers {
             add_provider(config, "anthropic", Kind::Anthropic, &address);
             add_provider(config, "gemini", Kind::Gemini, &address);
             add_provider(config, "ollama", Kind::Ollama, &address);
-            for (api, kind, path) in ONLY {
+            for (api, kind, path, _) in ONLY {
                 let name = format!("only-{api}");
                 add_provider(config, &name, kind, &format!("{address}/only/{api}{path}"));
                 let apis = serde_json::from_value(json!([api])).unwrap();
                 config.providers.get_mut(&name).unwrap().apis = apis;
+            }
+            for (first, (api, ..)) in ONLY.iter().enumerate() {
+                let target = |at: usize| {
+                    let (api, .., model) = ONLY[at % ONLY.len()];
+                    Target { provider: format!("only-{api}"), model: model.into() }
+                };
+                let name = format!("from-{api}");
+                config.gateway.aliases.insert(name, vec![target(first), target(first + 1)]);
             }
             config.gateway.aliases.extend(alias.map(|(name, target)| (name.into(), vec![target])));
         });

@@ -18,12 +18,11 @@ import anthropic
 import openai
 from google import genai
 from google.genai import errors, types
-from scenarios import ANSWER, BEFORE_CALLS, CALLS, DOCUMENT, REFUSAL, STOP, THOUGHT
+from scenarios import ANSWER, APIS, BEFORE_CALLS, CALLS, DOCUMENT, REFUSAL, STOP, THOUGHT
 
 UPSTREAM, BASE, *REST = sys.argv[1:]
 KEY, TOKEN = (REST + ["", ""])[:2]
 CHOSEN = REST[2:]
-APIS = ["chat", "responses", "messages", "gemini"]
 TIMEOUT_S = 20
 MODELS = {"chat": "deepseek-reasoner", "responses": "gpt-5", "messages": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
 # Models with other rules: no sampling and adaptive thinking (messages), ids and signatures of calls (gemini).
@@ -758,6 +757,20 @@ def cut(pair):
         same(row["status"], "FAILED", "status of the row")
 
 
+def fallback(pair):
+    """An alias whose first provider is down; the second one has the next API."""
+    if not KEY:
+        return
+    second = APIS[(APIS.index(pair.provider) + 1) % len(APIS)]
+    history = pair.client.turn(f"[[down-{pair.provider}]]")
+    got = pair.client.ask(f"from-{pair.provider}", history, pair.streamed, headers={"X-Flowledger-Tags": pair.tag})
+    same(got.text, ANSWER, "text")
+    pair.count(got)
+    rows = get(f"{BASE}/api/ledger?tag={pair.tag}", TOKEN)["items"]
+    same([(row["provider"], row["status"]) for row in rows],
+         [(f"only-{second}", "SUCCESS"), (f"only-{pair.provider}", "FAILED")], "rows")
+
+
 def limits(pair):
     """The limits of the provider in the headers that the client knows."""
     got = pair.ask([], "[[plain]]")
@@ -770,7 +783,7 @@ def limits(pair):
 SCENARIOS = [
     plain, parallel, parallel_newer, image, document, tool_image, tool_name, tool_error, json_mode,
     schema, dropped, tokens, think, think_newer, think_tool, think_tool_newer, settings,
-    settings_newer, length, stop, filtered, refuse, context, cut_before, cut, limits,
+    settings_newer, length, stop, filtered, refuse, context, cut_before, cut, limits, fallback,
     *(fails(mark, status) for mark, status in (
         ("400", 400), ("401", 401), ("404", 404), ("429", 429), ("500", 500), ("overload", 503))),
 ]

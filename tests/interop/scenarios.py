@@ -53,6 +53,7 @@ FAILURES = {
     "429": Failure(429, "rate"), "500": Failure(500, "internal"), "overload": Failure(503, "overload"),
     "context": Failure(400, "context"), "cut-before": Failure(0, "cut"),
 }
+APIS = ["chat", "responses", "messages", "gemini"]
 
 
 def has(body, *names):
@@ -107,7 +108,7 @@ class View:
     `choice`."""
 
     def __init__(self, api, body):
-        self.calls, self.results, self.images, self.signatures = [], [], [], []
+        self.api, self.calls, self.results, self.images, self.signatures = api, [], [], [], []
         self.schema, self.thinks, self.shows, self.stop, self.system = None, False, True, [], ""
         self.limit, self.temperature, self.choice = None, body.get("temperature"), "auto"
         self.is_json = False
@@ -330,6 +331,9 @@ SCENARIOS = {
     "stop": lambda view: Answer(("text", ANSWER if STOP in view.stop else "no stop sequence"), stop="sequence"),
     "filter": lambda _: Answer(("text", ANSWER[:9]), stop="filter"),
     "refuse": lambda _: Answer(("refusal", REFUSAL), stop="filter"),
+    # One API fails, and the others answer.
+    **{f"down-{api}": lambda view, api=api: FAILURES["500"] if view.api == api else Answer(("text", ANSWER))
+       for api in APIS},
     "cut": lambda _: Answer(("text", ANSWER), is_cut=True),
 }
 
