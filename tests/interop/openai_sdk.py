@@ -44,7 +44,9 @@ def chat_with_a_tool():
         call = message.tool_calls[0]
         same(json.loads(call.function.arguments), {"city": "Paris"})
         result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
-        called = {"role": "assistant", "tool_calls": [call.model_dump(include={"id", "type", "function"})]}
+        # Without `parsed_arguments`, which only the SDK knows.
+        fields = {"id": True, "type": True, "function": {"name", "arguments"}}
+        called = {"role": "assistant", "tool_calls": [call.model_dump(include=fields)]}
         answer = client.chat.completions.create(
             model=MODEL, messages=[*messages, called, result], tools=tools
         )

@@ -1,8 +1,10 @@
 """A provider for the interop tests: OpenAI's, Anthropic's, Gemini's and Ollama's protocols.
 
 It answers every prompt with ANSWER. If the request contains "[tool]", offers a tool of TOOLS and has no
-tool result yet, it calls that tool instead. The token counts of every response differ, so that each row
+tool result yet, it calls that tool instead. Marks such as `[[parallel]]` select other answers (`scenarios.py`).
+It rejects what the makers reject (`makers.py`). The token counts of every response differ, so that each row
 of the ledger matches exactly one response. `GET /journal` returns all requests with their counts.
+Below `/only/API` (`chat`, `responses`, `messages`, `gemini`), the other APIs do not exist.
 Prints its address (http://HOST:PORT). The only argument is the port; the default is a free one.
 """
 
@@ -16,20 +18,11 @@ import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-ANSWER = "Paris is the capital of France."
-
-# A call of each known tool. The coding agents run a harmless command.
-COMMAND = "echo interop-tool-result"
-TOOLS = {
-    "get_weather": {"city": "Paris"},
-    "Bash": {"command": COMMAND, "description": "Print a word"},
-    "bash": {"command": COMMAND, "description": "Print a word"},
-    "exec_command": {"cmd": COMMAND},
-    "shell_command": {"command": COMMAND},
-    "shell": {"command": ["echo", "interop-tool-result"]},
-    "run_shell_command": {"command": COMMAND, "description": "Print a word", "is_background": False},
-    "run_commands": {"commands": [COMMAND]},
-}
+import answers
+import makers
+import scenarios
+from answers import Usage, words
+from scenarios import ANSWER, Failure, tool_call
 
 MODELS = ["gpt-4o-mini", "gpt-5", "claude-haiku-4-5", "claude-sonnet-4-5", "text-embedding-3-small"]
 GEMINI_MODELS = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001"]
@@ -40,68 +33,10 @@ journal = []
 stored = {}
 
 
-class Usage:
-    """Token counts in the ledger's form: `input` includes cache reads and writes, `output` reasoning."""
-
-    def __init__(self, number, *, reads=True, writes=False, output=True, reasoning=True):
-        self.cached = 100 + number if reads else 0
-        self.written = 50 + number if writes else 0
-        self.input = 1000 + 10 * number
-        self.output = 200 + number if output else 0
-        self.reasoning = 20 + number if reasoning and output else 0
-
-    def row(self):
-        return {
-            "input_tokens": self.input,
-            "cached_input_tokens": self.cached,
-            "cache_write_tokens": self.written,
-            "output_tokens": self.output,
-            "reasoning_tokens": self.reasoning,
-        }
-
-
-def has(body, *names):
-    """Returns whether any object within `body` has one of the values as its type or one of the keys."""
-    if isinstance(body, dict):
-        return any(
-            key in names or (key in ("type", "role") and value in names) or has(value, *names)
-            for key, value in body.items()
-        )
-    return isinstance(body, list) and any(has(value, *names) for value in body)
-
-
-# The marks of a tool's result in all protocols.
-RESULTS = ("tool", "tool_result", "function_call_output", "custom_tool_call_output", "functionResponse",
-           "function_response")
-
-
-def offered(tools):
-    """Yields the names of the offered tools in all protocols."""
-    for tool in tools or []:
-        if isinstance(tool, dict):
-            name = tool.get("name") or tool.get("function", {}).get("name")
-            if name:
-                yield name
-            # LiteLLM writes snake_case, which Gemini accepts as well.
-            yield from offered(tool.get("functionDeclarations") or tool.get("function_declarations"))
-
-
-def tool_call(body, dialogue):
-    """Returns the name and the arguments of the tool to call, if any."""
-    if "[tool]" not in json.dumps(dialogue) or has(dialogue, *RESULTS):
-        return None
-    for name in offered(body.get("tools")):
-        if name in TOOLS:
-            return name, TOOLS[name]
-    return None
-
-
-def words(text):
-    return re.findall(r"\S+\s*", text)
-
-
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # A response is several writes, which would wait for delayed acknowledgements.
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
@@ -161,6 +96,14 @@ class Handler(BaseHTTPRequestHandler):
         return data
 
     def route(self, path, body):
+        only = re.fullmatch(r"/only/(\w+)(/.*)", path)
+        if only:
+            path = only[2]
+            own = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages",
+                   "gemini": "/models/"}[only[1]]
+            is_own = own in path or path.endswith("/models")
+            if not is_own:
+                return self.json({"error": {"message": f"no route {path}", "type": "not_found"}}, 404)
         gemini = re.fullmatch(r"/v1(?:beta)?/models/([^/:]+):(\w+)", path)
         response = re.fullmatch(r"/v1/responses/(resp_\d+)(/\w+)?", path)
         model = re.fullmatch(r"/v1(?:beta)?/models/([^/:]+)", path)
@@ -177,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             "POST /v1/completions": self.completions,
             "POST /v1/moderations": self.moderations,
             "POST /v1/messages": self.messages,
+            "POST /v1/responses/input_tokens": lambda _: self.json(
+                {"object": "response.input_tokens", "input_tokens": 17}),
             "POST /v1/messages/count_tokens": lambda _: self.json({"input_tokens": 17}),
             "POST /api/chat": self.ollama_chat,
             "POST /api/generate": self.ollama_generate,
@@ -204,33 +149,65 @@ class Handler(BaseHTTPRequestHandler):
         self.entry["usage"] = usage.row()
         return usage
 
-    def json(self, value, status=200):
+    def json(self, value, status=200, headers=None):
         data = json.dumps(value).encode()
         if self.path != "/journal":
             self.entry["status"] = status
         self.send_response(status)
         self.send_header("content-type", "application/json")
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def stream(self, parts, content_type="text/event-stream"):
+    def stream(self, parts, content_type="text/event-stream", headers=None, is_cut=False):
+        """Sends the parts as chunks. Breaks the connection after half of them if `is_cut`."""
         self.send_response(200)
         self.send_header("content-type", content_type)
         self.send_header("transfer-encoding", "chunked")
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
         self.end_headers()
-        for part in parts:
+        parts = list(parts)
+        for part in parts[:len(parts) // 2] if is_cut else parts:
             data = part.encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
+        if is_cut:
+            self.entry["usage"] = None
+            self.close_connection = True
+            return
         self.wfile.write(b"0\r\n\r\n")
 
-    def events(self, events, named=False):
-        self.stream(
-            (f"event: {event['type']}\n" if named else "") + f"data: {json.dumps(event)}\n\n"
-            for event in events
-        )
+    def generate(self, api, body, dialogue, check):
+        """Returns the answer to a request that the maker accepts. Otherwise responds, and returns none."""
+        try:
+            check()
+        except makers.Rejected as rejected:
+            self.entry["rejected"] = rejected.message
+            status, error, headers = answers.failure(
+                api, 400, "invalid", rejected.message, rejected.param, rejected.code)
+            return self.json(error, status, headers)
+        answer = scenarios.answer(api, body, dialogue)
+        if isinstance(answer, Failure):
+            if answer.kind == "cut":
+                self.close_connection = True
+                return None
+            status, error, headers = answers.failure(api, answer.status, answer.kind)
+            return self.json(error, status, headers)
+        if answer.is_cut and not (body.get("stream") or "stream" in self.path):
+            # Half of a body whose length is known.
+            self.entry["status"] = 0
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"id": ')
+            self.close_connection = True
+            return None
+        return answer
 
     # Models.
 
@@ -250,38 +227,16 @@ class Handler(BaseHTTPRequestHandler):
     # OpenAI's chat completions.
 
     def chat(self, body):
-        usage = self.book(Usage(self.number))
-        counts = {
-            "prompt_tokens": usage.input,
-            "completion_tokens": usage.output,
-            "total_tokens": usage.input + usage.output,
-            "prompt_tokens_details": {"cached_tokens": usage.cached},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-        }
-        base = {"id": f"chatcmpl-{self.number}", "created": 1764500000, "model": body["model"]}
-        call = tool_call(body, body["messages"])
-        if call:
-            function = {"name": call[0], "arguments": json.dumps(call[1])}
-            calls = [{"id": f"call_{self.number}", "type": "function", "function": function}]
-        finish = "tool_calls" if call else "stop"
+        answer = self.generate("chat", body, body.get("messages"), lambda: makers.chat(body))
+        if answer is None:
+            return
+        whole, chunks = answers.chat(self.number, body["model"], answer, self.book(Usage(self.number)))
         if not body.get("stream"):
-            message = {"role": "assistant", "content": None, "tool_calls": calls} if call else {
-                "role": "assistant", "content": ANSWER}
-            choice = {"index": 0, "message": message, "finish_reason": finish}
-            return self.json({**base, "object": "chat.completion", "choices": [choice], "usage": counts})
-
-        def chunk(delta, finish=None):
-            choice = {"index": 0, "delta": delta, "finish_reason": finish}
-            return {**base, "object": "chat.completion.chunk", "choices": [choice]}
-
-        if call:
-            parts = [{"role": "assistant", "content": None, "tool_calls": [{"index": 0, **calls[0]}]}]
-        else:
-            parts = [{"role": "assistant", "content": ""}] + [{"content": word} for word in words(ANSWER)]
-        chunks = [chunk(part) for part in parts] + [chunk({}, finish)]
-        if (body.get("stream_options") or {}).get("include_usage"):
-            chunks.append({**base, "object": "chat.completion.chunk", "choices": [], "usage": counts})
-        return self.stream([f"data: {json.dumps(c)}\n\n" for c in chunks] + ["data: [DONE]\n\n"])
+            return self.json(whole, headers=answers.openai_limits())
+        if not (body.get("stream_options") or {}).get("include_usage"):
+            chunks.pop()
+        parts = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+        return self.stream(parts, headers=answers.openai_limits(), is_cut=answer.is_cut)
 
     def completions(self, body):
         usage = self.book(Usage(self.number, reads=False, reasoning=False))
@@ -317,63 +272,19 @@ class Handler(BaseHTTPRequestHandler):
     # OpenAI's responses.
 
     def create_response(self, body):
-        usage = self.book(Usage(self.number))
-        call = tool_call(body, body["input"])
-        if call:
-            item = {"type": "function_call", "id": f"fc_{self.number}", "call_id": f"call_{self.number}",
-                    "name": call[0], "arguments": json.dumps(call[1]), "status": "completed"}
-        else:
-            part = {"type": "output_text", "text": ANSWER, "annotations": [], "logprobs": []}
-            item = {"type": "message", "id": f"msg_{self.number}", "role": "assistant",
-                    "status": "completed", "content": [part]}
-        thought = {"type": "reasoning", "id": f"rs_{self.number}", "summary": [],
-                   "encrypted_content": "b3BhcXVl"}
-        response = {
-            "id": f"resp_{self.number}", "object": "response", "created_at": 1764500000,
-            "status": "completed", "error": None, "incomplete_details": None,
-            "instructions": body.get("instructions"), "model": body["model"], "output": [thought, item],
-            "parallel_tool_calls": True, "temperature": 1.0, "top_p": 1.0, "tool_choice": "auto",
-            "tools": [], "metadata": {}, "store": body.get("store", True),
-            "previous_response_id": body.get("previous_response_id"),
-            "usage": {
-                "input_tokens": usage.input, "input_tokens_details": {"cached_tokens": usage.cached},
-                "output_tokens": usage.output,
-                "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-                "total_tokens": usage.input + usage.output,
-            },
-        }
+        answer = self.generate("responses", body, body.get("input"), lambda: makers.responses(body))
+        if answer is None:
+            return
+        response, events = answers.responses(self.number, body, answer, self.book(Usage(self.number)))
         if response["store"]:
             stored[response["id"]] = response
         if not body.get("stream"):
-            return self.json(response)
-        begun = {**response, "status": "in_progress", "output": [], "usage": None}
-        place = {"item_id": item["id"], "output_index": 1}
-        events = [
-            {"type": "response.created", "response": begun},
-            {"type": "response.in_progress", "response": begun},
-            {"type": "response.output_item.added", "output_index": 0, "item": thought},
-            {"type": "response.output_item.done", "output_index": 0, "item": thought},
-        ]
-        added = {"type": "response.output_item.added", "output_index": 1}
-        if call:
-            events += [
-                {**added, "item": {**item, "arguments": "", "status": "in_progress"}},
-                {"type": "response.function_call_arguments.delta", "delta": item["arguments"], **place},
-                {"type": "response.function_call_arguments.done", "arguments": item["arguments"],
-                 "name": item["name"], **place},
-            ]
-        else:
-            place = {**place, "content_index": 0}
-            empty = {**part, "text": ""}
-            events += [{**added, "item": {**item, "content": [], "status": "in_progress"}},
-                       {"type": "response.content_part.added", "part": empty, **place}]
-            events += [{"type": "response.output_text.delta", "delta": word, "logprobs": [], **place}
-                       for word in words(ANSWER)]
-            events += [{"type": "response.output_text.done", "text": ANSWER, "logprobs": [], **place},
-                       {"type": "response.content_part.done", "part": part, **place}]
-        events += [{"type": "response.output_item.done", "output_index": 1, "item": item},
-                   {"type": "response.completed", "response": response}]
-        self.events([{**event, "sequence_number": i} for i, event in enumerate(events)], named=True)
+            return self.json(response, headers=answers.openai_limits())
+        return self.named(events, answer, answers.openai_limits())
+
+    def named(self, events, answer, headers):
+        parts = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+        return self.stream(parts, headers=headers, is_cut=answer.is_cut)
 
     def stored_response(self, name, action):
         response = stored.get(name)
@@ -391,46 +302,16 @@ class Handler(BaseHTTPRequestHandler):
     # Anthropic's messages.
 
     def messages(self, body):
+        headers = self.entry["headers"]
+        answer = self.generate("messages", body, body.get("messages"), lambda: makers.anthropic(body, headers))
+        if answer is None:
+            return
+        stop_sequence = (body.get("stop_sequences") or [None])[0]
         usage = self.book(Usage(self.number, writes=True))
-        counts = {
-            "input_tokens": usage.input - usage.cached - usage.written,
-            "cache_read_input_tokens": usage.cached,
-            "cache_creation_input_tokens": usage.written,
-            "cache_creation": {"ephemeral_5m_input_tokens": usage.written, "ephemeral_1h_input_tokens": 0},
-            "output_tokens": usage.output,
-            "output_tokens_details": {"thinking_tokens": usage.reasoning},
-            "service_tier": "standard",
-        }
-        call = tool_call(body, body["messages"])
-        if call:
-            block = {"type": "tool_use", "id": f"toolu_{self.number}", "name": call[0], "input": call[1]}
-        else:
-            block = {"type": "text", "text": ANSWER}
-        message = {"id": f"msg_{self.number}", "type": "message", "role": "assistant",
-                   "model": body["model"], "content": [block],
-                   "stop_reason": "tool_use" if call else "end_turn", "stop_sequence": None,
-                   "usage": counts}
+        message, events = answers.messages(self.number, body["model"], answer, usage, stop_sequence)
         if not body.get("stream"):
-            return self.json(message)
-        first = {**counts, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}
-        begun = {**message, "content": [], "stop_reason": None, "usage": first}
-        if call:
-            start = {**block, "input": {}}
-            deltas = [{"type": "input_json_delta", "partial_json": json.dumps(call[1])}]
-        else:
-            start = {"type": "text", "text": ""}
-            deltas = [{"type": "text_delta", "text": word} for word in words(ANSWER)]
-        self.events([
-            {"type": "message_start", "message": begun},
-            {"type": "content_block_start", "index": 0, "content_block": start},
-            {"type": "ping"},
-            *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta",
-             "delta": {"stop_reason": message["stop_reason"], "stop_sequence": None},
-             "usage": {key: counts[key] for key in ("output_tokens", "output_tokens_details")}},
-            {"type": "message_stop"},
-        ], named=True)
+            return self.json(message, headers=answers.anthropic_limits())
+        return self.named(events, answer, answers.anthropic_limits())
 
     # Gemini's own protocol.
 
@@ -444,39 +325,19 @@ class Handler(BaseHTTPRequestHandler):
             if action == "embedContent":
                 return self.json({"embedding": vector, "usageMetadata": counts})
             return self.json({"embeddings": [vector for _ in body["requests"]], "usageMetadata": counts})
-        usage = self.book(Usage(self.number))
-        # Gemini counts thoughts apart from the candidates.
-        counts = {
-            "promptTokenCount": usage.input,
-            "cachedContentTokenCount": usage.cached,
-            "candidatesTokenCount": usage.output - usage.reasoning,
-            "thoughtsTokenCount": usage.reasoning,
-            "totalTokenCount": usage.input + usage.output,
-        }
-        call = tool_call(body, body["contents"])
-
-        def chunk(part, finish=None):
-            candidate = {"content": {"role": "model", "parts": [part]}, "index": 0}
-            if finish:
-                candidate["finishReason"] = finish
-            return {"candidates": [candidate], "usageMetadata": counts, "modelVersion": model,
-                    "responseId": f"r{self.number}"}
-
-        if call:
-            chunks = [chunk({"functionCall": {"name": call[0], "args": call[1]}}, "STOP")]
-        elif action == "generateContent":
-            chunks = [chunk({"text": ANSWER}, "STOP")]
-        else:
-            chunks = [chunk({"text": word}) for word in words(ANSWER)]
-            chunks[-1]["candidates"][0]["finishReason"] = "STOP"
+        if action not in ("generateContent", "streamGenerateContent"):
+            error = {"code": 404, "message": f"no action {action}", "status": "NOT_FOUND"}
+            return self.json({"error": error}, 404)
+        answer = self.generate("gemini", body, body.get("contents"), lambda: makers.gemini(body, model))
+        if answer is None:
+            return
+        whole, chunks = answers.gemini(self.number, model, answer, self.book(Usage(self.number)))
         if action == "generateContent":
-            return self.json(chunks[0])
-        if action == "streamGenerateContent" and self.query.get("alt") == ["sse"]:
-            return self.stream(f"data: {json.dumps(c)}\r\n\r\n" for c in chunks)
-        if action == "streamGenerateContent":
-            parts = [("[" if i == 0 else ",\r\n") + json.dumps(c) for i, c in enumerate(chunks)]
-            return self.stream([*parts, "]"], "application/json")
-        return self.json({"error": {"code": 404, "message": f"no action {action}", "status": "NOT_FOUND"}}, 404)
+            return self.json(whole)
+        if self.query.get("alt") == ["sse"]:
+            return self.stream([f"data: {json.dumps(c)}\r\n\r\n" for c in chunks], is_cut=answer.is_cut)
+        parts = [("[" if i == 0 else ",\r\n") + json.dumps(c) for i, c in enumerate(chunks)]
+        return self.stream([*parts, "]"], "application/json", is_cut=answer.is_cut)
 
     # Ollama's own protocol.
 
