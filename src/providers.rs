@@ -53,6 +53,7 @@ mod rate_limit;
 mod rate_limit_headers;
 mod refusal;
 mod relay;
+mod response_sink;
 mod responses;
 #[cfg(test)]
 mod testing;
@@ -79,7 +80,7 @@ use failure::Fault;
 pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
-pub use forward::{AnswerHead, ClientKey, Forward, ForwardError, ResponseSink};
+pub use forward::{ClientKey, Forward, ForwardError};
 use framer::Frame;
 pub use health::{HealthRules, Pause};
 pub use model_list::Listed;
@@ -93,7 +94,9 @@ pub use pool::{
 pub use probe::ReadAnswer;
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
+pub use refusal::retry_delay;
 pub use relay::{Relay, RelayBody, Relayed};
+pub use response_sink::{AnswerHead, ResponseSink};
 pub use tokenizer::has_known_tokenizer;
 pub use translated::Translation;
 use transport::Scope;

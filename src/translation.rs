@@ -7,6 +7,7 @@
 //! of the internal form: `providers` reads them for the ledger, and a writer shows them in the terms
 //! of its API.
 
+mod base64;
 pub mod chat;
 mod conversation;
 pub mod gemini;
@@ -121,6 +122,9 @@ pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
     let mut conversation = read_request(api, body)?;
     // Differs in each request, which would prevent that a provider caches the prompt.
     conversation.system.retain(|part| !is_billing_header(part));
+    for turn in &mut conversation.turns {
+        turn.parts.iter_mut().for_each(standardize_files);
+    }
     match api {
         Api::Chat => {
             chat::check_for_other(&conversation).inspect(|()| chat::forget(&mut conversation))
@@ -130,6 +134,19 @@ pub fn read_for_other(api: Api, body: &Value) -> Result<Conversation, Refusal> {
         Api::Gemini => gemini::check_for_other(&conversation),
     }?;
     Ok(conversation)
+}
+
+/// Writes the data of files in the alphabet of base64 that all makers accept.
+fn standardize_files(part: &mut Part) {
+    match &mut part.kind {
+        PartKind::Image(media) | PartKind::Document(media) | PartKind::Audio(media) => {
+            if let Source::Data { base64, .. } = &mut media.source {
+                *base64 = base64::standard(base64);
+            }
+        }
+        PartKind::ToolResult { content, .. } => content.iter_mut().for_each(standardize_files),
+        _ => {}
+    }
 }
 
 /// The beginning of a system text in which Claude Code describes itself to Anthropic.
@@ -145,7 +162,8 @@ fn is_billing_header(part: &Part) -> bool {
 pub fn without_foreign(api: Api, body: &[u8], target: &Target) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     let is_foreign = text.contains(signature::MARK)
-        || (api == Api::Messages && text.contains(r#""signature":"""#));
+        || (api == Api::Messages && text.contains(r#""signature":"""#))
+        || (api == Api::Gemini && text.contains(gemini::SIGNATURE_MARK));
     if !is_foreign {
         return None;
     }
@@ -203,6 +221,17 @@ pub fn write_reply(api: Api, reply: &Reply, usage: &Usage, context: &Context) ->
         Api::Messages => messages::write_reply(reply, usage, context),
         Api::Gemini => gemini::write_reply(reply, usage, context),
     }
+}
+
+/// Reads an answer in one piece for a client of another API, which has no use for the fields that only
+/// this one knows.
+pub fn read_reply_for_other(api: Api, body: &Value) -> Reply {
+    let mut reply = read_reply(api, body);
+    reply.extra.clear();
+    for part in &mut reply.parts {
+        part.extra.clear();
+    }
+    reply
 }
 
 pub fn stream_reader(api: Api) -> Box<dyn StreamReader> {

@@ -10,7 +10,7 @@ use super::targets::Target;
 use crate::listener::ApiError;
 use crate::providers::{
     ANSWER_TOKENS_ASSUMED, AnswerHead, ApiFormat, CacheWrites, Call, Failure, FailureKind,
-    ForwardError, Kind, Translation, error_message,
+    ForwardError, Kind, Translation, error_message, retry_delay,
 };
 use crate::time::Timestamp;
 use crate::translation::{self, Api, Context, Conversation, Refusal, Written};
@@ -36,7 +36,13 @@ pub(super) fn service(format: ApiFormat, kind: Kind, apis: &[Api]) -> Option<Ser
     if kind == Kind::Echo {
         return echo::has_form(format).then_some(Service::Echo);
     }
-    let is_spoken = format.api().is_none_or(|api| apis.contains(&api));
+    let api = match format {
+        ApiFormat::TokenCount => Some(Api::Messages),
+        ApiFormat::ResponseTokenCount => Some(Api::Responses),
+        ApiFormat::ContentTokenCount => Some(Api::Gemini),
+        format => format.api(),
+    };
+    let is_spoken = api.is_none_or(|api| apis.contains(&api));
     if is_spoken && format.is_supported_by(kind) {
         return Some(Service::PassedOn);
     }
@@ -266,7 +272,13 @@ pub(super) fn translated_error(
     } else {
         ApiError::new(status, code_of(status, code), message)
     };
-    (AnswerHead { status, headers: head.headers.clone() }, protocol.error(&error))
+    let mut headers = head.headers.clone();
+    if let Some(delay) = retry_delay(&document)
+        && headers.iter().all(|(name, _)| name != "retry-after")
+    {
+        headers.push(("retry-after".to_owned(), delay.as_secs_f64().ceil().to_string()));
+    }
+    (AnswerHead { status, headers }, protocol.error(&error))
 }
 
 /// Agents shorten their conversation if they find these words: Claude Code those of Anthropic.
@@ -314,6 +326,9 @@ mod tests {
             Some(Service::Translated(Api::Messages))
         );
         assert_eq!(service(ApiFormat::TokenCount, openai, &[Api::Chat]), Some(Service::Counted));
+        let count = ApiFormat::ResponseTokenCount;
+        assert_eq!(service(count, openai, &[Api::Chat]), Some(Service::Counted));
+        assert_eq!(service(count, openai, &[Api::Responses]), Some(Service::PassedOn));
         assert_eq!(service(ApiFormat::OllamaChat, openai, &[Api::Chat]), None);
         assert_eq!(service(chat, Kind::Echo, &[]), Some(Service::Echo));
     }

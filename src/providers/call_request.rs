@@ -11,11 +11,14 @@ use super::{anthropic, gemini, ollama, openai, responses};
 use crate::secret::Secret;
 use crate::translation::{self, Api, Conversation, Part, Role, Target, Turn};
 
+/// A request and the reader of its answer.
+pub(super) type ReadRequest = (Request, Box<dyn Reader>);
+
 /// Returns the request for a call and the reader of its answer; none for `echo`.
 pub(super) fn request(
     call: &Call,
     provider: &ProviderConfig,
-) -> Result<Option<(Request, Box<dyn Reader>)>, Fault> {
+) -> Result<Option<ReadRequest>, Fault> {
     let api = match provider.kind {
         Kind::Echo => return Ok(None),
         Kind::Ollama => {

@@ -8,10 +8,10 @@ use ureq::http::HeaderMap;
 
 use super::client::{Receiver, framing, redacted};
 use super::failure::{FailureKind, Fault};
-use super::forward::{AnswerHead, ForwardReceiver, Forwarded, ResponseSink, answer_head};
 use super::framer::{Event, Frame, Framing};
 use super::json;
 use super::object::ProviderObject;
+use super::response_sink::{AnswerHead, ForwardReceiver, Forwarded, ResponseSink, answer_head};
 use super::transport::Scope;
 use super::wire::{DONE, Flow, ResponseAccumulator, is_error};
 use crate::secret::Secret;

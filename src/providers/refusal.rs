@@ -49,11 +49,15 @@ impl Refusal {
             }
         };
         bytes.truncate(bytes_max);
+        let body = String::from_utf8_lossy(&bytes).into_owned();
+        let stated = || serde_json::from_str(&body).ok().and_then(|body| retry_delay(&body));
         Self {
             status: head.status.as_u16(),
-            retry_after: header(RETRY_AFTER).and_then(|it| retry_after(it, Timestamp::now())),
+            retry_after: header(RETRY_AFTER)
+                .and_then(|it| retry_after(it, Timestamp::now()))
+                .or_else(stated),
             location: header(LOCATION).map(str::to_owned),
-            body: String::from_utf8_lossy(&bytes).into_owned(),
+            body,
             is_whole,
         }
     }
@@ -92,6 +96,15 @@ impl Refusal {
             None => describe(&self.body),
         }
     }
+}
+
+/// Returns the delay that Google states in the body of an error, such as `7s`, because it sends no
+/// `Retry-After`: <https://cloud.google.com/apis/design/errors#error_payloads> (`RetryInfo`).
+pub fn retry_delay(body: &Value) -> Option<Duration> {
+    let details = body.get(0).unwrap_or(body)["error"]["details"].as_array()?;
+    let delay = details.iter().find_map(|detail| detail["retryDelay"].as_str())?;
+    let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
+    Some(Duration::try_from_secs_f64(seconds).ok()?.min(RETRY_AFTER_MAX))
 }
 
 /// Parses `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
@@ -166,6 +179,21 @@ mod tests {
         for nonsense in ["", "-1", "NaN", "inf", "1e400", "soon"] {
             assert_eq!(wait(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn google_states_the_delay_in_the_body() {
+        let delay = |text: &str| {
+            let info =
+                json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": text});
+            retry_delay(&json!({"error": {"code": 429, "details": [{"reason": "r"}, info]}}))
+        };
+        assert_eq!(delay("7s"), Some(Duration::from_secs(7)));
+        assert_eq!(delay("0.5s"), Some(Duration::from_millis(500)));
+        for nonsense in ["", "7", "-1s", "xs", "NaNs"] {
+            assert_eq!(delay(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(retry_delay(&json!({"error": "e"})), None);
     }
 
     proptest! {

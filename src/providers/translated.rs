@@ -4,8 +4,8 @@ use ureq::http::HeaderMap;
 
 use super::client::Receiver;
 use super::failure::Fault;
-use super::forward::{AnswerHead, ForwardReceiver, Forwarded, ResponseSink, answer_head};
 use super::framer::{Frame, Framing};
+use super::response_sink::{AnswerHead, ForwardReceiver, Forwarded, ResponseSink, answer_head};
 use super::transport::Scope;
 use super::wire::{Flow, ResponseAccumulator};
 use super::{json, rate_limit_headers};
@@ -171,7 +171,7 @@ impl Receiver for TranslatingReceiver<'_> {
 
     fn document(&mut self, bytes: &[u8], partial: &ResponseAccumulator) {
         let body = json::read(bytes).unwrap_or_default();
-        let mut reply = translation::read_reply(self.translation.provider, &body);
+        let mut reply = translation::read_reply_for_other(self.translation.provider, &body);
         if !self.translation.is_streamed {
             self.translation.names.restore(&mut reply);
             return self.send_whole(&reply, &partial.usage);
@@ -201,11 +201,12 @@ impl Receiver for TranslatingReceiver<'_> {
             self.first_token_ms = Some(self.scope.elapsed_ms());
         }
         let has_begun = self.is_begun || !self.ready.is_empty();
+        let has_begun = has_begun && (frame.event.is_some() || frame.raw.starts_with(b":"));
         if self.pieces.is_empty() && has_begun && self.takes_comments() {
             self.ready.extend_from_slice(b": keep-alive\n\n");
         }
         self.write(&partial.usage);
-        self.usage = partial.usage.clone();
+        self.usage = partial.usage;
     }
 
     fn flush(&mut self) -> bool {
@@ -220,7 +221,7 @@ impl Receiver for TranslatingReceiver<'_> {
     }
 
     fn end(&mut self, is_whole: bool) {
-        let usage = self.usage.clone();
+        let usage = self.usage;
         self.reader.end(&mut self.pieces);
         self.write(&usage);
         if !self.translation.is_streamed {

@@ -2,7 +2,6 @@
 //! from the types of Anthropic's SDK for Python, 2.12.0, unless a comment names another source.
 
 mod adapt;
-mod base64;
 mod blocks;
 mod dropped;
 mod models;

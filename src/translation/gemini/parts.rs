@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::base64::{read_signature, write_signature};
 use super::fields::{elements, get, hash, take, take_as, text};
+use super::signatures::{read_signature, write_signature};
 use crate::translation::{Extra, Media, Part, PartKind, Source};
 
 /// The fields of a part that contain its data. Exactly one is set.

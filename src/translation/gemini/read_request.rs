@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::base64::unpack_thoughts;
 use super::fields::{elements, get, take, take_as, text, whole};
 use super::parts::{created_id, read_part};
 use super::schema::to_json_schema;
+use super::signatures::unpack_thoughts;
 use super::thinking::read_thinking;
 use crate::translation::{
     Api, Conversation, Extra, OutputFormat, Part, PartKind, Refusal, Role, Tool, ToolChoice,

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::base64::pack_thoughts;
 use super::fields::{get, take, take_as, text};
 use super::parts::{created_id_of_reply, read_part, write_part};
+use super::signatures::pack_thoughts;
 use crate::event::{Usage, UsageSource};
 use crate::translation::{Context, Extra, Part, PartKind, Reply, Stop};
 

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::base64::pack_thoughts;
 use super::parts::write_part;
 use super::reply::{Names, names, write_stop, write_usage};
+use super::signatures::pack_thoughts;
 use crate::event::Usage;
 use crate::translation::{
     Context, Extra, Opened, Part, PartKind, Piece, Signature, Stop, StreamWriter,

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::base64;
 use super::super::conversation::{Extra, Media, Part, PartKind, Source};
 use super::super::{Api, Signature, ToolNames};
-use super::base64;
 
 /// Reads a content, which is a text or a list of blocks; nothing if it is neither.
 pub(super) fn read_content(content: &Value) -> Option<Vec<Part>> {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::super::base64;
 use super::super::conversation::{Conversation, Media, Part, PartKind, Role, Source, Turn};
 use super::super::tool_names::hash;
 use super::super::{Api, Refusal, ToolNames};
-use super::base64;
 use super::dropped::Dropped;
 
 /// Stands for the user at the beginning of a conversation that the model began. The shortest text

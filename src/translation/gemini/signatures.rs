@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
+use crate::translation::base64::{decode, encode};
 use crate::translation::{Api, Part, PartKind, Signature};
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 /// The encoded mark of `Signature::text_for`, up to its last complete group.
-const MARK: &str = "Zmxvd2xlZGdl";
+pub const MARK: &str = "Zmxvd2xlZGdl";
 
 /// Reads the field `thoughtSignature`.
 pub(super) fn read_signature(text: &str) -> Signature {
@@ -61,42 +61,6 @@ pub(super) fn write_signature(signature: &Signature) -> String {
         Api::Gemini => signature.value.clone(),
         _ => encode(signature.text_for(Api::Gemini).as_bytes()),
     }
-}
-
-fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-        let bits = bits << (8 * (3 - group.len()));
-        for index in 0..4 {
-            let digit = bits >> (18 - 6 * index) & 63;
-            let letter = ALPHABET.get(digit as usize).copied().unwrap_or_default();
-            text.push(if index <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0u32, 0);
-    for letter in text.trim_end_matches('=').bytes() {
-        let digit = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(digit);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 255) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
