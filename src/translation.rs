@@ -251,3 +251,6 @@ pub fn stream_writer(api: Api, context: Context) -> Box<dyn StreamWriter> {
         Api::Gemini => Box::new(gemini::ChunkWriter::new(context)),
     }
 }
+
+#[cfg(test)]
+mod tests;

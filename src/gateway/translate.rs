@@ -69,11 +69,25 @@ pub(super) struct TranslatedRequest {
 }
 
 impl Gateway {
-    /// Translates a request for a target.
+    /// Translates a request for a target: to `api`, or to another API of the provider if only that one
+    /// can express it.
     ///
     /// # Errors
-    /// 400 if the request is invalid, or the target's API cannot express it.
+    /// 400 if the request is invalid, or no API of the target can express it.
     pub(super) fn translate(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+        api: Api,
+    ) -> Result<TranslatedRequest, ApiError> {
+        self.translate_to(operation, target, api).or_else(|error| {
+            let others = self.providers.apis(&target.provider).iter().filter(|it| **it != api);
+            let mut translated = others.map(|api| self.translate_to(operation, target, *api));
+            translated.find_map(Result::ok).ok_or(error)
+        })
+    }
+
+    fn translate_to(
         &self,
         operation: &Operation<'_>,
         target: &Target,
