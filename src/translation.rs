@@ -10,6 +10,7 @@
 mod base64;
 pub mod chat;
 mod conversation;
+mod dropped;
 pub mod gemini;
 pub mod messages;
 mod piece;

@@ -3,7 +3,6 @@
 
 mod adapt;
 mod blocks;
-mod dropped;
 mod models;
 mod read_request;
 mod reply;

@@ -7,7 +7,7 @@ use super::fields::object;
 use super::message::{NO_ARGUMENTS, call, put_signature};
 use super::thoughts::{self, CONTENT, DETAILS, THINKING, text_of, write_detail, write_thinking};
 use super::write_own::put_some;
-use super::write_request::Dropped;
+use crate::translation::dropped::Dropped;
 use crate::translation::tool_names::hash;
 use crate::translation::{
     Api, Conversation, Extra, Media, Part, PartKind, Refusal, Role, Source, ToolNames,

@@ -2,6 +2,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
+use super::super::dropped::Dropped;
 use super::fields::object;
 use super::write_messages::{Messages, is_mistral};
 use super::write_own::{put_some, write_format, write_own};
@@ -47,26 +48,6 @@ pub fn write_request(conversation: &Conversation, target: &Target) -> Result<Wri
         }
     }
     Ok(Written { body: Value::Object(body), dropped: dropped.0, names })
-}
-
-/// The fields that the provider does not get, each once.
-#[derive(Default)]
-pub(super) struct Dropped(pub(super) Vec<String>);
-
-impl Dropped {
-    pub(super) fn add(&mut self, name: impl Into<String>) {
-        let name = name.into();
-        if !self.0.contains(&name) {
-            self.0.push(name);
-        }
-    }
-
-    /// Adds the fields that only the client's API has.
-    pub(super) fn add_all(&mut self, path: &str, extra: &Extra) {
-        for (name, _) in extra.iter().filter(|(_, value)| !value.is_null()) {
-            self.add(format!("{path}.{name}"));
-        }
-    }
 }
 
 fn write_tools(

@@ -1,5 +1,6 @@
 //! The tools and settings of a request.
 
+use super::super::dropped::Dropped;
 use serde_json::{Value, json};
 
 use super::fields::number;
@@ -12,25 +13,6 @@ use crate::translation::{
 const STOPS_MAX: usize = 5;
 /// "Values can range from [0.0, 2.0]", in the same place.
 const TEMPERATURE_MAX: f64 = 2.0;
-
-/// The fields of the client's request that Gemini does not get, each once.
-#[derive(Default)]
-pub(super) struct Dropped(pub Vec<String>);
-
-impl Dropped {
-    pub(super) fn add(&mut self, name: impl Into<String>) {
-        let name = name.into();
-        if !self.0.contains(&name) {
-            self.0.push(name);
-        }
-    }
-
-    /// Adds the fields that have a value.
-    pub(super) fn add_all(&mut self, prefix: &str, extra: &Extra) {
-        let set = extra.iter().filter(|(_, value)| !value.is_null());
-        set.for_each(|(name, _)| self.add(format!("{prefix}.{name}")));
-    }
-}
 
 /// Writes the functions as one tool, and after it those of Google, if the client knows them. The
 /// parameters are a JSON schema: `parametersJsonSchema` in

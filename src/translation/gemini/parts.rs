@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::fields::{elements, get, hash, take, take_as, text};
 use super::signatures::{read_signature, write_signature};
-use crate::translation::{Extra, Media, Part, PartKind, Source};
+use crate::translation::{Extra, Media, Part, PartKind, Role, Source};
 
 /// The fields of a part that contain its data. Exactly one is set.
 const DATA: &[&str] = &[
@@ -281,4 +281,12 @@ fn with_id(id: &str, mut data: Value) -> Value {
         data["id"] = id.into();
     }
     data
+}
+
+/// Returns the name of a side.
+pub(super) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Assistant => "model",
+        _ => "user",
+    }
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::config::{Dropped, write_generation, write_tool_config, write_tools};
-use super::parts::write_part;
+use super::super::dropped::Dropped;
+use super::config::{write_generation, write_tool_config, write_tools};
+use super::parts::{role, write_part};
 use super::read_request::{
     GENERATION, SYSTEM, TOOL_CONFIG, TOOLS, name_of_result, read_request, read_system, read_tools,
 };
-use super::write_request::role;
 use crate::translation::{Conversation, Extra, PartKind, ToolNames, Turn};
 
 /// Writes a request. Fields that are kept as the client wrote them are used unless their typed form

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::config::{Dropped, write_generation, write_tool_config, write_tools};
-use super::parts::{type_of_url, write_part};
+use super::super::dropped::Dropped;
+use super::config::{write_generation, write_tool_config, write_tools};
+use super::parts::{role, type_of_url, write_part};
 use super::read_request::{GENERATION, SYSTEM, TOOL_CONFIG, TOOLS};
 use super::write_own::write_own;
 use crate::translation::{
@@ -58,13 +59,6 @@ fn turns_path(api: Api) -> &'static str {
         Api::Chat | Api::Messages => "messages[*]",
         Api::Responses => "input[*]",
         Api::Gemini => "contents[*]",
-    }
-}
-
-pub(super) fn role(role: Role) -> &'static str {
-    match role {
-        Role::Assistant => "model",
-        _ => "user",
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::conversation::{Conversation, Extra, OutputFormat, Tool, ToolChoice, ToolKind};
+use super::super::dropped::Dropped;
 use super::super::{Api, Refusal, Target, ToolNames};
-use super::dropped::Dropped;
 use super::models::Model;
 use super::schema::closed;
 use super::{thinking, turns};
@@ -21,7 +21,7 @@ pub(super) struct Adapted {
 /// The API cannot express a field that changes the meaning of the answer.
 pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, Refusal> {
     let names = ToolNames::new(from, false);
-    let mut dropped = Dropped::new(from.api);
+    let mut dropped = Dropped::default();
     let mut it = Conversation::new(Api::Messages);
     it.model = from.model.clone();
     it.is_streamed = from.is_streamed;
@@ -43,7 +43,7 @@ pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, R
     let model = Model::read(&from.model);
     let outcome = thinking::adapt(&from.reasoning, model, &mut it);
     if outcome == thinking::Outcome::Dropped {
-        dropped.add_field("reasoning");
+        dropped.add_field(from.api, "reasoning");
     }
     let is_thinking = outcome == thinking::Outcome::On;
     adapt_sampling(from, model, is_thinking, &mut it, &mut dropped);
@@ -63,7 +63,7 @@ pub(super) fn adapted(from: &Conversation, target: &Target) -> Result<Adapted, R
         // so only on request: <https://platform.claude.com/docs/en/build-with-claude/prompt-caching>.
         it.extra.insert("cache_control".to_owned(), json!({"type": "ephemeral"}));
     }
-    Ok(Adapted { conversation: it, dropped: dropped.names(), names })
+    Ok(Adapted { conversation: it, dropped: dropped.0, names })
 }
 
 /// Returns whether the client marked parts of its prompt for the cache itself.
@@ -142,7 +142,7 @@ fn adapted_tool(tool: &Tool, names: &ToolNames, dropped: &mut Dropped) -> Option
     };
     let mut extra = tool.extra.clone();
     let mark = extra.remove("cache_control").filter(|mark| mark["type"] == "ephemeral");
-    dropped.add_extra("tools", &extra);
+    dropped.add_all("tools[*]", &extra);
     let kind = ToolKind::Function {
         name: names.at_provider(name),
         description: Some(description).filter(|text| !text.is_empty()),
@@ -198,18 +198,18 @@ fn adapt_sampling(
         let all = [("temperature", from.temperature.is_some()), ("top_p", from.top_p.is_some())];
         for (name, _) in all.into_iter().chain([("top_k", from.top_k.is_some())]).filter(|it| it.1)
         {
-            dropped.add_field(name);
+            dropped.add_field(from.api, name);
         }
     } else {
         it.temperature = from.temperature.map(|temperature| temperature.clamp(0.0, 1.0));
         if it.temperature != from.temperature {
-            dropped.add_field("temperature");
+            dropped.add_field(from.api, "temperature");
         }
         it.top_p = from.top_p;
         if it.temperature.is_some() && model.is_some_and(Model::rejects_both_sampling) {
             it.top_p = None;
             if from.top_p.is_some() {
-                dropped.add_field("top_p");
+                dropped.add_field(from.api, "top_p");
             }
         }
         it.top_k = from.top_k;
@@ -217,7 +217,7 @@ fn adapt_sampling(
     // A blank stop sequence is refused: <https://github.com/BerriAI/litellm/issues/3286>.
     it.stop = from.stop.iter().filter(|stop| !stop.trim().is_empty()).cloned().collect();
     if it.stop.len() < from.stop.len() {
-        dropped.add_field("stop");
+        dropped.add_field(from.api, "stop");
     }
     let unknown = [
         ("seed", from.seed.is_some()),
@@ -225,6 +225,6 @@ fn adapt_sampling(
         ("presence_penalty", from.presence_penalty.is_some()),
     ];
     for (name, _) in unknown.into_iter().filter(|(_, is_set)| *is_set) {
-        dropped.add_field(name);
+        dropped.add_field(from.api, name);
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::super::base64;
 use super::super::conversation::{Conversation, Media, Part, PartKind, Role, Source, Turn};
+use super::super::dropped::Dropped;
 use super::super::tool_names::hash;
 use super::super::{Api, Refusal, ToolNames};
-use super::dropped::Dropped;
 
 /// Stands for the user at the beginning of a conversation that the model began. The shortest text
 /// that is accepted: a text must not be blank.
@@ -40,7 +40,7 @@ pub(super) fn converted(
     }
     let mut spoken: Vec<Turn> = Vec::new();
     for (index, turn) in from.turns.iter().enumerate() {
-        converter.dropped.add_extra(list_name(from.api), &turn.extra);
+        converter.dropped.add_all(&format!("{}[*]", list_name(from.api)), &turn.extra);
         let is_system = matches!(turn.role, Role::System | Role::Developer);
         let mut parts = Vec::new();
         for (place, part) in turn.parts.iter().enumerate() {
@@ -156,7 +156,7 @@ impl Converter<'_> {
     fn with_cache_mark(&mut self, kind: PartKind, from: &Part) -> Part {
         let mut extra = from.extra.clone();
         let mark = extra.remove("cache_control").filter(|mark| mark["type"] == "ephemeral");
-        self.dropped.add_extra(list_name(self.api), &extra);
+        self.dropped.add_all(&format!("{}[*]", list_name(self.api)), &extra);
         let mut part = Part::new(kind);
         part.extra.extend(mark.map(|mark| ("cache_control".to_owned(), mark)));
         part

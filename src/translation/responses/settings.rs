@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::dropped::Dropped;
 use super::models::Model;
-use super::write_request::{Dropped, format_of, mentions_json};
+use super::write_request::{format_of, mentions_json};
 use crate::translation::{
     Api, Conversation, OutputFormat, PartKind, Reasoning, Refusal, ThinkingMode, ToolNames,
 };

@@ -1,5 +1,6 @@
 //! Writes a request for a provider.
 
+use super::super::dropped::Dropped;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
@@ -12,8 +13,8 @@ use super::models::Model;
 use super::read_request::plain_text;
 use super::settings;
 use crate::translation::{
-    Api, Conversation, Extra, Media, Part, PartKind, Refusal, Role, Source, Target, Tool,
-    ToolChoice, ToolKind, ToolNames, Turn, Written,
+    Api, Conversation, Media, Part, PartKind, Refusal, Role, Source, Target, Tool, ToolChoice,
+    ToolKind, ToolNames, Turn, Written,
 };
 
 /// OpenAI rejects longer ids of calls: <https://github.com/decolua/9router/issues/393>.
@@ -44,26 +45,6 @@ pub fn write_request(conversation: &Conversation, _: &Target) -> Result<Written,
         settings::write_foreign(conversation, &mut body, &mut writer.dropped)?;
     }
     Ok(Written { body: Value::Object(body), dropped: writer.dropped.0, names: writer.names })
-}
-
-/// The fields of the client's request that the provider does not get; each once.
-#[derive(Default)]
-pub(super) struct Dropped(Vec<String>);
-
-impl Dropped {
-    pub(super) fn add(&mut self, path: impl Into<String>) {
-        let path = path.into();
-        if !self.0.contains(&path) {
-            self.0.push(path);
-        }
-    }
-
-    /// Adds the fields that only the client's API has.
-    pub(super) fn add_all(&mut self, path: &str, extra: &Extra) {
-        for (key, _) in extra.iter().filter(|(_, value)| !value.is_null()) {
-            self.add(format!("{path}.{key}"));
-        }
-    }
 }
 
 struct RequestWriter<'a> {
