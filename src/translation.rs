@@ -163,14 +163,38 @@ fn is_billing_header(part: &Part) -> bool {
 pub fn without_foreign(api: Api, body: &[u8], target: &Target) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     let is_foreign = text.contains(signature::MARK)
-        || (api == Api::Messages && text.contains(r#""signature":"""#))
+        || (api == Api::Messages && has_empty_signature(text))
         || (api == Api::Gemini && text.contains(gemini::SIGNATURE_MARK));
     if !is_foreign {
         return None;
     }
-    let conversation = read_request(api, &serde_json::from_str(text).ok()?).ok()?;
-    let written = write_request(api, &conversation, target).ok()?;
-    Some(written.body.to_string().into_bytes())
+    let mut conversation = read_request(api, &serde_json::from_str(text).ok()?).ok()?;
+    for turn in &mut conversation.turns {
+        remove_foreign(api, &mut turn.parts);
+    }
+    let mut body = write_request(api, &conversation, target).ok()?.body;
+    if let Some(fields) = body.as_object_mut().filter(|_| conversation.max_tokens.is_none()) {
+        // A default of the writer, which no budget has reserved.
+        fields.remove("max_tokens");
+    }
+    Some(body.to_string().into_bytes())
+}
+
+/// Returns whether a JSON text has the field `signature` with an empty text.
+fn has_empty_signature(text: &str) -> bool {
+    let after_name = |at: usize| text[at..].trim_start().strip_prefix(':').map(str::trim_start);
+    let names = text.match_indices(r#""signature""#);
+    let mut values = names.filter_map(|(at, name)| after_name(at + name.len()));
+    values.any(|value| value.starts_with(r#""""#))
+}
+
+/// Removes signatures of other APIs, and the thoughts that have them.
+fn remove_foreign(api: Api, parts: &mut Vec<Part>) {
+    let is_foreign = |part: &Part| part.signature.as_ref().is_some_and(|it| it.api != api);
+    parts.retain(|part| !(is_foreign(part) && matches!(part.kind, PartKind::Thinking(_))));
+    for part in parts.iter_mut().filter(|part| is_foreign(part)) {
+        part.signature = None;
+    }
 }
 
 /// Reads a client's request. The caller sets the model and whether the answer is streamed, if the

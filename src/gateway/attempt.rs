@@ -11,6 +11,7 @@ use super::client_sink::ClientSink;
 use super::echo::{self, EchoFormat};
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
+use super::prompt_text::SentPrompt;
 use super::protocol::{ErrorForm, ErrorResponse, Protocol};
 use super::route::path_of;
 use super::stored::ObjectRecorder;
@@ -78,7 +79,9 @@ impl Gateway {
         // The limit that the provider gets, so that budgets reserve it.
         let max_tokens = translated.as_ref().and_then(TranslatedRequest::output_tokens);
         let call = Call { key: lease.key(), max_tokens: max_tokens.or(call.max_tokens), ..call };
-        let request = self.call_request(operation, &call, *number + 1);
+        let format = translated.as_ref().map_or(operation.format, TranslatedRequest::format);
+        let prompt = SentPrompt { request: &operation.request, format };
+        let request = self.call_request(operation, &call, &prompt, *number + 1);
         let request = with_cache_writes(request, translated.as_ref());
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
@@ -160,6 +163,7 @@ impl Gateway {
         &self,
         operation: &'a Operation<'_>,
         call: &'a Call,
+        prompt: &'a SentPrompt<'a>,
         attempt: u32,
     ) -> CallRequest<'a> {
         let request = &operation.request;
@@ -170,7 +174,7 @@ impl Gateway {
             row: NewCall { billing, ..operation.row(call, attempt) },
             prompt: PromptSize::OfBody {
                 bytes: request.prompt.bytes_estimate(),
-                prompt: request,
+                prompt,
                 // Calls of `echo` are free.
                 output: output_limit(request, call)
                     .filter(|_| self.providers.kind(&call.provider) != Some(Kind::Echo)),
@@ -375,7 +379,8 @@ impl Gateway {
         sink: &mut ClientSink<'_, '_, '_>,
     ) -> Result<Answer, Box<ForwardError>> {
         let request = &operation.request;
-        let body = translated.body(limit).map_err(|refusal| not_written(&refusal, call))?;
+        let written = translated.written(limit).map_err(|refusal| not_written(&refusal, call))?;
+        let body = written.body.to_string().into_bytes();
         let forward = Forward {
             call,
             api_format: translated.format(),
@@ -389,7 +394,7 @@ impl Gateway {
             hides_usage: false,
             has_sound: request.prompt.has_sound(),
             drain_max: self.policy(&call.provider).drain_max,
-            translation: Some(&translated.translation()),
+            translation: Some(&translated.translation(&written)),
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
         forwarded.map_err(|mut error| {
@@ -520,8 +525,10 @@ fn with_cache_writes<'a>(
 
 /// Returns the limit that budgets may lower. A translated call may have another one than the request.
 fn output_limit(request: &ChatRequest<'_>, call: &Call) -> Option<OutputLimit> {
-    let limit = request.limit.output()?;
-    match call.max_tokens.filter(|_| call.max_tokens != request.max_tokens) {
+    let own = request.limit.output();
+    let translated = call.max_tokens.filter(|_| call.max_tokens != request.max_tokens);
+    let limit = own.or(translated.map(|tokens| OutputLimit { tokens, thinking_tokens: 0 }))?;
+    match translated {
         Some(tokens) => Some(OutputLimit { tokens, ..limit }),
         None => Some(limit),
     }

@@ -15,6 +15,7 @@ use super::chat_request::ChatRequest;
 use super::files::{StorageRequest, id_of, send_document};
 use super::labels::Labels;
 use super::operation::Operation;
+use super::prompt_text::SentPrompt;
 use super::protocol::{ErrorResponse, Protocol};
 use super::route;
 use super::targets::Target;
@@ -105,7 +106,8 @@ impl StorageRequest<'_> {
         let model = operation.request.model.clone();
         let target = Target { provider: self.provider.clone(), model: model.clone() };
         let call = operation.call(&target);
-        let request = self.gateway.call_request(&operation, &call, 1);
+        let prompt = SentPrompt { request: &operation.request, format: operation.format };
+        let request = self.gateway.call_request(&operation, &call, &prompt, 1);
         let Some(guard) = self.gateway.in_flight.enter(None) else {
             return Err(stopping().into());
         };

@@ -162,10 +162,26 @@ impl<'a> ChatRequest<'a> {
 
     /// Returns the size of the prompt or of a part of it.
     pub(super) fn text_size(&self, prompt: &Prompt, has_tools: bool) -> TextSize {
+        self.text_size_in(self.format, prompt, has_tools)
+    }
+
+    /// Returns the size at a provider that gets the request in `format`.
+    pub(super) fn text_size_in(
+        &self,
+        format: ApiFormat,
+        prompt: &Prompt,
+        has_tools: bool,
+    ) -> TextSize {
+        let tool_tokens = match format {
+            ApiFormat::Messages if self.tools.is_some() => {
+                self.tool_tokens.max(TOOL_PROMPT_TOKENS_MAX)
+            }
+            _ => self.tool_tokens,
+        };
         TextSize {
             bytes: prompt.text_bytes(),
-            media_tokens: prompt.media_tokens(self.format),
-            tool_tokens: if has_tools { self.tool_tokens } else { 0 },
+            media_tokens: prompt.media_tokens(format),
+            tool_tokens: if has_tools { tool_tokens } else { 0 },
         }
     }
 

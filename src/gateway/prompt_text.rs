@@ -47,14 +47,25 @@ const FRAME_TOKENS: u64 = 3;
 /// Longer texts are not counted, to limit the time: about 0.1 s.
 const COUNTED_BYTES_MAX: u64 = 1 << 20;
 
-impl PromptText for ChatRequest<'_> {
+/// The prompt of a client as a provider gets it.
+#[derive(Debug)]
+pub(super) struct SentPrompt<'a> {
+    pub(super) request: &'a ChatRequest<'a>,
+    /// The format at the provider, which may be another one than the client's.
+    pub(super) format: ApiFormat,
+}
+
+impl PromptText for SentPrompt<'_> {
     fn size(&self) -> TextSize {
-        self.text_size(&self.prompt, true)
+        self.request.text_size_in(self.format, &self.request.prompt, true)
     }
 
     fn prefixes(&self, hasher: &RandomState) -> Vec<u64> {
-        match self.messages() {
-            Some(messages) if !self.prompt.is_changing() => prefixes(self.body(), messages, hasher),
+        let request = self.request;
+        match request.messages() {
+            Some(messages) if !request.prompt.is_changing() => {
+                prefixes(request.body(), messages, hasher)
+            }
             _ => Vec::new(),
         }
     }
@@ -62,17 +73,18 @@ impl PromptText for ChatRequest<'_> {
     fn size_after(&self, prefix: usize) -> TextSize {
         let mut rest = Prompt::default();
         let mut at = 0;
-        let _ = each_element(self.messages().map_or("", RawValue::get), |message| {
+        let _ = each_element(self.request.messages().map_or("", RawValue::get), |message| {
             if at > prefix {
                 rest = rest.and(Prompt::read(message.get(), [message]));
             }
             at += 1;
         });
-        self.text_size(&rest, false)
+        self.request.text_size_in(self.format, &rest, false)
     }
 
     fn can_count(&self, model: &str) -> bool {
-        let is_openai = matches!(self.format(), ApiFormat::ChatCompletions | ApiFormat::Responses);
+        let format = self.request.format();
+        let is_openai = matches!(format, ApiFormat::ChatCompletions | ApiFormat::Responses);
         is_openai && has_known_tokenizer(model)
     }
 
@@ -81,7 +93,7 @@ impl PromptText for ChatRequest<'_> {
         if media_tokens > 0 || bytes > COUNTED_BYTES_MAX || !self.can_count(model) {
             return None;
         }
-        let body: Value = serde_json::from_str(self.body()).ok()?;
+        let body: Value = serde_json::from_str(self.request.body()).ok()?;
         Some(tokens_of(&body) + tool_tokens)
     }
 }
@@ -177,6 +189,10 @@ mod tests {
 
     use super::*;
 
+    fn sent<'a>(request: &'a ChatRequest<'a>) -> SentPrompt<'a> {
+        SentPrompt { request, format: request.format() }
+    }
+
     fn all(body: &Value, hasher: &RandomState) -> Vec<u64> {
         of_text(&body.to_string(), hasher)
     }
@@ -271,9 +287,9 @@ mod tests {
         ] {
             let body = format!(r#"{{"model":"m","input":[{{"content":"a"}}],{field}}}"#);
             let mut request = ChatRequest::read(format, body.as_bytes(), None).unwrap();
-            assert_eq!(PromptText::prefixes(&request, &hasher).len() == 1, has_prefix, "{body}");
+            assert_eq!(sent(&request).prefixes(&hasher).len() == 1, has_prefix, "{body}");
             request.prompt.add_reference(true);
-            assert!(PromptText::prefixes(&request, &hasher).is_empty());
+            assert!(sent(&request).prefixes(&hasher).is_empty());
         }
         for (part, has_prefix) in [
             (r#"{"type":"document","source":{"type":"url","url":"https://a"}}"#, false),
@@ -282,7 +298,7 @@ mod tests {
         ] {
             let body = format!(r#"{{"model":"m","messages":[{{"content":[{part}]}}]}}"#);
             let request = ChatRequest::read(ApiFormat::Messages, body.as_bytes(), None).unwrap();
-            assert_eq!(PromptText::prefixes(&request, &hasher).len() == 1, has_prefix, "{body}");
+            assert_eq!(sent(&request).prefixes(&hasher).len() == 1, has_prefix, "{body}");
         }
     }
 
@@ -307,8 +323,8 @@ mod tests {
         let format = ApiFormat::ChatCompletions;
         let request = ChatRequest::read(format, body.as_bytes(), None).unwrap();
         // OpenAI counts 3 for each message and for the answer, 1 for each role, 6 and 3 for the texts.
-        let counted = request.count("gpt-4o").unwrap();
+        let counted = sent(&request).count("gpt-4o").unwrap();
         assert!((20..60).contains(&counted), "{counted}");
-        assert_eq!(request.count("claude-opus-4-6"), None);
+        assert_eq!(sent(&request).count("claude-opus-4-6"), None);
     }
 }

@@ -1,5 +1,7 @@
 //! How a target serves a client's request: in the client's API, or translated to another one.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::Gateway;
@@ -154,17 +156,14 @@ impl TranslatedRequest {
         }
     }
 
-    /// Returns the body for the provider, with a lowered output limit if there is one.
-    pub(super) fn body(&self, limit: Option<u32>) -> Result<Vec<u8>, Refusal> {
-        let body = match limit {
-            None => self.written.body.to_string(),
-            Some(limit) => {
-                let mut conversation = self.conversation.clone();
-                conversation.max_tokens = Some(u64::from(limit));
-                translation::write_request(self.api, &conversation, &self.target)?.body.to_string()
-            }
+    /// Returns the request for the provider, with a lowered output limit if there is one.
+    pub(super) fn written(&self, limit: Option<u32>) -> Result<Cow<'_, Written>, Refusal> {
+        let Some(limit) = limit else {
+            return Ok(Cow::Borrowed(&self.written));
         };
-        Ok(body.into_bytes())
+        let mut conversation = self.conversation.clone();
+        conversation.max_tokens = Some(u64::from(limit));
+        translation::write_request(self.api, &conversation, &self.target).map(Cow::Owned)
     }
 
     /// Returns the part of the prompt that may be written to the provider's cache.
@@ -188,14 +187,14 @@ impl TranslatedRequest {
     }
 
     /// Returns the translation of the answer.
-    pub(super) fn translation(&self) -> Translation {
+    pub(super) fn translation(&self, written: &Written) -> Translation {
         Translation {
             client: self.client,
             provider: self.api,
             is_streamed: self.conversation.is_streamed,
-            names: self.written.names.clone(),
+            names: written.names.clone(),
             context: self.context.clone(),
-            dropped: header_of(&self.written.dropped),
+            dropped: header_of(&written.dropped),
         }
     }
 }

@@ -150,3 +150,45 @@ fn pairs() -> impl Iterator<Item = (Api, Api)> {
     let all = APIS.into_iter().flat_map(|from| APIS.map(|to| (from, to)));
     all.filter(|(from, to)| from != to)
 }
+
+#[test]
+fn a_conversation_returns_to_its_own_provider_without_foreign_parts() {
+    let target =
+        Target { chat_limit: "max_tokens", takes_stream_options: true, output_tokens_assumed: 1 };
+    let changed = |api, body: &Value| {
+        let changed = without_foreign(api, body.to_string().as_bytes(), &target);
+        changed.map(|body| serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let call = |id: &str| {
+        json!({"model": "m", "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": id, "content": "r"},
+        ]})
+    };
+    assert_eq!(changed(Api::Chat, &call("call_1")), None);
+    let signed = Signature::new(Api::Gemini, "U0lH").attach_to("call_1");
+    let clean = changed(Api::Chat, &call(&signed)).unwrap();
+    assert_eq!(clean["messages"][1]["tool_calls"][0]["id"], "call_1");
+    assert_eq!(clean["messages"][2]["tool_call_id"], "call_1");
+    // As Python writes it, with spaces.
+    let unsigned = r#"{"model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": ""},
+            {"type": "text", "text": "a"}]}, {"role": "user", "content": "b"}]}"#;
+    let clean = without_foreign(Api::Messages, unsigned.as_bytes(), &target).unwrap();
+    let clean: Value = serde_json::from_slice(&clean).unwrap();
+    assert!(!clean.to_string().contains("thinking"), "{clean}");
+    assert_eq!(clean["max_tokens"], Value::Null);
+    let mark = "Zmxvd2xlZGdlcjptZXNzYWdlczo6U0lHTT09";
+    let thought = json!({"contents": [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [
+            {"text": "t", "thought": true, "thoughtSignature": mark}, {"text": "a"},
+        ]},
+    ]});
+    let clean = changed(Api::Gemini, &thought).unwrap();
+    assert!(!clean.to_string().contains(mark), "{clean}");
+    assert_eq!(clean["contents"][1]["parts"][0]["text"], "a");
+}

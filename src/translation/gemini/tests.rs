@@ -335,7 +335,7 @@ fn thinking_is_written_in_the_terms_of_the_model() {
             mode,
             ..Default::default()
         };
-        thinking::write_thinking(&reasoning, model)
+        thinking::write_thinking(&reasoning, model, None)
     };
     let level = |level: &str| Some(json!({"thinkingLevel": level}));
     let budget = |budget: i64| Some(json!({"thinkingBudget": budget}));

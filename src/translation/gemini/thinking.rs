@@ -45,8 +45,13 @@ pub(super) fn read_thinking(config: &Value) -> Option<Reasoning> {
     Some(reasoning)
 }
 
-/// Writes the configuration for a model. None if the client leaves everything to the model.
-pub(super) fn write_thinking(reasoning: &Reasoning, model: &str) -> Option<Value> {
+/// Writes the configuration for a model. None if the client leaves everything to the model. A budget
+/// leaves a part of the output limit for the answer, because thoughts count towards the limit.
+pub(super) fn write_thinking(
+    reasoning: &Reasoning,
+    model: &str,
+    max_tokens: Option<u64>,
+) -> Option<Value> {
     let mut config = Extra::new();
     let is_wanted = matches!(reasoning.mode, Some(ThinkingMode::Enabled | ThinkingMode::Adaptive));
     if let Some(is_shown) = reasoning.is_shown.or(is_wanted.then_some(true)) {
@@ -54,7 +59,7 @@ pub(super) fn write_thinking(reasoning: &Reasoning, model: &str) -> Option<Value
     }
     let amount = match takes_levels(model) {
         true => level(reasoning, model).map(|level| ("thinkingLevel", level.into())),
-        false => budget(reasoning, model).map(|budget| ("thinkingBudget", budget)),
+        false => budget(reasoning, model, max_tokens).map(|budget| ("thinkingBudget", budget)),
     };
     config.extend(amount.map(|(name, value)| (name.to_owned(), value)));
     Some(Value::Object(config)).filter(|config| *config != json!({}))
@@ -98,7 +103,7 @@ fn nearest_effort(tokens: u64) -> &'static str {
 }
 
 /// Returns the budget in tokens; -1 if the model decides.
-fn budget(reasoning: &Reasoning, model: &str) -> Option<Value> {
+fn budget(reasoning: &Reasoning, model: &str, max_tokens: Option<u64>) -> Option<Value> {
     let (lowest, highest) = match model {
         _ if model.contains("pro") => PRO_BUDGETS,
         _ if model.contains("flash-lite") => FLASH_LITE_BUDGETS,
@@ -115,7 +120,10 @@ fn budget(reasoning: &Reasoning, model: &str) -> Option<Value> {
         found.map_or(highest, |(_, budget)| *budget)
     });
     match reasoning.budget_tokens.or(of_effort) {
-        Some(tokens) => Some(tokens.clamp(lowest.max(1), highest).into()),
+        Some(tokens) => {
+            let fitting = max_tokens.map_or(tokens, |limit| tokens.min(limit - limit / 4));
+            Some(fitting.clamp(lowest.max(1), highest).into())
+        }
         None if reasoning.mode == Some(ThinkingMode::Adaptive) => Some((-1).into()),
         None => None,
     }

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::dropped::Dropped;
+use super::item;
 use super::models::Model;
-use super::write_request::{format_of, mentions_json};
 use crate::translation::{
     Api, Conversation, OutputFormat, PartKind, Reasoning, Refusal, ThinkingMode, ToolNames,
 };
@@ -28,7 +28,7 @@ const SHARED_WITH_CHAT: [&str; 6] = [
 /// Writes the settings of a client of this API.
 pub(super) fn write_own(conversation: &Conversation, body: &mut Map<String, Value>) {
     let mut text = Map::new();
-    if let Some(format) = format_of(conversation) {
+    if let Some(format) = item::write_format(&conversation.format) {
         text.insert("format".to_owned(), Value::Object(format));
     }
     for (key, value) in &conversation.extra {
@@ -232,7 +232,7 @@ fn write_format(
     body: &mut Map<String, Value>,
     text: &mut Map<String, Value>,
 ) {
-    let Some(mut format) = format_of(conversation) else {
+    let Some(mut format) = item::write_format(&conversation.format) else {
         return;
     };
     match &conversation.format {
@@ -256,4 +256,14 @@ fn write_format(
         _ => {}
     }
     text.insert("format".to_owned(), Value::Object(format));
+}
+
+/// Returns whether the word "json" is in the messages of a request.
+fn mentions_json(conversation: &Conversation) -> bool {
+    let parts = conversation.turns.iter().flat_map(|turn| &turn.parts);
+    let mut texts = parts.filter_map(|part| match &part.kind {
+        PartKind::Text(text) => Some(text),
+        _ => None,
+    });
+    texts.any(|text| text.to_ascii_lowercase().contains("json"))
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::item::{
     IS_ITEM, call_names, is_unsigned, kind_of_tool, object, result_type, split_name, text_type,
-    write_content, write_format, write_model_item, write_tool,
+    write_content, write_model_item, write_tool,
 };
 use super::models::Model;
 use super::read_request::plain_text;
@@ -468,19 +468,4 @@ fn list_name(api: Api) -> &'static str {
         Api::Gemini => "contents[*]",
         Api::Responses => "input[*]",
     }
-}
-
-/// Returns whether the word "json" is in the messages of a request.
-pub(super) fn mentions_json(conversation: &Conversation) -> bool {
-    let parts = conversation.turns.iter().flat_map(|turn| &turn.parts);
-    let mut texts = parts.filter_map(|part| match &part.kind {
-        PartKind::Text(text) => Some(text),
-        _ => None,
-    });
-    texts.any(|text| text.to_ascii_lowercase().contains("json"))
-}
-
-/// Writes `text`, if the format is not a plain text.
-pub(super) fn format_of(conversation: &Conversation) -> Option<Map<String, Value>> {
-    write_format(&conversation.format)
 }
