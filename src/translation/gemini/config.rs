@@ -131,7 +131,14 @@ pub(super) fn write_generation(
         ("stopSequences", Some(&it.stop).filter(|stop| !stop.is_empty()).map(|it| json!(it))),
         ("responseMimeType", media_type.map(Value::from)),
         ("responseJsonSchema", schema),
-        ("thinkingConfig", write_thinking(&it.reasoning, &it.model, it.max_tokens)),
+        (
+            "thinkingConfig",
+            write_thinking(
+                &it.reasoning,
+                &it.model,
+                it.max_tokens.filter(|_| it.api != Api::Gemini),
+            ),
+        ),
     ];
     let set = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Ok(Some(Value::Object(set.collect())).filter(|config| *config != json!({})))
