@@ -42,12 +42,20 @@ pub fn select(
     at: Timestamp,
     random: &mut dyn FnMut(u32) -> u32,
 ) -> Vec<Target> {
-    let both = targets.into_iter().zip(rules).filter(|(_, rule)| rule.applies(at));
-    let mut left: Vec<(Target, Option<u32>)> =
-        both.map(|(target, rule)| (target, rule.weight)).collect();
+    // Targets without a weight separate the places, also outside their hours.
+    let mut place = 0;
+    let mut left: Vec<(Target, usize, Option<u32>)> = Vec::with_capacity(targets.len());
+    for (target, rule) in targets.into_iter().zip(rules) {
+        place += usize::from(rule.weight.is_none());
+        if rule.applies(at) {
+            left.push((target, place, rule.weight));
+        }
+        place += usize::from(rule.weight.is_none());
+    }
     let mut selected = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let weights: Vec<u32> = left.iter().map_while(|(_, weight)| *weight).collect();
+    while let Some((_, first, _)) = left.first() {
+        let group = left.iter().take_while(|(_, place, _)| place == first);
+        let weights: Vec<u32> = group.map_while(|(_, _, weight)| *weight).collect();
         let next = weighted(&weights, random).unwrap_or(0);
         selected.push(left.remove(next).0);
     }
@@ -136,6 +144,16 @@ mod tests {
         let selected = select(targets, &rules, Timestamp(0), &mut |below| below - 1);
         let models: Vec<&str> = selected.iter().map(|it| it.model.as_str()).collect();
         assert_eq!(models, ["local", "b", "a"]);
+    }
+
+    #[test]
+    fn a_target_outside_its_hours_still_separates_weights() {
+        let targets = vec![target("a"), target("night"), target("b")];
+        let rules = [rule(Some(1), None), rule(None, Some("22:00-06:00")), rule(Some(99), None)];
+        let noon: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let selected = select(targets, &rules, noon, &mut |below| below - 1);
+        let models: Vec<&str> = selected.iter().map(|it| it.model.as_str()).collect();
+        assert_eq!(models, ["a", "b"]);
     }
 
     #[test]

@@ -102,8 +102,9 @@ impl Gateway {
                 "the request cannot be translated",
             ));
         };
-        let body: Value = serde_json::from_str(request.body())
+        let mut body: Value = serde_json::from_str(request.body())
             .map_err(|error| ApiError::bad_request("bad_json", error.to_string()))?;
+        normalize_limits(&mut body);
         let refused = |refusal| refused(&refusal, api, &target.provider);
         let mut conversation = translation::read_for_other(client, &body).map_err(refused)?;
         conversation.model.clone_from(&target.model);
@@ -195,6 +196,24 @@ impl TranslatedRequest {
             names: written.names.clone(),
             context: self.context.clone(),
             dropped: header_of(&written.dropped),
+        }
+    }
+}
+
+/// Removes a negative output limit, which stands for none, and writes `500.0` as `500`.
+fn normalize_limits(body: &mut Value) {
+    let Some(fields) = body.as_object_mut() else {
+        return;
+    };
+    for name in ["max_tokens", "max_completion_tokens", "max_output_tokens"] {
+        match fields.get(name).and_then(Value::as_f64) {
+            Some(limit) if limit < 0.0 => {
+                fields.remove(name);
+            }
+            Some(limit) if limit.fract() == 0.0 && limit <= f64::from(u32::MAX) => {
+                fields.insert(name.to_owned(), (limit as u32).into());
+            }
+            _ => {}
         }
     }
 }
@@ -344,6 +363,16 @@ mod tests {
         assert_eq!(service(count, openai, &[Api::Responses]), Some(Service::PassedOn));
         assert_eq!(service(ApiFormat::OllamaChat, openai, &[Api::Chat]), None);
         assert_eq!(service(chat, Kind::Echo, &[]), Some(Service::Echo));
+    }
+
+    #[test]
+    fn a_negative_output_limit_stands_for_none() {
+        let mut body = json!({"max_tokens": -1, "max_completion_tokens": 500.0, "n": 1});
+        normalize_limits(&mut body);
+        assert_eq!(body, json!({"max_completion_tokens": 500, "n": 1}));
+        let mut other = json!({"max_tokens": "many", "max_output_tokens": 1.5});
+        normalize_limits(&mut other);
+        assert_eq!(other, json!({"max_tokens": "many", "max_output_tokens": 1.5}));
     }
 
     #[test]

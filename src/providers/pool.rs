@@ -201,8 +201,13 @@ impl Pools {
         KeyLease { pool, rules: &self.rules, provider: Cell::new(provider), key: Cell::new(key) }
     }
 
-    /// Chooses the key whose pause ends first.
-    fn force(&self, provider: &str, choice: KeyChoice<'_>) -> KeyLease<'_> {
+    /// Chooses a key that does not pause, by weight, or else the one whose pause ends first.
+    fn force(
+        &self,
+        provider: &str,
+        choice: KeyChoice<'_>,
+        random: &mut dyn FnMut(u32) -> u32,
+    ) -> KeyLease<'_> {
         let Some(pool) = self.pools.get(provider) else {
             return self.lease(None, None, None);
         };
@@ -212,12 +217,16 @@ impl Pools {
             Admission::Pause(until) => until,
             _ => now,
         };
-        let key = match choice {
-            KeyChoice::Own => None,
+        let untried: Vec<usize> = match choice {
+            KeyChoice::Own => Vec::new(),
             KeyChoice::Pool(tried) => (0..pool.keys.len())
                 .filter(|at| pool.keys[*at].is_usable() && !tried.contains(at))
-                .min_by_key(end),
+                .collect(),
         };
+        let free: Vec<usize> = untried.iter().copied().filter(|at| end(at) <= now).collect();
+        let weights: Vec<u32> = free.iter().map(|at| pool.keys[*at].weight).collect();
+        let chosen = weighted(&weights, random).map(|place| free[place]);
+        let key = chosen.or_else(|| untried.into_iter().min_by_key(end));
         let provider = Some(states.provider.health.begin(now));
         let key = key.map(|at| (at, states.keys[at].health.begin(now)));
         self.lease(Some(pool), provider, key)
@@ -474,10 +483,10 @@ impl Providers {
         self.pools.choose(provider, choice, &mut |below| fastrand::u32(..below))
     }
 
-    /// Chooses the key whose pause ends first, and begins a call in spite of it: it may still
+    /// Chooses a key of a provider that pauses, and begins a call in spite of it: it may still
     /// succeed, and no other would.
     pub fn choose_paused(&self, provider: &str, choice: KeyChoice<'_>) -> KeyLease<'_> {
-        self.pools.force(provider, choice)
+        self.pools.force(provider, choice, &mut |below| fastrand::u32(..below))
     }
 
     /// Returns the state of a provider and its keys.

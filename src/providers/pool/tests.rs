@@ -59,7 +59,7 @@ fn keys_without_value_or_weight_are_never_chosen() {
         pools(vec![key("A", None, 5), key("B", Some("sk-b"), 0), key("C", Some("sk-c"), 1)]);
     assert_eq!(choose(&pools, &[]).unwrap().key(), Some(2));
     assert!(matches!(choose(&pools, &[2]), Err(None)));
-    assert_eq!(pools.force("p", KeyChoice::Pool(&[])).key(), Some(2));
+    assert_eq!(pools.force("p", KeyChoice::Pool(&[]), &mut |_| 0).key(), Some(2));
     let member = pools.member("p", None).unwrap();
     assert_eq!(member.api_key.as_ref().unwrap().expose(), "sk-c");
     assert!(pools.member("p", Some(0)).is_none());
@@ -78,7 +78,7 @@ fn a_refused_key_is_replaced_by_another() {
     // If all keys pause, the one whose pause ends first is used.
     choose(&pools, &[]).unwrap().record(Err(&failure(FailureKind::Status, Some(429))));
     assert!(matches!(choose(&pools, &[]), Err(Some(_))));
-    assert_eq!(pools.force("p", KeyChoice::Pool(&[])).key(), Some(1));
+    assert_eq!(pools.force("p", KeyChoice::Pool(&[]), &mut |_| 0).key(), Some(1));
 }
 
 #[test]
@@ -152,4 +152,15 @@ fn a_probe_without_result_leaves_room_for_the_next() {
     let probe = choose(&pools, &[]).unwrap();
     probe.record(Err(&failure(FailureKind::Status, Some(400))));
     assert!(choose(&pools, &[]).is_ok());
+}
+
+#[test]
+fn calls_during_a_pause_of_the_provider_keep_the_weights() {
+    let pools = pools(vec![key("A", Some("sk-a"), 1), key("B", Some("sk-b"), 99)]);
+    while let Ok(lease) = choose(&pools, &[]) {
+        lease.record(Err(&failure(FailureKind::Status, Some(503))));
+    }
+    let forced = |number: u32| pools.force("p", KeyChoice::Pool(&[]), &mut |_| number).key();
+    assert_eq!(forced(0), Some(0));
+    assert_eq!(forced(1), Some(1));
 }
