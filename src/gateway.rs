@@ -417,7 +417,8 @@ impl Gateway {
         let is_provider = |name: &str| self.providers.knows(name);
         let model = &operation.request.model;
         let aliases = &self.settings.aliases;
-        let mut targets = targets::targets(operation.protocol, model, aliases, is_provider);
+        let (mut targets, alias) =
+            targets::targets(operation.protocol, model, aliases, is_provider);
         if let Some(origin) = &operation.origin {
             targets.retain(|target| target.provider == *origin);
             if targets.is_empty() {
@@ -429,7 +430,7 @@ impl Gateway {
             // The provider of the earlier turns is used at any hour.
             return Ok(targets);
         }
-        let Some(rules) = self.settings.alias_rules.get(model) else {
+        let Some(rules) = alias.and_then(|alias| self.settings.alias_rules.get(alias)) else {
             return Ok(targets);
         };
         let now = Timestamp::now();

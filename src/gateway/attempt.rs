@@ -71,14 +71,10 @@ impl Gateway {
         }
         let presence = reply.presence();
         let ends_with_client = self.policy(&target.provider).drain_max.is_none();
-        let watched = ends_with_client.then(|| presence.clone());
-        let Some(guard) = self.in_flight.enter(watched) else {
+        let Some(guard) = self.in_flight.enter(ends_with_client.then(|| presence.clone())) else {
             return (refused(stopping()), None);
         };
-        let call = operation.call(target);
-        // The limit that the provider gets, so that budgets reserve it.
-        let max_tokens = translated.as_ref().and_then(TranslatedRequest::output_tokens);
-        let call = Call { key: lease.key(), max_tokens: max_tokens.or(call.max_tokens), ..call };
+        let call = call_at(operation, target, &lease, translated.as_ref());
         let format = translated.as_ref().map_or(operation.format, TranslatedRequest::format);
         let prompt = SentPrompt { request: &operation.request, format };
         let request = self.call_request(operation, &call, &prompt, *number + 1);
@@ -121,8 +117,8 @@ impl Gateway {
             }
             self.calls.wait_for_settlement();
         };
-        operation.end_call(&ended.outcome);
         *number += u32::from(ended.has_row());
+        operation.end_call(&ended.outcome);
         let refused_key = ended.outcome.record(lease);
         let ended = objects.conclude(ended);
         (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
@@ -511,6 +507,18 @@ impl Gateway {
 }
 
 /// Raises the parts that may be written to a cache to those of the translated request.
+/// Returns the call with the output limit that the provider gets, so that budgets reserve it.
+fn call_at(
+    operation: &Operation<'_>,
+    target: &Target,
+    lease: &KeyLease<'_>,
+    translated: Option<&TranslatedRequest>,
+) -> Call {
+    let call = operation.call(target);
+    let max_tokens = translated.and_then(TranslatedRequest::output_tokens).or(call.max_tokens);
+    Call { key: lease.key(), max_tokens, ..call }
+}
+
 fn with_cache_writes<'a>(
     mut request: CallRequest<'a>,
     translated: Option<&TranslatedRequest>,

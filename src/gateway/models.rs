@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::protocol::Protocol;
-use super::targets::Aliases;
+use super::targets::{ANY_END, Aliases};
 use crate::listener::{ApiError, RequestHead};
 use crate::providers::{Cancel, Kind, Listed, Providers};
 use crate::threads::Threads;
@@ -146,7 +146,7 @@ impl ModelLists {
             usable.iter().copied().filter(|name| providers.has_client_list(name)).collect();
         self.refresh(providers, &listing);
         let mut models = Vec::new();
-        for (alias, targets) in aliases {
+        for (alias, targets) in aliases.iter().filter(|(alias, _)| !alias.ends_with(ANY_END)) {
             if targets.iter().any(|target| is_usable(&target.provider)) {
                 models.push(Model::named(alias, ALIAS_OWNER));
             }

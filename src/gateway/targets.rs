@@ -68,21 +68,35 @@ pub fn wait(rules: &[TargetRule], at: Timestamp) -> Option<Duration> {
     used.filter_map(|rule| Some(rule.hours.as_ref()?.wait(at))).min()
 }
 
-/// Resolves an alias, then `PROVIDER/MODEL`, then a model of the provider named after the protocol.
-pub fn targets(
+/// The end of an alias that stands for all names with the same beginning.
+pub const ANY_END: char = '*';
+
+/// Resolves an alias, then `PROVIDER/MODEL`, then the longest alias with `*` that fits, then a model of
+/// the provider named after the protocol. Also returns the alias.
+pub fn targets<'a>(
     protocol: Protocol,
     name: &str,
-    aliases: &Aliases,
+    aliases: &'a Aliases,
     is_provider: impl Fn(&str) -> bool,
-) -> Vec<Target> {
-    if let Some(targets) = aliases.get(name) {
-        return targets.clone();
-    }
-    let (provider, model) = match name.split_once('/') {
-        Some((provider, model)) if !model.is_empty() && is_provider(provider) => (provider, model),
-        _ => (protocol.name(), name),
+) -> (Vec<Target>, Option<&'a str>) {
+    let one = |provider: &str, model: &str| {
+        vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
     };
-    vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
+    if let Some((alias, targets)) = aliases.get_key_value(name) {
+        return (targets.clone(), Some(alias));
+    }
+    if let Some((provider, model)) = name.split_once('/')
+        && !model.is_empty()
+        && is_provider(provider)
+    {
+        return (one(provider, model), None);
+    }
+    let fits = |alias: &str| alias.strip_suffix(ANY_END).is_some_and(|it| name.starts_with(it));
+    let fitting = aliases.iter().filter(|(alias, _)| fits(alias));
+    match fitting.max_by_key(|(alias, _)| alias.len()) {
+        Some((alias, targets)) => (targets.clone(), Some(alias)),
+        None => (one(protocol.name(), name), None),
+    }
 }
 
 #[cfg(test)]
@@ -96,11 +110,11 @@ mod tests {
         let fast = vec![target("openai", "a"), target("groq", "b/c")];
         let aliases = Aliases::from([("fast".to_owned(), fast.clone())]);
         let found = |protocol, name: &str| {
-            let mut found = targets(protocol, name, &aliases, |it| it == "groq");
+            let (mut found, _) = targets(protocol, name, &aliases, |it| it == "groq");
             assert_eq!(found.len(), 1);
             found.remove(0)
         };
-        assert_eq!(targets(Protocol::OpenAi, "fast", &aliases, |_| true), fast);
+        assert_eq!(targets(Protocol::OpenAi, "fast", &aliases, |_| true), (fast, Some("fast")));
         let openai = Protocol::OpenAi;
         assert_eq!(found(openai, "groq/x/y"), target("groq", "x/y"));
         assert_eq!(found(openai, "gpt-5"), target("openai", "gpt-5"));
@@ -109,6 +123,24 @@ mod tests {
         let claude = found(Protocol::Anthropic, "claude");
         assert_eq!(claude, target("anthropic", "claude"));
     }
+
+    #[test]
+    fn an_alias_with_a_star_stands_for_all_names_that_fit() {
+        let aliases = ["claude-*", "claude-haiku-*", "claude-haiku-4-5"];
+        let aliases: Aliases =
+            aliases.iter().map(|alias| ((*alias).to_owned(), vec![target(alias)])).collect();
+        let alias_of = |name: &str| {
+            let (targets, alias) = targets(Protocol::Anthropic, name, &aliases, |it| it == "groq");
+            assert_eq!(alias.unwrap_or(name), alias.map_or(name, |_| &targets[0].model));
+            alias
+        };
+        assert_eq!(alias_of("claude-haiku-4-5"), Some("claude-haiku-4-5"));
+        assert_eq!(alias_of("claude-haiku-4-5-20251001"), Some("claude-haiku-*"));
+        assert_eq!(alias_of("claude-sonnet-4-5"), Some("claude-*"));
+        assert_eq!(alias_of("gpt-5"), None);
+        assert_eq!(alias_of("groq/claude-x"), None);
+    }
+
     fn target(model: &str) -> Target {
         Target { provider: "p".into(), model: model.into() }
     }
