@@ -185,15 +185,20 @@ fn a_single_key_is_used_in_spite_of_its_pauses() {
     }
 }
 
-#[test]
-fn all_models_are_tried_if_all_pause() {
-    let upstream = Upstream::start(|body, stream| {
+/// A provider that fails for the model `bad` only.
+fn failing_for_bad() -> Upstream {
+    Upstream::start(|body, stream| {
         let answer = match body.contains("\"bad\"") {
             true => error("503 Service Unavailable", "down"),
             false => completion("well", 10, 5),
         };
         let _ = stream.write_all(answer.as_bytes());
-    });
+    })
+}
+
+#[test]
+fn all_models_are_tried_if_all_pause() {
+    let upstream = failing_for_bad();
     let server = server_with(&upstream, |config| {
         let targets = vec![target("openai", "bad"), target("openai", "gpt-4o-mini")];
         config.gateway.aliases.insert("fast".into(), targets);
@@ -392,13 +397,7 @@ fn rows_of_all(server: &TestServer, count: usize) -> Vec<Value> {
 
 #[test]
 fn weighted_models_share_requests_and_stand_in_for_each_other() {
-    let upstream = Upstream::start(|body, stream| {
-        let answer = match body.contains("\"bad\"") {
-            true => error("503 Service Unavailable", "down"),
-            false => completion("well", 10, 5),
-        };
-        let _ = stream.write_all(answer.as_bytes());
-    });
+    let upstream = failing_for_bad();
     let server = server_with(&upstream, |config| {
         let targets = vec![target("openai", "bad"), target("openai", "gpt-4o-mini")];
         config.gateway.aliases.insert("split".into(), targets);

@@ -337,26 +337,9 @@ mod tests {
 
     use super::super::cancel::Cancel;
     use super::super::gemini;
+    use super::super::testing::Kept;
     use super::super::wire::Reader;
     use super::*;
-
-    /// A client that keeps the bytes of a stream.
-    #[derive(Default)]
-    struct Kept(Vec<u8>);
-
-    impl ResponseSink for Kept {
-        fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
-            true
-        }
-        fn begin(&mut self, _: &AnswerHead) -> bool {
-            true
-        }
-        fn piece(&mut self, bytes: &[u8]) -> bool {
-            self.0.extend_from_slice(bytes);
-            true
-        }
-        fn end(&mut self, _: bool) {}
-    }
 
     /// Returns the bytes for the client of an array that ends here, and whether it is complete.
     fn array_for_client(bytes: &[u8]) -> (Vec<u8>, bool) {

@@ -9,6 +9,7 @@ use super::config::{Kind, ProviderConfig};
 use super::failure::Fault;
 use super::framer::Event;
 use super::network::Network;
+use super::response_sink::{AnswerHead, ResponseSink};
 use super::wire::{Flow, Reader, Request, ResponseAccumulator};
 use crate::event::Usage;
 use crate::secret::Secret;
@@ -106,4 +107,22 @@ pub(super) fn holds_sum_rules(usage: &Usage) -> bool {
         && usage.reasoning_tokens <= usage.output_tokens
         && usage.output_tokens <= 3_000_000_000
         && (usage.source != crate::event::UsageSource::None || *usage == Usage::default())
+}
+
+/// A client that keeps the bytes of an answer.
+#[derive(Default)]
+pub(super) struct Kept(pub(super) Vec<u8>);
+
+impl ResponseSink for Kept {
+    fn whole(&mut self, _: &AnswerHead, body: &[u8]) -> bool {
+        self.piece(body)
+    }
+    fn begin(&mut self, _: &AnswerHead) -> bool {
+        true
+    }
+    fn piece(&mut self, bytes: &[u8]) -> bool {
+        self.0.extend_from_slice(bytes);
+        true
+    }
+    fn end(&mut self, _: bool) {}
 }

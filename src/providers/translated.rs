@@ -244,28 +244,10 @@ mod tests {
     use super::super::cancel::Cancel;
     use super::super::config::Kind;
     use super::super::framer::Framer;
-    use super::super::testing;
+    use super::super::testing::{self, Kept};
     use super::*;
 
     const APIS: [Api; 4] = [Api::Chat, Api::Responses, Api::Messages, Api::Gemini];
-
-    /// A client that keeps the bytes of a stream.
-    #[derive(Default)]
-    struct Kept(Vec<u8>);
-
-    impl ResponseSink for Kept {
-        fn whole(&mut self, _: &AnswerHead, body: &[u8]) -> bool {
-            self.piece(body)
-        }
-        fn begin(&mut self, _: &AnswerHead) -> bool {
-            true
-        }
-        fn piece(&mut self, bytes: &[u8]) -> bool {
-            self.0.extend_from_slice(bytes);
-            true
-        }
-        fn end(&mut self, _: bool) {}
-    }
 
     fn translation(provider: Api, client: Api, is_streamed: bool) -> Translation {
         let context = Context {
