@@ -1,42 +1,174 @@
 //! The page's own files, embedded in the program.
+//!
+//! All addresses of the page return the same shell, `index.html`. It names all other files by an
+//! address that contains the build, so browsers keep them without asking again, and an update
+//! never mixes versions.
+
+use std::borrow::Cow;
 
 use super::reply::{self, Answer, With};
 use crate::error::Error;
+use crate::listener::RequestHead;
 
 /// Restricts the page to its own files and this server's API. `connect-src` names `ws:` because
 /// older browsers do not count a WebSocket to the same host as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
+/// A year, as RFC 9111 expects it at most.
+const FOREVER: &str = "public, max-age=31536000, immutable";
+/// Revalidated each time, so that an update of the program never mixes versions.
+const REVALIDATED: &str = "no-cache";
+const SHELL: &str = "index.html";
+/// The place of a view's content in the shell.
+const CONTENT_MARK: &str = "<!--content-->";
 
-macro_rules! files {
-    ($($name:literal)+) => {
-        &[$(($name, include_bytes!(concat!("../../assets/", $name)))),+]
-    };
+pub struct PageFile {
+    name: &'static str,
+    etag: &'static str,
+    plain: &'static [u8],
+    gzip: Option<&'static [u8]>,
+    brotli: Option<&'static [u8]>,
 }
 
-static FILES: &[(&str, &[u8])] = files! {
-    "index.html" "style.css" "api.js" "app.js" "attempts.js" "budget-form.js" "budgets.js"
-    "calls.js" "connection.js" "dialogs.js" "dom.js" "fields.js" "flows.js" "format.js"
-    "history.js" "interval.js" "json.js" "key-form.js" "keys.js" "ledger.js" "live.js" "map-items.js" "meter.js"
-    "runs.js" "saving-card.js" "saving-change.js" "saving-format.js" "saving-trial.js" "savings.js"
-    "schedule.js" "spending.js" "texts.js" "toasts.js" "token.js" "totals.js" "triggers.js"
-    "webhook.js" "icon.svg"
-};
+include!(concat!(env!("OUT_DIR"), "/page_files.rs"));
 
-pub fn file(name: &str) -> Answer {
-    let (_, bytes) = FILES
-        .iter()
-        .find(|(known, _)| *known == name)
-        .ok_or_else(|| Error::NotFound(format!("file {name}")))?;
-    let content_type = match name.rsplit('.').next() {
+/// Returns the shell of the page, which loads the view of its address.
+pub fn shell(head: &RequestHead) -> Answer {
+    let shell = find(SHELL)?;
+    Ok(send(shell, head, REVALIDATED))
+}
+
+/// Returns the shell with `content` (HTML) in its main part, for readers without JavaScript.
+pub fn shell_with(content: &str) -> Answer {
+    let shell = find(SHELL)?;
+    let html = String::from_utf8_lossy(&plain(shell)).replacen(CONTENT_MARK, content, 1);
+    Ok(reply::text("text/html; charset=utf-8", html)
+        .with("content-security-policy", CONTENT_SECURITY_POLICY))
+}
+
+/// Returns a file below `/assets/`: `BUILD/NAME`, or the newest version of `NAME`.
+pub fn file(path: &str, head: &RequestHead) -> Answer {
+    let of_build = path.strip_prefix(BUILD).and_then(|rest| rest.strip_prefix('/'));
+    let (name, caching) = match of_build {
+        Some(name) => (name, FOREVER),
+        None => (path, REVALIDATED),
+    };
+    let answer = send(find(name)?, head, caching);
+    // Pages of other sites may import the connection module; it contains no secrets.
+    Ok(if name == "live.js" { answer.with("access-control-allow-origin", "*") } else { answer })
+}
+
+fn find(name: &str) -> Result<&'static PageFile, Error> {
+    let found = FILES.iter().find(|file| file.name == name);
+    found.ok_or_else(|| Error::NotFound(format!("file {name}")))
+}
+
+fn send(
+    file: &'static PageFile,
+    head: &RequestHead,
+    caching: &'static str,
+) -> tiny_http::ResponseBox {
+    let content_type = match file.name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
-        _ => "text/javascript; charset=utf-8",
+        Some("json") => "application/json",
+        Some("js") => "text/javascript; charset=utf-8",
+        _ => "text/plain; charset=utf-8",
     };
-    let reply =
-        reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
-    // Pages of other sites may import the connection module; it contains no secrets.
-    Ok(if name == "live.js" { reply.with("access-control-allow-origin", "*") } else { reply })
+    let etag = format!("\"{}\"", file.etag);
+    let is_known = head.header("if-none-match").is_some_and(|known| {
+        known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
+    });
+    let answer = if is_known {
+        reply::not_modified()
+    } else {
+        let (encoding, bytes) = encoded(file, head.header("accept-encoding").unwrap_or_default());
+        let answer = reply::file(content_type, bytes);
+        match encoding {
+            Some(encoding) => answer.with("content-encoding", encoding),
+            None => answer,
+        }
+    };
+    answer
+        .with("cache-control", caching)
+        .with("etag", etag)
+        .with("vary", "accept-encoding")
+        .with("content-security-policy", CONTENT_SECURITY_POLICY)
+}
+
+/// Returns the smallest form that the client accepts, and its encoding.
+fn encoded(file: &'static PageFile, accepted: &str) -> (Option<&'static str>, Cow<'static, [u8]>) {
+    if development_directory().is_some() {
+        return (None, plain(file));
+    }
+    for (name, bytes) in [("br", file.brotli), ("gzip", file.gzip)] {
+        if let Some(bytes) = bytes.filter(|_| accepts(accepted, name)) {
+            return (Some(name), Cow::Borrowed(bytes));
+        }
+    }
+    (None, Cow::Borrowed(file.plain))
+}
+
+/// Returns whether an `Accept-Encoding` header names an encoding without a quality of 0.
+fn accepts(header: &str, encoding: &str) -> bool {
+    header.split(',').any(|part| {
+        let mut parts = part.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(encoding));
+        let is_refused = parts.any(|parameter| {
+            let quality = parameter.strip_prefix("q=").and_then(|quality| quality.parse().ok());
+            quality == Some(0.0)
+        });
+        is_named && !is_refused
+    })
+}
+
+/// Returns the file's bytes; in development those of the file on the disk.
+fn plain(file: &'static PageFile) -> Cow<'static, [u8]> {
+    let on_disk = development_directory()
+        .and_then(|directory| std::fs::read(std::path::Path::new(&directory).join(file.name)).ok());
+    match on_disk {
+        Some(bytes) if file.name == SHELL => {
+            let text = String::from_utf8_lossy(&bytes).replace("{build}/", "");
+            Cow::Owned(text.into_bytes())
+        }
+        Some(bytes) => Cow::Owned(bytes),
+        None => Cow::Borrowed(file.plain),
+    }
+}
+
+/// Returns the directory from which a debug build reads the page's files at each request, so that
+/// an edit of the page needs no build.
+fn development_directory() -> Option<std::ffi::OsString> {
+    std::env::var_os("FLOWLEDGER_PAGE").filter(|_| cfg!(debug_assertions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoding_is_used_if_the_client_accepts_it() {
+        for accepted in ["br", "gzip, br;q=1.0", "gzip;q=0.5,BR ; q=0.1"] {
+            assert!(accepts(accepted, "br"), "{accepted}");
+        }
+        for refused in ["", "gzip", "br;q=0", "br;q=0.0", "brotli"] {
+            assert!(!accepts(refused, "br"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_shell_names_existing_files_of_the_build() {
+        let shell = String::from_utf8_lossy(find(SHELL).unwrap().plain);
+        let prefix = format!("/assets/{BUILD}/");
+        let mut count = 0;
+        for address in shell.split('"').filter(|text| text.starts_with("/assets/")) {
+            let name = address.strip_prefix(&prefix).unwrap();
+            assert!(find(name).is_ok(), "{address}");
+            count += 1;
+        }
+        assert!(count >= 3);
+        assert!(!shell.contains("{build}"));
+    }
 }

@@ -1,5 +1,6 @@
 //! Responses of routes, and the HTTP status of each error.
 
+use std::borrow::Cow;
 use std::io::{self, Cursor, Read};
 
 use serde::Serialize;
@@ -103,11 +104,14 @@ pub fn run(status: u16, run_id: &str) -> ResponseBox {
     reply.with("location", format!("/api/runs/{run_id}"))
 }
 
-pub fn file(content_type: &'static str, bytes: &'static [u8]) -> ResponseBox {
-    // Revalidated each time, so that an update of the program never mixes versions.
-    response(200, bytes, Some(bytes.len()))
-        .with("content-type", content_type)
-        .with("cache-control", "no-cache")
+/// Returns a file; the caller decides how long it is cached.
+pub fn file(content_type: &'static str, bytes: Cow<'static, [u8]>) -> ResponseBox {
+    let length = bytes.len();
+    response(200, Cursor::new(bytes), Some(length)).with("content-type", content_type)
+}
+
+pub fn not_modified() -> ResponseBox {
+    response(304, io::empty(), Some(0))
 }
 
 /// Returns a response with a body of unknown length, which is generated while it is sent.

@@ -16,9 +16,18 @@ type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 /// The methods of a path are adjacent, in the order of its `Allow` header.
 #[rustfmt::skip] // One line for each.
 static ROUTES: &[(Method, &str, Route)] = &[
-    (Get, "/", |_, _| assets::file("index.html")),
-    (Get, "/favicon.ico", |_, _| assets::file("icon.svg")),
-    (Get, "/assets/*", |_, r| assets::file(r.name)),
+    (Get, "/", |_, r| assets::shell(r.head)),
+    (Get, "/flows", |_, r| assets::shell(r.head)),
+    (Get, "/flows/*", |_, r| assets::shell(r.head)),
+    (Get, "/runs", |_, r| assets::shell(r.head)),
+    (Get, "/runs/*", |_, r| assets::shell(r.head)),
+    (Get, "/calls", |_, r| assets::shell(r.head)),
+    (Get, "/savings", |_, r| assets::shell(r.head)),
+    (Get, "/budgets", |_, r| assets::shell(r.head)),
+    (Get, "/connect", |_, r| assets::shell(r.head)),
+    (Get, "/settings", |_, r| assets::shell(r.head)),
+    (Get, "/favicon.ico", |_, r| assets::file("icon.svg", r.head)),
+    (Get, "/assets/**", |_, r| assets::file(r.name, r.head)),
     (Get, "/metrics", |c, _| Ok(metrics::text(c))),
     (Get, "/api/health", |c, _| Ok(health(c))),
     (Get, "/api/flows", |c, r| flows::list(c, r.query())),
@@ -101,8 +110,12 @@ pub fn answer(
     Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
 }
 
-/// Returns the segment that matches the `*` of `route`, if the path matches.
+/// Returns the segment that matches the `*` of `route`, or the rest of the path that matches its
+/// `**`, if the path matches.
 fn matched<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    if let Some(prefix) = route.strip_suffix("**") {
+        return path.strip_prefix(prefix);
+    }
     let (mut segments, mut name) = (path.split('/'), "");
     for expected in route.split('/') {
         let segment = segments.next()?;
@@ -124,6 +137,7 @@ mod tests {
         assert_eq!(matched("/", "/"), Some(""));
         assert_eq!(matched("/api/flows/*", "/api/flows/7"), Some("7"));
         assert_eq!(matched("/api/flows/*/hook", "/api/flows/7/hook"), Some("7"));
+        assert_eq!(matched("/assets/**", "/assets/1/views/a.js"), Some("1/views/a.js"));
         for path in ["/", "//", "/api/flows", "/api/flows/7/", "/api/flows/7/hook", "api/flows/7"] {
             assert_eq!(matched("/api/flows/*", path), None, "{path}");
         }

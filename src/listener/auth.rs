@@ -8,6 +8,18 @@ use super::request_head::RequestHead;
 use crate::secret::Secret;
 
 const HEALTH_PATH: &str = "/api/health";
+/// The first segments of the page's addresses and files.
+const PAGE_PATHS: &[&str] = &[
+    "flows",
+    "runs",
+    "calls",
+    "savings",
+    "budgets",
+    "connect",
+    "settings",
+    "assets",
+    "favicon.ico",
+];
 
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
@@ -113,7 +125,8 @@ impl Auth {
 /// carry a token.
 fn is_public(head: &RequestHead) -> bool {
     let path = head.path();
-    let is_page = path == "/" || path == "/favicon.ico" || path.starts_with("/assets/");
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let is_page = path == "/" || PAGE_PATHS.contains(&first);
     head.method == "OPTIONS" || is_page || path == HEALTH_PATH
 }
 

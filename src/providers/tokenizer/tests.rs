@@ -37,7 +37,7 @@ fn counts_equal_those_of_tiktoken() {
     for text in [
         include_str!("tests.rs"),
         include_str!("../../../README.md"),
-        include_str!("../../../assets/style.css"),
+        include_str!("../../../assets/page/style.css"),
         &include_str!("../../../assets/prices.json")[..40_000],
         "I'LL say it's we’ve they'RE I'm you'd isn't SHE'S O'Reilly 'ſ a'ſ",
         "HTTPServer parseJSON XMLHttpRequest ABCdef aBC ǅungla ᾈΩ",
