@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help run check test interop conformance figures bench bench-quick bench-runs bench-runs-quick \
-	bench-gateway bench-ledger bench-optimizer prices
+	bench-gateway bench-ledger bench-optimizer bench-page pictures prices vendor
 
 # Cargo's build directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -53,6 +53,9 @@ bench-ledger: ## measure queries, totals and CSV of a million ledger rows, and t
 
 bench-optimizer: ## measure an optimizer pass over a million calls, and over a thousand new ones (under 1 minute)
 	cargo bench --bench optimizer
+
+vendor: ## fetch the page's libraries again (Preact, uPlot, dagre) and check them
+	assets/vendor.sh
 
 prices: ## update the price table in assets/
 	python3 assets/make-prices.py

@@ -41,9 +41,9 @@
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
 //! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
-//! - `page`: the page as a user sees it, and pages of other origins.
-//! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
-//! - `page_spending`: sums in the page, by day and by any group.
+//! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
+//! - `page_files`: the page's files over HTTP: encodings and caching.
+//! - `page_live`: the live connection in pages of other sites.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -103,8 +103,8 @@ mod optimizer_trial;
 mod origins;
 mod overload;
 mod page;
-mod page_savings;
-mod page_spending;
+mod page_files;
+mod page_live;
 mod pools;
 mod prices;
 mod prompt_cache;
