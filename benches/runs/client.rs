@@ -132,7 +132,8 @@ impl Client {
         );
     }
 
-    fn send(&mut self, target: &str, body: &str) {
+    /// Sends `POST` without reading the answer.
+    pub fn send(&mut self, target: &str, body: &str) {
         let text = format!(
             "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
