@@ -2,7 +2,7 @@
 //! beside an empty page of the same server, and the longest tasks of its script while a reader
 //! scrolls and while 700 calls end in five seconds.
 //!
-//! `make bench-page` prints the tables. The server is a separate process.
+//! `make bench-page` prints the tables, and `make pictures` takes the pictures of the documents. The server is a separate process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -15,6 +15,7 @@ mod client;
 #[path = "../ledger/fill.rs"]
 mod fill;
 mod harness;
+mod pictures;
 #[allow(dead_code)]
 #[path = "../runs/processes.rs"]
 mod processes;
@@ -51,8 +52,9 @@ fn main() {
         ["upstream", delay_ms] => {
             processes::answer(Duration::from_millis(delay_ms.parse().unwrap()));
         }
+        ["pictures"] => pictures::take(),
         [] => bench(),
-        other => panic!("unknown arguments {other:?}; there are none"),
+        other => panic!("unknown arguments {other:?}; expected none or `pictures`"),
     }
 }
 
