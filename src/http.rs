@@ -13,6 +13,7 @@ mod keys;
 mod ledger;
 mod metrics;
 mod optimizations;
+mod overview;
 mod prices;
 mod providers;
 mod reply;
