@@ -85,7 +85,7 @@ impl RequestHandler for Context {
                 Err(Error::internal("the request failed; see the server's log").into())
             })
             .unwrap_or_else(reply::error);
-        reply::send(answered, head, response);
+        reply::send(reply::compressed(answered, head), head, response);
     }
 }
 

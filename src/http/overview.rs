@@ -13,7 +13,7 @@ use super::reply::{self, Answer};
 use super::request::Query;
 use super::runs::{RunView, summary};
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Status, Suggestion};
+use crate::event::suggestion::{Kind, Saving, Status, Suggestion};
 use crate::event::{CallStatus, LedgerEntry};
 use crate::listener::Presence;
 use crate::money::Usd;
@@ -26,6 +26,8 @@ const GROUP_MAX: usize = 5;
 const FAILURES: usize = 5;
 const RUNNING_MAX: usize = 20;
 const SAVINGS: usize = 3;
+/// Limits the open suggestions that are counted.
+const OPEN_MAX: usize = 1_000;
 
 /// What is read for a period, in one turn of the heavy reads.
 struct Period {
@@ -59,7 +61,7 @@ struct Overview<'a> {
     running: Vec<RunView<'a>>,
     running_calls: u64,
     budgets: Vec<Value>,
-    savings: Vec<Suggestion>,
+    savings: Savings<'a>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +101,45 @@ struct Failure<'a> {
     flow_name: Option<&'a str>,
 }
 
+/// The open suggestions.
+#[derive(Serialize)]
+struct Savings<'a> {
+    count: usize,
+    /// The sum over all, where it is known.
+    expected_usd: Usd,
+    best: Vec<SavingView<'a>>,
+}
+
+/// A suggestion without its evidence.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SavingView<'a> {
+    id: i64,
+    kind: Kind,
+    title: &'a str,
+    flow_name: &'a str,
+    saving_per_30_days: Option<Saving>,
+    saving_ms: Option<u64>,
+}
+
+fn savings(open: &[Suggestion]) -> Savings<'_> {
+    let expected =
+        |it: &Suggestion| it.proposal.saving_per_30_days.map(|saving| saving.expected_usd);
+    let mut best: Vec<&Suggestion> = open.iter().collect();
+    best.sort_by_key(|suggestion| std::cmp::Reverse(expected(suggestion)));
+    let mut expected_usd = Usd::ZERO;
+    open.iter().filter_map(expected).for_each(|usd| expected_usd += usd);
+    let views = best.into_iter().take(SAVINGS).map(|suggestion| SavingView {
+        id: suggestion.id,
+        kind: suggestion.proposal.kind,
+        title: &suggestion.proposal.title,
+        flow_name: &suggestion.flow_name,
+        saving_per_30_days: suggestion.proposal.saving_per_30_days,
+        saving_ms: suggestion.proposal.saving_ms,
+    });
+    Savings { count: open.len(), expected_usd, best: views.collect() }
+}
+
 pub fn get(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let from: Option<Timestamp> = query.take("from");
     let to: Option<Timestamp> = query.take("to");
@@ -114,6 +155,7 @@ pub fn get(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let flows = context.store.flow_entries()?;
     let names: HashMap<i64, &str> =
         flows.iter().map(|flow| (flow.id, flow.name.as_str())).collect();
+    let open = context.store.suggestions(Some(Status::Open), None, OPEN_MAX)?;
     let running: Vec<Run> = context.store.unfinished_runs(RUNNING_MAX)?;
     let view = Overview {
         from: period.from,
@@ -148,7 +190,7 @@ pub fn get(context: &Context, mut query: Query, client: &Presence) -> Answer {
         running: running.iter().map(summary).collect(),
         running_calls: context.store.pending_call_count()?,
         budgets: budget::views(context)?,
-        savings: context.store.suggestions(Some(Status::Open), None, SAVINGS)?,
+        savings: savings(&open),
     };
     Ok(reply::json(200, &view))
 }
