@@ -54,6 +54,12 @@ bench-ledger: ## measure queries, totals and CSV of a million ledger rows, and t
 bench-optimizer: ## measure an optimizer pass over a million calls, and over a thousand new ones (under 1 minute)
 	cargo bench --bench optimizer
 
+bench-page: ## measure what the page's views load, and their long tasks with 10,000 calls (under 3 minutes)
+	cargo bench --bench page
+
+pictures: ## take the pictures of the documents from a seeded server (docs/pictures)
+	cargo bench --bench page -- pictures
+
 vendor: ## fetch the page's libraries again (Preact, uPlot, dagre) and check them
 	assets/vendor.sh
 

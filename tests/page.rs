@@ -57,7 +57,11 @@ impl Person {
     /// Waits for the connection indicator to be in this state.
     #[track_caller]
     pub fn sees_that_it_is(&self, state: &str) {
-        self.browser.wait_for(&format!("{}.dataset.state === {}", element("connection"), json!(state)));
+        self.browser.wait_for(&format!(
+            "{}.dataset.state === {}",
+            element("connection"),
+            json!(state)
+        ));
     }
 
     /// Clicks the element with this test id.
@@ -232,9 +236,9 @@ fn the_skip_link_and_help_work_by_keyboard() {
     assert_eq!(person.browser.eval("document.activeElement.innerText"), "Skip to content");
     person.browser.press("Enter");
     person.browser.wait_for("document.activeElement.id === 'main'");
-    person.browser.eval(
-        "document.dispatchEvent(new KeyboardEvent('keydown', { key: '?', bubbles: true }))",
-    );
+    person
+        .browser
+        .eval("document.dispatchEvent(new KeyboardEvent('keydown', { key: '?', bubbles: true }))");
     person.sees_text("shortcuts", "Go to Calls");
     person.browser.press("Escape");
     person.browser.wait_for(&format!("!{}", element("shortcuts")));

@@ -19,7 +19,9 @@ fn each_view_returns_the_shell() {
     let server = TestServer::start();
     let shell = server.get("/").text();
     assert!(shell.starts_with("<!doctype html>"));
-    for path in ["/flows", "/flows/7", "/runs", "/runs/x", "/savings", "/budgets", "/connect", "/settings"] {
+    for path in
+        ["/flows", "/flows/7", "/runs", "/runs/x", "/savings", "/budgets", "/connect", "/settings"]
+    {
         let response = server.get(path);
         assert_eq!((response.status, response.text() == shell), (200, true), "{path}");
     }

@@ -132,9 +132,24 @@ impl Client {
         );
     }
 
-    fn send(&mut self, target: &str, body: &str) {
+    /// Sends `GET` without reading the answer.
+    pub fn get(&mut self, target: &str) {
+        self.request("GET", target, "");
+    }
+
+    /// Sends `PUT` without reading the answer.
+    pub fn put(&mut self, target: &str, body: &str) {
+        self.request("PUT", target, body);
+    }
+
+    /// Sends `POST` without reading the answer.
+    pub fn send(&mut self, target: &str, body: &str) {
+        self.request("POST", target, body);
+    }
+
+    fn request(&mut self, method: &str, target: &str, body: &str) {
         let text = format!(
-            "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         self.stream.write_all(text.as_bytes()).unwrap();

@@ -6,6 +6,7 @@
 //! runs the clients.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[allow(dead_code)]
 mod client;
 mod fill;
 mod processes;
