@@ -5,6 +5,7 @@
 //! never mixes versions.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use super::reply::{self, Answer, With};
 use crate::error::Error;
@@ -35,14 +36,13 @@ include!(concat!(env!("OUT_DIR"), "/page_files.rs"));
 
 /// Returns the shell of the page, which loads the view of its address.
 pub fn shell(head: &RequestHead) -> Answer {
-    let shell = find(SHELL)?;
-    Ok(send(shell, head, REVALIDATED))
+    Ok(send(find(SHELL)?, head, REVALIDATED))
 }
 
 /// Returns the shell with `content` (HTML) in its main part, for readers without JavaScript.
 pub fn shell_with(content: &str) -> Answer {
     let shell = find(SHELL)?;
-    let html = String::from_utf8_lossy(&plain(shell)).replacen(CONTENT_MARK, content, 1);
+    let html = String::from_utf8_lossy(&shell.plain).replacen(CONTENT_MARK, content, 1);
     Ok(reply::text("text/html; charset=utf-8", html)
         .with("content-security-policy", CONTENT_SECURITY_POLICY))
 }
@@ -59,16 +59,40 @@ pub fn file(path: &str, head: &RequestHead) -> Answer {
     Ok(if name == "live.js" { answer.with("access-control-allow-origin", "*") } else { answer })
 }
 
-fn find(name: &str) -> Result<&'static PageFile, Error> {
-    let found = FILES.iter().find(|file| file.name == name);
-    found.ok_or_else(|| Error::NotFound(format!("file {name}")))
+/// A file in the forms in which it can be sent.
+struct Found {
+    name: String,
+    /// Empty for a file on the disk.
+    etag: &'static str,
+    plain: Cow<'static, [u8]>,
+    gzip: Option<&'static [u8]>,
+    brotli: Option<&'static [u8]>,
 }
 
-fn send(
-    file: &'static PageFile,
-    head: &RequestHead,
-    caching: &'static str,
-) -> tiny_http::ResponseBox {
+fn find(name: &str) -> Result<Found, Error> {
+    if let Some(plain) = development_file(name) {
+        let plain = Cow::Owned(plain);
+        return Ok(Found { name: name.into(), etag: "", plain, gzip: None, brotli: None });
+    }
+    let found = FILES.iter().find(|file| file.name == name);
+    let file = found.ok_or_else(|| Error::NotFound(format!("file {name}")))?;
+    let &PageFile { etag, plain, gzip, brotli, .. } = file;
+    Ok(Found { name: name.into(), etag, plain: Cow::Borrowed(plain), gzip, brotli })
+}
+
+/// Returns a file of the directory that `FLOWLEDGER_PAGE` names. Debug builds read the page from
+/// there at each request, so that an edit of the page needs no build.
+fn development_file(name: &str) -> Option<Vec<u8>> {
+    let directory = std::env::var_os("FLOWLEDGER_PAGE").filter(|_| cfg!(debug_assertions))?;
+    let is_inside = name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+    let bytes = std::fs::read(Path::new(&directory).join(name)).ok().filter(|_| is_inside)?;
+    Some(match name {
+        SHELL => String::from_utf8_lossy(&bytes).replace("{build}/", "").into_bytes(),
+        _ => bytes,
+    })
+}
+
+fn send(file: Found, head: &RequestHead, caching: &'static str) -> tiny_http::ResponseBox {
     let content_type = match file.name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
@@ -79,7 +103,8 @@ fn send(
     };
     let etag = format!("\"{}\"", file.etag);
     let is_known = head.header("if-none-match").is_some_and(|known| {
-        known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
+        !file.etag.is_empty()
+            && known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
     });
     let answer = if is_known {
         reply::not_modified()
@@ -99,16 +124,13 @@ fn send(
 }
 
 /// Returns the smallest form that the client accepts, and its encoding.
-fn encoded(file: &'static PageFile, accepted: &str) -> (Option<&'static str>, Cow<'static, [u8]>) {
-    if development_directory().is_some() {
-        return (None, plain(file));
-    }
+fn encoded(file: Found, accepted: &str) -> (Option<&'static str>, Cow<'static, [u8]>) {
     for (name, bytes) in [("br", file.brotli), ("gzip", file.gzip)] {
         if let Some(bytes) = bytes.filter(|_| accepts(accepted, name)) {
             return (Some(name), Cow::Borrowed(bytes));
         }
     }
-    (None, Cow::Borrowed(file.plain))
+    (None, file.plain)
 }
 
 /// Returns whether an `Accept-Encoding` header names an encoding without a quality of 0.
@@ -122,26 +144,6 @@ fn accepts(header: &str, encoding: &str) -> bool {
         });
         is_named && !is_refused
     })
-}
-
-/// Returns the file's bytes; in development those of the file on the disk.
-fn plain(file: &'static PageFile) -> Cow<'static, [u8]> {
-    let on_disk = development_directory()
-        .and_then(|directory| std::fs::read(std::path::Path::new(&directory).join(file.name)).ok());
-    match on_disk {
-        Some(bytes) if file.name == SHELL => {
-            let text = String::from_utf8_lossy(&bytes).replace("{build}/", "");
-            Cow::Owned(text.into_bytes())
-        }
-        Some(bytes) => Cow::Owned(bytes),
-        None => Cow::Borrowed(file.plain),
-    }
-}
-
-/// Returns the directory from which a debug build reads the page's files at each request, so that
-/// an edit of the page needs no build.
-fn development_directory() -> Option<std::ffi::OsString> {
-    std::env::var_os("FLOWLEDGER_PAGE").filter(|_| cfg!(debug_assertions))
 }
 
 #[cfg(test)]
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_shell_names_existing_files_of_the_build() {
-        let shell = String::from_utf8_lossy(find(SHELL).unwrap().plain);
+        let shell = String::from_utf8(find(SHELL).unwrap().plain.into_owned()).unwrap();
         let prefix = format!("/assets/{BUILD}/");
         let mut count = 0;
         for address in shell.split('"').filter(|text| text.starts_with("/assets/")) {
