@@ -84,7 +84,7 @@ function CustomDates({ period, clear }) {
 }
 
 /** The time zone; a press opens the list of zones. */
-export function ZoneButton({ zone }) {
+export function ZoneButton({ zone, kind = "quiet" }) {
   const [Zones, setZones] = useState(null);
   const open = async () => {
     const { ZoneDialog } = await import("./zone-dialog.js");
@@ -92,7 +92,7 @@ export function ZoneButton({ zone }) {
   };
   const name = zone.replaceAll("_", " ");
   return html`
-    <button type="button" class="quiet zone" data-testid="zone-button" title="Change the time zone of all views" onClick=${open}><span class="hidden-text">Time zone: </span>${name}</button>
+    <button type="button" class=${kind} data-testid="zone-button" title="Change the time zone of all views" onClick=${open}><span class="hidden-text">Time zone: </span>${name}</button>
     ${Zones && html`<${Zones} zone=${zone} system=${SYSTEM_ZONE} onChoice=${(chosen) => changeSettings({ zone: chosen })} onClose=${() => setZones(null)} />`}
   `;
 }

@@ -90,6 +90,9 @@ export function changeSettings(changes) {
   }
 }
 
+/** Whether the dialog with the keyboard shortcuts is open. */
+export const isHelpShown = createStore(false);
+
 /* The live connection. */
 
 /** `{ state, retryAt, attempt, code }`, see live.js. */

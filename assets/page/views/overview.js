@@ -113,8 +113,8 @@ function Change({ data: { total, previous }, period }) {
   const [now, before] = [Number(total.total_cost_usd), Number(previous.total_cost_usd)];
   if (!(before > 0)) return "nothing in the period before";
   const change = now / before - 1;
-  const text = change > 9.995 ? `× ${short(now / before)}` : `${change >= 0 ? "+" : "−"}${percent(Math.abs(change), 1)}`;
-  return html`<span title=${`${money(before)} in the period of the same length before`}>${text} vs. period before</span>`;
+  const text = change > 9.995 ? `${short(now / before)} times` : `${change >= 0 ? "+" : "−"}${percent(Math.abs(change), 1)} on`;
+  return html`<span title=${`${money(before)} in the period of the same length before`}>${text} the period before</span>`;
 }
 
 /* Spend. */
@@ -269,7 +269,8 @@ function Budget({ budget: { name, per, hard, limitUsd, limitTokens, state } }) {
 
 function Savings({ savings: known }) {
   const { data } = useData(known ? null : "/api/ledger/optimizations?status=OPEN&limit=3");
-  const savings = known ?? data?.items;
+  const expected = ({ savingPer30Days: saving }) => Number(saving?.expectedUsd ?? 0);
+  const savings = (known ?? data?.items)?.toSorted((a, b) => expected(b) - expected(a));
   return html`
     <${Section} title="Best open savings" actions=${html`<a href="/savings">All savings</a>`} className="card" testid="overview-savings">
       ${!savings && html`<${Loading} />`}
@@ -280,7 +281,8 @@ function Savings({ savings: known }) {
             <li key=${id}>
               <a href=${address("/savings", { id })}><bdi>${title}</bdi></a>
               <span class="number">${saving ? html`≈ <${Money} usd=${saving.expectedUsd} title="in 30 days, estimated" />` : savingMs && `≈ ${duration(savingMs)} per run`}</span>
-              <span class="muted cut">${flowName ? html`<bdi>${flowName}</bdi>` : "Calls of clients"}${saving && ", in 30 days"}</span>
+              <span class="muted cut">${flowName ? html`<bdi>${flowName}</bdi>` : "Calls of clients"}</span>
+              <span class="muted number">${saving ? "in 30 days" : ""}</span>
             </li>
           `)}
         </ul>
