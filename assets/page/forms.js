@@ -1,7 +1,7 @@
 /** Forms: values, fields with their faults, and what happens when the server refuses the input. */
 
 import { html, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
-import { parse } from "./json.js";
+import { parse } from "./api.js";
 import { Button, confirmAction, ErrorNote, Field } from "./ui.js";
 
 /**

@@ -78,7 +78,7 @@ function readSettings() {
   }
 }
 
-/** `theme`: "system", "light" or "dark"; `zone`: an IANA time zone; `period`: see period.js. */
+/** `theme`: "system", "light" or "dark"; `zone`: an IANA time zone; `period`: see period-picker.js. */
 export const settings = createStore(readSettings());
 
 export function changeSettings(changes) {

@@ -1,7 +1,7 @@
 /** The form of one budget, in a panel. */
 
 import { html, useState } from "../vendor/preact.js";
-import { stringify } from "../json.js";
+import { stringify } from "../api.js";
 import { CheckField, Form, isWhole, Options, SelectField, TextField, useForm, wholeOrText, zoneNames } from "../forms.js";
 import { settings, useData } from "../state.js";
 import { Dialog, toast } from "../ui.js";

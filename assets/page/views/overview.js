@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { count, duration, excludedCalls, isCostUnknown, money, percent, plural, short } from "../format.js";
+import { Meter } from "../meter.js";
 import { PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, navigate, useData, useMessages, useThrottled } from "../state.js";
 import { Button, Empty, ErrorNote, Loading, Money, Page, Section, Status, Time } from "../ui.js";
@@ -246,24 +247,8 @@ function Budgets({ budgets: known }) {
       ${!budgets && html`<${Loading} />`}
       ${budgets?.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
       ${budgets?.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
-      ${shown?.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<${Budget} key=${budget.name} budget=${budget} />`)}</ul>`}
+      ${shown?.length > 0 && html`<ul class="budgets">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><${Meter} budget=${budget} /></li>`)}</ul>`}
     <//>
-  `;
-}
-
-function Budget({ budget: { name, per, hard, limitUsd, limitTokens, state } }) {
-  const text = (amount) => ((limitUsd ?? null) === null ? `${short(Number(amount))} tokens` : money(amount));
-  const share = (amount) => Math.min(100, (100 * Number(amount)) / Number(limitUsd ?? limitTokens));
-  const level = state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low";
-  const amounts = `${text(state.spent)} spent${Number(state.held) > 0 ? `, ${text(state.held)} held` : ""} of ${text(limitUsd ?? limitTokens)} per ${per}`;
-  return html`
-    <li class="budget" data-testid="budget-bar" data-level=${level}>
-      <span class="budget-name"><bdi class="cut">${name}</bdi><span class="number">${count(state.percent)} %</span></span>
-      <span class="meter" role="meter" aria-label=${`Usage of ${name}`} aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.min(100, state.percent)} aria-valuetext=${`${state.percent} %: ${amounts}`}>
-        <span class="meter-spent" style=${{ width: `${share(state.spent)}%` }}></span><span class="meter-held" style=${{ width: `${Math.min(share(state.held), 100 - share(state.spent))}%` }}></span>
-      </span>
-      <span class="muted">${amounts}${hard ? "" : "; only warns"}</span>
-    </li>
   `;
 }
 
