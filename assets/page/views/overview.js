@@ -121,6 +121,10 @@ function Change({ data: { total, previous }, period }) {
 /* Spend. */
 
 const MEASURES = [["cost", "Cost"], ["calls", "Calls"], ["failed", "Failed calls"]];
+/** Longer periods are shown by week, then by month. */
+const DAYS_MAX = 92;
+const WEEKS_MAX_DAYS = 400;
+const unitOf = (days) => (days.length > WEEKS_MAX_DAYS ? "month" : days.length > DAYS_MAX ? "week" : "day");
 const CHOICE_LABELS = { cost: "Spend", calls: "Calls", failed: "Failed calls" };
 
 function Spend({ data, period, link }) {
@@ -129,12 +133,13 @@ function Spend({ data, period, link }) {
   const [error, setError] = useState(null);
   useEffect(() => void loadPlot().then((component) => setPlot(() => component), setError), []);
   const choice = html`<select aria-label="Shown numbers" data-testid="plot-measure" value=${measure} onChange=${({ target }) => setMeasure(target.value)}>${MEASURES.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`;
+  const unit = unitOf(data.days);
   const onPick = ({ from, to }) => navigate(address("/calls", { from, to }));
   return html`
-    <${Section} title=${`${CHOICE_LABELS[measure]} by day and model`} actions=${choice} className="card" testid="spend">
+    <${Section} title=${`${CHOICE_LABELS[measure]} by ${unit} and model`} actions=${choice} className="card" testid="spend">
       <${Excluded} total=${data.total} link=${link} />
       <${ErrorNote} title="Cannot load the plot" error=${error} />
-      <div class="plot-room">${Plot && html`<${Plot} key=${`${period.label} ${period.zone}`} days=${data.days} measure=${measure} onPick=${onPick} />`}</div>
+      <div class="plot-room">${Plot && html`<${Plot} key=${`${period.label} ${period.zone}`} days=${data.days} unit=${unit} measure=${measure} onPick=${onPick} />`}</div>
     <//>
   `;
 }
@@ -247,7 +252,7 @@ function Budgets({ budgets: known }) {
       ${!budgets && html`<${Loading} />`}
       ${budgets?.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
       ${budgets?.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
-      ${shown?.length > 0 && html`<ul class="budgets">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><${Meter} budget=${budget} /></li>`)}</ul>`}
+      ${shown?.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
     <//>
   `;
 }
