@@ -263,7 +263,7 @@ const NumberTable = ({ name, bars, series, measure }) => {
         <div class="scroller" tabindex="0" role="region" aria-label=${name}>
           <table class="table">
             <caption class="hidden-text">${name}</caption>
-            <thead><tr><th scope="col">Date</th>${series.map(({ name: of, slot }) => html`<th key=${slot} scope="col" class="number"><bdi>${of}</bdi></th>`)}<th scope="col" class="number">Total</th></tr></thead>
+            <thead><tr><th scope="col">Date</th>${series.map(({ name: of, slot }) => html`<th key=${slot} scope="col" class="number" title=${of}><bdi>${of}</bdi></th>`)}<th scope="col" class="number">Total</th></tr></thead>
             <tbody>${bars.map((bar) => html`
               <tr key=${bar.key}><th scope="row">${bar.name}</th>${series.map((of) => cell(valueIn(bar, of)))}${cell(series.reduce((sum, of) => sum + valueIn(bar, of), 0))}</tr>
             `)}</tbody>
