@@ -241,9 +241,13 @@ export function Dialog({ title, onClose, guard, children, side = false, testid, 
   const titleId = useId("dialog");
   useEffect(() => {
     const focused = document.activeElement;
-    root.current.showModal();
-    // The focus returns to its former element, unless that is gone.
-    return () => focused?.isConnected && focused.focus();
+    const dialog = root.current;
+    dialog.showModal();
+    // The focus returns to its former element, unless that is gone. Nothing outside of an open dialog can have it.
+    return () => {
+      dialog.close();
+      if (focused?.isConnected) focused.focus();
+    };
   }, []);
   const request = async (event) => {
     event?.preventDefault();
