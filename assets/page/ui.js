@@ -122,7 +122,7 @@ export const Loading = () => html`<p class="loading muted" role="status">Loading
  * A labelled field. `children` is the control, which gets `id` and, with a fault, `aria-invalid` and
  * `aria-describedby`: pass a function `(attributes) => html\`<input ...\${attributes} />\``.
  */
-export function Field({ label, hint, fault, children, className = "" }) {
+export function Field({ label, hint, fault, children, className = "", faultTestid = "fault" }) {
   const id = useId("field");
   const attributes = {
     id,
@@ -134,7 +134,7 @@ export function Field({ label, hint, fault, children, className = "" }) {
       <label for=${id}>${label}</label>
       ${children(attributes)}
       ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
-      ${fault && html`<p class="fault" id=${`${id}-fault`} data-testid="fault">${fault}</p>`}
+      ${fault && html`<p class="fault" id=${`${id}-fault`} data-testid=${faultTestid}>${fault}</p>`}
     </div>
   `;
 }
