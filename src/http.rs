@@ -5,6 +5,7 @@
 mod assets;
 mod budget;
 mod end_users;
+mod flow_list;
 mod flows;
 mod heavy_reads;
 mod hooks;
@@ -27,6 +28,7 @@ use std::time::Instant;
 
 use tiny_http::ResponseBox;
 
+pub use self::flow_list::FlowFacts;
 pub use self::flows::check_document;
 pub use self::heavy_reads::HeavyReads;
 pub use self::ledger::ledger_csv;
@@ -58,6 +60,7 @@ pub struct Context {
     pub gateway: Arc<Stats>,
     pub started: Instant,
     pub heavy_reads: HeavyReads,
+    pub flow_facts: FlowFacts,
 }
 
 /// Answers all requests that no other handler accepts.

@@ -31,6 +31,7 @@
 //! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.
 //! - `limits`: input that is too deep, too large or cut short is refused.
+//! - `lists`: lists of flows and runs: summaries, filters, orders and cursors.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
 //! - `networks`: providers behind a proxy, or with their own certificate authority.
 //! - `nodes`: inputs, conditions, templates and outputs, and the paths of runs.
@@ -92,6 +93,7 @@ mod invariants;
 mod keys;
 mod layers;
 mod limits;
+mod lists;
 mod maps;
 mod networks;
 mod nodes;
