@@ -92,7 +92,10 @@ function withSpacers({ start, end }, active, length, height, columnCount, rowOf)
   if (active >= end && active < length) indexes.push(active);
   else if (active >= 0 && active < start) indexes.unshift(active);
   let next = 0;
-  const space = (until) => until > next && shown.push(html`<tr key=${`space-${shown.length && "after"}${until === length ? "-end" : ""}`} class="spacer" aria-hidden="true"><td colspan=${columnCount} style=${{ height: `${(until - next) * height}px` }}></td></tr>`);
+  let spaces = 0;
+  const space = (until) => {
+    if (until > next) shown.push(html`<tr key=${`space-${spaces++}`} class="spacer" aria-hidden="true"><td colspan=${columnCount} style=${{ height: `${(until - next) * height}px` }}></td></tr>`);
+  };
   for (const index of indexes) {
     space(index);
     shown.push(rowOf(index));
