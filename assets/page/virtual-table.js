@@ -17,7 +17,8 @@ const TOP_PX = 8;
 
 /**
  * `columns`: [{ name, label, title, number, sort, width, cell(row) }]; `sort` is the name to sort by, `width` a share
- * of the table's width (10 by default). The first column's cell is a link to `hrefOf(row)`.
+ * of the table's width (10 by default). The first column's cell is a link to `hrefOf(row)`; columns before it, such as
+ * one of check boxes, have `isPlain`. `header` replaces the label. `isDescOnly`: the API sorts it in one direction.
  * `rows` in their order, with `keyOf(row)`; a row that changes must be a new object.
  * `sort`: { by, order } with `onSort({ by, order })`.
  * `onOpen(row)`: a click anywhere in a row, or Enter. `open`: the key of the row that is shown elsewhere.
@@ -25,7 +26,7 @@ const TOP_PX = 8;
  * `onMore()` is called when the end is near, unless it is null. `footer` is shown below the last row.
  * `total`: number of rows of the whole list, if it is known.
  */
-export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open = null, sort, onSort, news = 0, newsWord = "row", isNewsQuiet = true, onNews, onMore, footer = null, total = null, className = "", testid, rowTestid, dataOf }) {
+export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open = null, sort, onSort, news = 0, newsWord = "row", isNewsQuiet = true, onNews, onMore, footer = null, total = null, className = "", testid, rowTestid, dataOf, opensDialog = true }) {
   const root = useRef(null);
   const [height, measure] = useRowHeight(root, columns.length);
   const [range, isAtTop] = useVisibleRange(root, height, rows.length);
@@ -50,7 +51,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
     // The same object as before, so that Preact skips rows that have not changed.
     const known = vnodes.current.get(row);
     if (known?.state === state && known.columns === columns) return known.vnode;
-    const vnode = html`<${Row} key=${key} ...${{ row, index, columns, rowTestid }} id=${key} href=${hrefOf(row)} data=${dataOf?.(row)} isActive=${index === active.index} isOpen=${key === open} />`;
+    const vnode = html`<${Row} key=${key} ...${{ row, index, columns, rowTestid }} id=${key} href=${hrefOf(row)} data=${dataOf?.(row)} isActive=${index === active.index} isOpen=${key === open} opensDialog=${opensDialog} />`;
     vnodes.current.set(row, { state, columns, vnode });
     return vnode;
   };
@@ -62,7 +63,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
   };
   const onClick = (event) => {
     const target = event.target.closest("tr[data-key]");
-    const isOther = event.target.closest("a, button") && !event.target.closest(".row-link");
+    const isOther = event.target.closest("a, button, label, summary") && !event.target.closest(".row-link");
     if (!target || isOther || event.ctrlKey || event.metaKey || event.shiftKey || event.button || !getSelection().isCollapsed) return;
     event.preventDefault();
     const index = rows.findIndex((row) => String(keyOf(row)) === target.dataset.key);
@@ -105,11 +106,12 @@ function withSpacers({ start, end }, active, length, height, columnCount, rowOf)
   return shown;
 }
 
-function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid }) {
+function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid, opensDialog }) {
+  const linkAt = columns.findIndex(({ isPlain }) => !isPlain);
   return html`
     <tr role="row" class=${isOpen ? "open" : ""} aria-rowindex=${index + 2} data-key=${id} data-testid=${rowTestid} ...${data}>
       ${columns.map(({ name, number, cell, label }, at) => html`
-        <td key=${name} role="cell" class=${number ? "number" : ""} data-column=${name} data-label=${label}>${at === 0 ? html`<a class="row-link" href=${href} tabindex=${isActive ? 0 : -1} aria-haspopup="dialog">${cell(row)}</a>` : cell(row)}</td>
+        <td key=${name} role="cell" class=${number ? "number" : ""} data-column=${name} data-label=${label}>${at === linkAt ? html`<a class="row-link" href=${href} tabindex=${isActive ? 0 : -1} aria-haspopup=${opensDialog ? "dialog" : null}>${cell(row)}</a>` : cell(row)}</td>
       `)}
     </tr>
   `;
@@ -123,7 +125,7 @@ function Header({ column, sort, onSort }) {
   const isSorted = column.sort && sort?.by === column.sort;
   const content = column.sort && onSort
     ? html`<button type="button" class="sort" data-testid=${`sort-${column.name}`} onClick=${() => onSort(nextSort(column, sort))}>${column.label}<span aria-hidden="true" class="sort-mark">${isSorted ? (sort.order === "desc" ? "▾" : "▴") : ""}</span></button>`
-    : column.label;
+    : (column.header ?? column.label);
   return html`<th role="columnheader" scope="col" class=${column.number ? "number" : ""} title=${column.title} aria-sort=${isSorted ? directions[sort.order] : null}>${content}</th>`;
 }
 
@@ -139,7 +141,7 @@ function PhoneSort({ columns, sort, onSort }) {
     const value = `${by} ${order}`;
     return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${order === "desc" ? "largest or newest" : "smallest or oldest"} first</option>`;
   };
-  return html`<label class="phone-sort"><span>Sort by</span><select data-testid="phone-sort" onChange=${onChange}>${sortable.map((column) => [option(column, "desc"), option(column, "asc")])}</select></label>`;
+  return html`<label class="phone-sort"><span>Sort by</span><select data-testid="phone-sort" onChange=${onChange}>${sortable.map((column) => [option(column, "desc"), column.isDescOnly ? null : option(column, "asc")])}</select></label>`;
 }
 
 function widths(columns) {
