@@ -13,6 +13,7 @@ mod keys;
 mod ledger;
 mod metrics;
 mod optimizations;
+mod overview;
 mod prices;
 mod providers;
 mod reply;
@@ -84,7 +85,7 @@ impl RequestHandler for Context {
                 Err(Error::internal("the request failed; see the server's log").into())
             })
             .unwrap_or_else(reply::error);
-        reply::send(answered, head, response);
+        reply::send(reply::compressed(answered, head), head, response);
     }
 }
 

@@ -42,6 +42,7 @@
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
 //! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
+//! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_live`: the live connection in pages of other sites.
@@ -104,6 +105,7 @@ mod optimizer_rules;
 mod optimizer_trial;
 mod origins;
 mod overload;
+mod overview;
 mod page;
 mod page_files;
 mod page_live;

@@ -6,7 +6,7 @@ use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
     Context, assets, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
-    prices, providers, runs, schedules,
+    overview, prices, providers, runs, schedules,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -60,6 +60,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),
     (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.id("suggestion")?)),
     (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.id("suggestion")?, &r.body()?)),
+    (Get, "/api/overview", |c, r| overview::get(c, r.query(), &r.client)),
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
     (Get, "/api/prices/missing", |c, r| prices::missing(c, r.query(), &r.client)),
     (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),

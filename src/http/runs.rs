@@ -218,7 +218,7 @@ pub fn cancel(context: &Context, id: &str) -> Answer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RunView<'a> {
+pub(super) struct RunView<'a> {
     run_id: &'a str,
     flow_id: FlowId,
     flow_name: &'a str,
@@ -320,7 +320,7 @@ impl<'a> ItemView<'a> {
     }
 }
 
-fn summary(run: &Run) -> RunView<'_> {
+pub(super) fn summary(run: &Run) -> RunView<'_> {
     let began_at = run.started_at.unwrap_or(run.created_at);
     RunView {
         run_id: &run.id,
