@@ -72,9 +72,11 @@ const DEFAULTS = { theme: "system", zone: SYSTEM_ZONE, period: { name: "7d" }, c
 
 function readSettings() {
   try {
-    return { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS_KEY) ?? "{}") };
+    const read = { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS_KEY) ?? "{}") };
+    new Intl.DateTimeFormat("en-US", { timeZone: read.zone }); // Throws if this browser does not know the zone.
+    return read;
   } catch {
-    return DEFAULTS; // Storage may be forbidden; then the settings last as long as the page.
+    return DEFAULTS; // Storage may be forbidden or damaged; then the settings last as long as the page.
   }
 }
 

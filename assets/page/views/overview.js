@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { count, duration, excludedCalls, isCostUnknown, money, percent, plural, short } from "../format.js";
 import { Meter } from "../meter.js";
-import { PeriodPicker, usePeriod } from "../period-picker.js";
+import { dateIn, PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, navigate, useData, useMessages, useThrottled } from "../state.js";
 import { Button, Empty, ErrorNote, Loading, Money, Page, Section, Status, Time } from "../ui.js";
 
@@ -100,7 +100,7 @@ function Tiles({ data, period, link }) {
       <${Tile} label="Spend" testid="tile-spend" value=${isCostUnknown(total) ? "unknown" : html`<${Money} usd=${total.total_cost_usd} />`} note=${html`<${Change} ...${{ data, period }} />`} />
       <${Tile} label="Calls" testid="tile-calls" value=${html`<a href=${link({})} title=${count(total.calls)}>${total.calls < 100_000 ? count(total.calls) : short(total.calls)}</a>`} note=${[pending, total.estimated_calls > 0 && `${short(total.estimated_calls)} estimated`].filter(Boolean).join(", ")} />
       <${Tile} label="Failure rate" testid="tile-failures" title="Calls that failed, timed out, were cancelled, or have an unknown result" value=${percent(total.failed, ended)} note=${failed} />
-      <${Tile} label="Latency" testid="tile-latency" title="Median and 95th percentile of all calls that ended" value=${latency(total.latency_p50_ms)} note=${`median; p95 ${latency(total.latency_p95_ms)}`} />
+      <${Tile} label="Latency" testid="tile-latency" title="Median and 95th percentile of successful calls that the response cache did not answer" value=${latency(total.latency_p50_ms)} note=${`median; p95 ${latency(total.latency_p95_ms)}`} />
       <${Tile} label="Tokens" testid="tile-tokens" title=${`${count(total.input_tokens)} in, ${count(total.output_tokens)} out`} value=${`${short(total.input_tokens)} in`} note=${`${short(total.output_tokens)} out`} />
       <${Tile} label="Prompt cache" testid="tile-cache" title="Share of the input tokens that providers read from their caches" value=${percent(total.cached_input_tokens, total.input_tokens)} note="of input tokens" />
       <${Tile} label="Saved by cache" testid="tile-saved" title="Known costs of calls that the response cache answered" value=${html`<${Money} usd=${total.saved_usd} />`} note=${`${plural(total.cached_calls, "response")} reused`} />
@@ -121,6 +121,10 @@ function Change({ data: { total, previous }, period }) {
 /* Spend. */
 
 const MEASURES = [["cost", "Cost"], ["calls", "Calls"], ["failed", "Failed calls"]];
+/** Longer periods are shown by week, then by month. */
+const DAYS_MAX = 92;
+const WEEKS_MAX_DAYS = 366;
+const unitOf = (days) => (days.length > WEEKS_MAX_DAYS ? "month" : days.length > DAYS_MAX ? "week" : "day");
 const CHOICE_LABELS = { cost: "Spend", calls: "Calls", failed: "Failed calls" };
 
 function Spend({ data, period, link }) {
@@ -129,12 +133,15 @@ function Spend({ data, period, link }) {
   const [error, setError] = useState(null);
   useEffect(() => void loadPlot().then((component) => setPlot(() => component), setError), []);
   const choice = html`<select aria-label="Shown numbers" data-testid="plot-measure" value=${measure} onChange=${({ target }) => setMeasure(target.value)}>${MEASURES.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`;
+  const unit = unitOf(data.days);
+  const isCut = data.days.length > 0 && data.days[0].day > dateIn(data.tz, Date.parse(data.from));
   const onPick = ({ from, to }) => navigate(address("/calls", { from, to }));
   return html`
-    <${Section} title=${`${CHOICE_LABELS[measure]} by day and model`} actions=${choice} className="card" testid="spend">
+    <${Section} title=${`${CHOICE_LABELS[measure]} by ${unit} and model`} actions=${choice} className="card" testid="spend">
       <${Excluded} total=${data.total} link=${link} />
+      ${isCut && html`<p class="muted">The plot shows the last ${count(data.days.length)} days.</p>`}
       <${ErrorNote} title="Cannot load the plot" error=${error} />
-      <div class="plot-room">${Plot && html`<${Plot} key=${`${period.label} ${period.zone}`} days=${data.days} measure=${measure} onPick=${onPick} />`}</div>
+      <div class="plot-room">${Plot && html`<${Plot} key=${`${period.label} ${period.zone}`} days=${data.days} unit=${unit} measure=${measure} onPick=${onPick} />`}</div>
     <//>
   `;
 }
@@ -247,7 +254,7 @@ function Budgets({ budgets: known }) {
       ${!budgets && html`<${Loading} />`}
       ${budgets?.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
       ${budgets?.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
-      ${shown?.length > 0 && html`<ul class="budgets">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><${Meter} budget=${budget} /></li>`)}</ul>`}
+      ${shown?.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
     <//>
   `;
 }

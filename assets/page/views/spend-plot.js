@@ -7,9 +7,6 @@ import { settings, useStore } from "../state.js";
 
 /** Further models are merged into one color. */
 const MODELS_MAX = 6;
-/** Longer periods are shown by week, then by month. */
-const DAYS_MAX = 92;
-const WEEKS_MAX_DAYS = 400;
 const DAY_MS = 24 * 60 * 60 * 1000;
 const HEIGHT = 240;
 const LABEL_WIDTH = 64;
@@ -33,12 +30,8 @@ function dateText(day, style) {
 const plusDays = (day, days) => new Date(Date.parse(day) + days * DAY_MS).toISOString().slice(0, 10);
 const mondayOf = (day) => plusDays(day, -((new Date(day).getUTCDay() + 6) % 7));
 
-/** Returns the unit of a period's bars: "day", "week" or "month". */
-const unitOf = (days) => (days.length > WEEKS_MAX_DAYS ? "month" : days.length > DAYS_MAX ? "week" : "day");
-
 /** Merges days into bars: { key, from, to, sums: Map of model to value }. */
-function barsOf(days, measure) {
-  const unit = unitOf(days);
+function barsOf(days, unit, measure) {
   const keyOf = { day: (day) => day, week: mondayOf, month: (day) => day.slice(0, 7) }[unit];
   const bars = [];
   for (const { day, models } of days) {
@@ -107,7 +100,7 @@ function options(width, series, current, onHover) {
   return {
     width,
     height: HEIGHT,
-    padding: [10, 4, 0, 0],
+    padding: [10, 16, 0, 0],
     legend: { show: false },
     select: { show: false },
     cursor: { x: false, y: false, points: { show: false }, drag: { x: false, y: false, setScale: false } },
@@ -157,8 +150,8 @@ function useThemeChange() {
   return `${theme} ${turn}`;
 }
 
-/** `days`: as in /api/overview. `onPick({ from, to })` is called with the days of a chosen bar. */
-export function SpendPlot({ days, measure, onPick }) {
+/** `days`: as in /api/overview. `unit` of the bars: "day", "week" or "month". `onPick({ from, to })` is called with the days of a chosen bar. */
+export function SpendPlot({ days, unit, measure, onPick }) {
   const root = useRef(null);
   const host = useRef(null);
   const slots = useRef(new Map());
@@ -166,7 +159,7 @@ export function SpendPlot({ days, measure, onPick }) {
   const [hidden, setHidden] = useState(new Set());
   const [hovered, setHovered] = useState(null);
   const [isByKey, setByKey] = useState(false);
-  const bars = useMemo(() => barsOf(days, measure), [days, measure]);
+  const bars = useMemo(() => barsOf(days, unit, measure), [days, unit, measure]);
   const series = useMemo(() => seriesOf(bars, slots.current), [bars]);
   const shown = series.filter(({ model }) => !hidden.has(model));
   Object.assign(current, { bars, measure });
@@ -204,7 +197,7 @@ export function SpendPlot({ days, measure, onPick }) {
   };
   // On a touch screen a tap shows the amounts instead.
   const click = (event) => event.pointerType === "mouse" && at !== null && onPick(bars[at]);
-  const name = `${MEASURES[measure].label} by ${unitOf(days)} and model`;
+  const name = `${MEASURES[measure].label} by ${unit} and model`;
   return html`
     <figure class="plot" ref=${root} data-testid="spend-plot">
       <div class="plot-area" tabindex="0" role="group" aria-label=${`${name}. The arrow keys show the amounts of a bar, Enter its calls.`} onKeyDown=${move} onClick=${click} onBlur=${() => isByKey && setHovered(null)}>
@@ -270,7 +263,7 @@ const NumberTable = ({ name, bars, series, measure }) => {
         <div class="scroller" tabindex="0" role="region" aria-label=${name}>
           <table class="table">
             <caption class="hidden-text">${name}</caption>
-            <thead><tr><th scope="col">Date</th>${series.map(({ name: of, slot }) => html`<th key=${slot} scope="col" class="number"><bdi>${of}</bdi></th>`)}<th scope="col" class="number">Total</th></tr></thead>
+            <thead><tr><th scope="col">Date</th>${series.map(({ name: of, slot }) => html`<th key=${slot} scope="col" class="number" title=${of}><bdi>${of}</bdi></th>`)}<th scope="col" class="number">Total</th></tr></thead>
             <tbody>${bars.map((bar) => html`
               <tr key=${bar.key}><th scope="row">${bar.name}</th>${series.map((of) => cell(valueIn(bar, of)))}${cell(series.reduce((sum, of) => sum + valueIn(bar, of), 0))}</tr>
             `)}</tbody>
