@@ -21,6 +21,7 @@ mod end_users;
 mod epochs;
 mod events;
 mod files;
+mod flow_events;
 mod flows;
 mod inputs;
 mod key_record;
