@@ -5,6 +5,7 @@
 mod assets;
 mod budget;
 mod end_users;
+mod flow_list;
 mod flows;
 mod heavy_reads;
 mod hooks;
@@ -12,6 +13,7 @@ mod keys;
 mod ledger;
 mod metrics;
 mod optimizations;
+mod overview;
 mod prices;
 mod providers;
 mod reply;
@@ -27,6 +29,7 @@ use std::time::Instant;
 
 use tiny_http::ResponseBox;
 
+pub use self::flow_list::FlowFacts;
 pub use self::flows::check_document;
 pub use self::heavy_reads::HeavyReads;
 pub use self::ledger::ledger_csv;
@@ -58,6 +61,7 @@ pub struct Context {
     pub gateway: Arc<Stats>,
     pub started: Instant,
     pub heavy_reads: HeavyReads,
+    pub flow_facts: FlowFacts,
 }
 
 /// Answers all requests that no other handler accepts.
@@ -81,7 +85,7 @@ impl RequestHandler for Context {
                 Err(Error::internal("the request failed; see the server's log").into())
             })
             .unwrap_or_else(reply::error);
-        reply::send(answered, head, response);
+        reply::send(reply::compressed(answered, head), head, response);
     }
 }
 

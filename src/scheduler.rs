@@ -350,7 +350,7 @@ mod tests {
 
         fn runs(&self) -> usize {
             let runs = self.core().store.runs(&RunFilter::default(), 1_000);
-            runs.unwrap().len()
+            runs.unwrap().0.len()
         }
 
         fn last(&self) -> Timestamp {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Keys, Stats};
-use crate::http::{self, HeavyReads};
+use crate::http::{self, FlowFacts, HeavyReads};
 use crate::hub::{Hub, Message, Publish};
 use crate::ids::Seq;
 use crate::journal::Journal;
@@ -218,6 +218,7 @@ impl Server {
             gateway: stats,
             started,
             heavy_reads: HeavyReads::default(),
+            flow_facts: FlowFacts::default(),
         });
         let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http];
         let listener = listen(config, &core, listener, handlers, on_fatal)?;

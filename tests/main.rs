@@ -32,6 +32,7 @@
 //! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.
 //! - `limits`: input that is too deep, too large or cut short is refused.
+//! - `lists`: lists of flows and runs: summaries, filters, orders and cursors.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
 //! - `networks`: providers behind a proxy, or with their own certificate authority.
 //! - `nodes`: inputs, conditions, templates and outputs, and the paths of runs.
@@ -42,6 +43,7 @@
 //! - `optimizer_trial`: trials of a cheaper model on stored inputs.
 //! - `origins`: the origin of calls at `/v1`; sessions, loops and subscriptions.
 //! - `overload`: more clients than connections, threads or descriptors.
+//! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_live`: the live connection in pages of other sites.
@@ -94,6 +96,7 @@ mod invariants;
 mod keys;
 mod layers;
 mod limits;
+mod lists;
 mod maps;
 mod networks;
 mod nodes;
@@ -104,6 +107,7 @@ mod optimizer_rules;
 mod optimizer_trial;
 mod origins;
 mod overload;
+mod overview;
 mod page;
 mod page_files;
 mod page_live;

@@ -78,6 +78,24 @@ fn files_are_compressed_for_clients_that_accept_it() {
 }
 
 #[test]
+fn answers_of_the_api_are_compressed_for_browsers() {
+    let server = TestServer::start();
+    let plain = server.get("/api/flows");
+    assert!(plain.body.len() > 1_400);
+    assert_eq!(plain.header("content-encoding"), None);
+    let accepts = [("accept-encoding", "gzip, br")];
+    let gzip = get(&server, "/api/flows", &accepts);
+    assert_eq!(gzip.header("content-encoding"), Some("gzip"));
+    assert_eq!(gzip.header("cache-control"), Some("no-store"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(gzip.body.as_slice()).read_to_string(&mut text).unwrap();
+    assert_eq!(text, plain.text());
+    assert_eq!(get(&server, "/api/health", &accepts).header("content-encoding"), None);
+    let posted = server.request("POST", "/api/flows/1/estimate", &accepts, b"");
+    assert_eq!(posted.header("content-encoding"), None);
+}
+
+#[test]
 fn head_of_a_file_has_its_headers_only() {
     let server = TestServer::start();
     let head = server.request("HEAD", "/assets/app.js", &[("accept-encoding", "br")], b"");

@@ -126,39 +126,16 @@ fn send(file: Found, head: &RequestHead, caching: &'static str) -> tiny_http::Re
 /// Returns the smallest form that the client accepts, and its encoding.
 fn encoded(file: Found, accepted: &str) -> (Option<&'static str>, Cow<'static, [u8]>) {
     for (name, bytes) in [("br", file.brotli), ("gzip", file.gzip)] {
-        if let Some(bytes) = bytes.filter(|_| accepts(accepted, name)) {
+        if let Some(bytes) = bytes.filter(|_| reply::accepts(accepted, name)) {
             return (Some(name), Cow::Borrowed(bytes));
         }
     }
     (None, file.plain)
 }
 
-/// Returns whether an `Accept-Encoding` header names an encoding without a quality of 0.
-fn accepts(header: &str, encoding: &str) -> bool {
-    header.split(',').any(|part| {
-        let mut parts = part.split(';').map(str::trim);
-        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(encoding));
-        let is_refused = parts.any(|parameter| {
-            let quality = parameter.strip_prefix("q=").and_then(|quality| quality.parse().ok());
-            quality == Some(0.0)
-        });
-        is_named && !is_refused
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_encoding_is_used_if_the_client_accepts_it() {
-        for accepted in ["br", "gzip, br;q=1.0", "gzip;q=0.5,BR ; q=0.1"] {
-            assert!(accepts(accepted, "br"), "{accepted}");
-        }
-        for refused in ["", "gzip", "br;q=0", "br;q=0.0", "brotli"] {
-            assert!(!accepts(refused, "br"), "{refused}");
-        }
-    }
 
     #[test]
     fn the_shell_names_existing_files_of_the_build() {

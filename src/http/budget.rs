@@ -22,6 +22,11 @@ pub fn get(context: &Context) -> Answer {
     Ok(reply.with("etag", format!("\"{version}\"")))
 }
 
+/// Returns all budgets with their use, as `GET /api/budget` does.
+pub(super) fn views(context: &Context) -> Result<Vec<Value>> {
+    Ok(context.store.budgets(Timestamp::now())?.iter().map(view).collect())
+}
+
 /// `PUT /api/budget`: replaces all budgets if `version` (or `If-Match`) is still current.
 pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let mut document = without_state(read_json(body)?);

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Context;
 use super::reply::{self, Answer, With, encode};
 use super::request::{Query, read_json};
+use super::{Context, flow_list};
 use crate::engine::Engine;
 use crate::error::{Error, Fault, Result};
 use crate::flow::parse_json;
 use crate::ids::FlowId;
+use crate::listener::Presence;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
 use crate::time::Timestamp;
 
@@ -19,7 +20,10 @@ const NAME_BYTES_MAX: usize = 200;
 /// Keys that the server sets; a document cannot set them.
 const OWN_KEYS: &[&str] = &["id", "node_count", "inputs", "created_at", "updated_at"];
 
-pub fn list(context: &Context, mut query: Query) -> Answer {
+pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
+    if query.take("summary").unwrap_or(false) {
+        return flow_list::list(context, query, client);
+    }
     let limit = query.take_limit();
     let before: Option<FlowId> = query.take("before");
     query.finish()?;

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::io::{self, Cursor, Read};
 
+use flate2::Compression;
+use flate2::read::GzEncoder;
 use serde::Serialize;
 use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 
@@ -12,6 +14,8 @@ use crate::listener::{ApiError, RequestHead, ResponseWriter};
 /// A larger response is created in pieces while it is sent, so that clients that read slowly do not
 /// hold it in memory.
 pub const BYTES_AT_ONCE_MAX: usize = 1 << 20;
+/// A smaller response fits into one packet anyway.
+const GZIP_BYTES_MIN: usize = 1_400;
 /// The size of the pieces in which a stream is sent.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -150,6 +154,42 @@ fn response(status: u16, body: impl Read + Send + 'static, length: Option<usize>
         .boxed()
 }
 
+/// Returns the response compressed, if the client accepts that and it is worth it. Only answers to
+/// `GET`, because they contain no secret whose length a page of another site could guess.
+pub fn compressed(answer: ResponseBox, head: &RequestHead) -> ResponseBox {
+    let length = answer.data_length().unwrap_or_default();
+    let accepted = head.header("accept-encoding").unwrap_or_default();
+    let mut headers = answer.headers().iter();
+    let is_encoded = headers.any(|header| header.field.equiv("content-encoding"));
+    if head.method != "GET" || length < GZIP_BYTES_MIN || is_encoded || !accepts(accepted, "gzip") {
+        return answer;
+    }
+    let (status, headers) = (answer.status_code().0, answer.headers().to_vec());
+    let mut encoder = GzEncoder::new(answer.into_reader(), Compression::fast());
+    let mut bytes = Vec::with_capacity(length / 4);
+    if let Err(error) = encoder.read_to_end(&mut bytes) {
+        let why = format!("cannot compress a response: {error}");
+        return self::error(Error::internal(why).into());
+    }
+    let length = bytes.len();
+    let compressed = response(status, Cursor::new(bytes), Some(length));
+    let compressed = headers.into_iter().fold(compressed, ResponseBox::with_header);
+    compressed.with("content-encoding", "gzip").with("vary", "accept-encoding")
+}
+
+/// Returns whether an `Accept-Encoding` header names an encoding without a quality of 0.
+pub fn accepts(header: &str, encoding: &str) -> bool {
+    header.split(',').any(|part| {
+        let mut parts = part.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(encoding));
+        let is_refused = parts.any(|parameter| {
+            let quality = parameter.strip_prefix("q=").and_then(|quality| quality.parse().ok());
+            quality == Some(0.0)
+        });
+        is_named && !is_refused
+    })
+}
+
 /// Sends a response: in one part if its length is known, else in pieces as they are generated.
 pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWriter<'_>) {
     let status = response.status_code().0;
@@ -223,6 +263,21 @@ impl From<Error> for ApiError {
                 Self { faults, ..Self::new(status, code, message) }
             }
             other => Self::new(status, code, other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoding_is_used_if_the_client_accepts_it() {
+        for accepted in ["br", "gzip, br;q=1.0", "gzip;q=0.5,BR ; q=0.1"] {
+            assert!(accepts(accepted, "br"), "{accepted}");
+        }
+        for refused in ["", "gzip", "br;q=0", "br;q=0.0", "brotli"] {
+            assert!(!accepts(refused, "br"), "{refused}");
         }
     }
 }

@@ -73,6 +73,19 @@ impl Query {
         }
     }
 
+    /// Takes a list of values that are separated by commas; a missing one is empty.
+    pub fn take_list<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Vec<T> {
+        let text: String = self.take(name).unwrap_or_default();
+        let mut values = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.parse::<T>() {
+                Ok(value) => values.push(value),
+                Err(error) => self.faults.push(Fault::new(name, error.to_string())),
+            }
+        }
+        values
+    }
+
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {

@@ -6,7 +6,7 @@ use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
     Context, assets, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
-    prices, providers, runs, schedules,
+    overview, prices, providers, runs, schedules,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -30,7 +30,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/assets/**", |_, r| assets::file(r.name, r.head)),
     (Get, "/metrics", |c, _| Ok(metrics::text(c))),
     (Get, "/api/health", |c, _| Ok(health(c))),
-    (Get, "/api/flows", |c, r| flows::list(c, r.query())),
+    (Get, "/api/flows", |c, r| flows::list(c, r.query(), &r.client)),
     (Post, "/api/flows", |c, r| flows::create(c, &r.body()?)),
     (Get, "/api/flows/*", |c, r| flows::get(c, r.id("flow")?)),
     (Put, "/api/flows/*", |c, r| flows::replace(c, r.id("flow")?, &r.body()?)),
@@ -45,9 +45,10 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
     (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
     (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
-    (Get, "/api/runs", |c, r| runs::list(c, r.query())),
+    (Get, "/api/runs", |c, r| runs::list(c, r.query(), &r.client)),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
+    (Get, "/api/runs/*/graph", |c, r| runs::graph(c, r.name)),
     (Post, "/api/runs/*/cancel", |c, r| runs::cancel(c, r.name)),
     (Post, "/api/runs/*/resume", |c, r| runs::resume(c, r.name)),
     (Get, "/api/ledger", |c, r| ledger::list(c, r.query(), &r.client)),
@@ -59,6 +60,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),
     (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.id("suggestion")?)),
     (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.id("suggestion")?, &r.body()?)),
+    (Get, "/api/overview", |c, r| overview::get(c, r.query(), &r.client)),
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
     (Get, "/api/prices/missing", |c, r| prices::missing(c, r.query(), &r.client)),
     (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::Context;
 use super::reply::{self, Answer, encode};
@@ -101,17 +101,35 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     Ok(reply::json(200, &never_run))
 }
 
-pub fn list(context: &Context, mut query: Query) -> Answer {
+pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let limit = query.take_limit();
     let filter = RunFilter {
         flow_id: query.take("flow_id"),
-        before: query.take::<Uuid>("before").map(|id| id.to_string()),
+        statuses: query.take_list("status"),
+        triggers: query.take_list("trigger"),
+        from: query.take("from"),
+        to: query.take("to"),
+        cost_min: query.take("min_cost"),
+        cost_max: query.take("max_cost"),
+        ms_min: query.take("min_ms"),
+        ms_max: query.take("max_ms"),
+        text: query.take("q"),
+        sort: query.take("sort").unwrap_or_default(),
+        before: query.take("before"),
     };
     query.finish()?;
-    let mut runs = context.store.runs(&filter, limit + 1)?;
-    let next = reply::cut(&mut runs, limit, |run| run.id.clone());
+    let read = |store: &Store| store.runs(&filter, limit);
+    let (runs, next) = context.heavy_reads.run(&context.store, client, read)?;
     let items: Vec<RunView<'_>> = runs.iter().map(summary).collect();
-    Ok(reply::list(&items, next))
+    Ok(reply::list(&items, next.map(|next| next.to_string())))
+}
+
+/// `GET /api/runs/{id}/graph`: returns the graph that the run started with.
+pub fn graph(context: &Context, id: &str) -> Answer {
+    let run = context.store.run_alone(id)?;
+    let graph = RawValue::from_string(run.graph)
+        .map_err(|error| Error::internal(format!("cannot read the graph of run {id}: {error}")))?;
+    Ok(reply::json(200, &graph))
 }
 
 pub fn get(context: &Context, id: &str) -> Answer {
@@ -200,7 +218,7 @@ pub fn cancel(context: &Context, id: &str) -> Answer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RunView<'a> {
+pub(super) struct RunView<'a> {
     run_id: &'a str,
     flow_id: FlowId,
     flow_name: &'a str,
@@ -302,7 +320,7 @@ impl<'a> ItemView<'a> {
     }
 }
 
-fn summary(run: &Run) -> RunView<'_> {
+pub(super) fn summary(run: &Run) -> RunView<'_> {
     let began_at = run.started_at.unwrap_or(run.created_at);
     RunView {
         run_id: &run.id,

@@ -123,13 +123,7 @@ pub struct OpenRun {
     pub restarts: u32,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct RunFilter {
-    pub flow_id: Option<FlowId>,
-    pub before: Option<RunId>,
-}
-
-const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
+pub(super) const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
      finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd, cancel_ms IS NOT NULL";
 /// The last column of a run. Lists leave it out, since a thousand graphs may take gigabytes.
 const GRAPH: &str = "coalesce((SELECT data FROM graphs WHERE hash = graph_hash), '')";
@@ -222,20 +216,6 @@ impl Store {
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
         let newest = self.one("SELECT max(id) FROM runs WHERE flow_id = ?1", [flow_id])?;
         Ok(newest.flatten())
-    }
-
-    pub fn runs(&self, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
-        // Two statements, so that each uses its own index.
-        let by_flow = match filter.flow_id {
-            Some(_) => "flow_id = ?1",
-            None => "?1 IS NULL",
-        };
-        let sql = format!(
-            "SELECT {COLUMNS}, '' FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
-        );
-        // `~` sorts after every character of a UUID.
-        let before = filter.before.as_deref().unwrap_or("~");
-        self.all(&sql, params![filter.flow_id, before, limit])
     }
 
     /// Returns all open runs: started ones first, then waiting ones, each oldest first.

@@ -443,6 +443,12 @@ CREATE TABLE prompt_densities (
     PRIMARY KEY (provider, model)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- Orders of the list of runs; the second is their duration.
+CREATE INDEX runs_by_cost ON runs (cost_nanousd, id) WHERE cost_nanousd IS NOT NULL;
+CREATE INDEX runs_by_duration ON runs (finished_ms - coalesce(started_ms, created_ms), id)
+    WHERE finished_ms - coalesce(started_ms, created_ms) IS NOT NULL;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.
