@@ -23,6 +23,7 @@
 //! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
+//! - `flow_events`: every change of a flow and each deleted run is announced.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
 //! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
@@ -89,6 +90,7 @@ mod conformance;
 mod counts;
 mod disk;
 mod docs;
+mod flow_events;
 mod harness;
 mod history;
 mod hub;
