@@ -70,7 +70,7 @@ const noState = () => null;
  * `graph` is `{ nodes, edges }` of a document. `states` is null for a definition, else a Map or a function from node ids
  * (strings) to `{ state, attempt, cost, ms, items, text }`: `state` is "waiting", "running", "completed", "failed",
  * "skipped" or "cancelled", `items` `{ done, open, failed }` of a map, `text` the output of a condition. Keep `graph`
- * the same object between renderings, since a new one is laid out again. `onSelect(id)` is called for a click or Enter.
+ * the same object between renderings, since a new one is laid out again. `onSelect(id, event)` is called for a click or Enter.
  * The graph scrolls to the node `focusOn` whenever that changes, until the reader moves it.
  */
 export function Graph({ graph, states = null, selected = null, onSelect, focusOn = null, label = "Graph of the flow", testid = "graph" }) {
@@ -106,7 +106,7 @@ export function Graph({ graph, states = null, selected = null, onSelect, focusOn
             <${Edges} plan=${plan} stateOf=${stateOf} selected=${selected} />
             ${plan.nodes.map(({ id, node, x, y }) => html`
               <${NodeBox} key=${id} id=${id} node=${node} place=${{ left: `${x}px`, top: `${y}px`, width: `${plan.nodeWidth}px`, height: `${plan.nodeHeight}px` }} state=${hasStates ? (stateOf(id) ?? { state: "waiting" }) : null}
-                isSelected=${selected === id} isReachable=${reachable === id} next=${steps.textOf(id)} onSelect=${() => { hasMoved.current = true; setCurrent(id); onSelect?.(id); }} />
+                isSelected=${selected === id} isReachable=${reachable === id} next=${steps.textOf(id)} onSelect=${(event) => { hasMoved.current = true; setCurrent(id); onSelect?.(id, event); }} />
             `)}
           </div>
         </div>
