@@ -3,7 +3,7 @@
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./vendor/preact.js";
 import * as api from "./api.js";
 import { connect } from "./live.js";
-import { connection, flowName, freshness, navigate, publish, rememberFlows, route, settings, useStore } from "./state.js";
+import { connection, flowName, freshness, isHelpShown, navigate, publish, rememberFlows, route, settings, useStore } from "./state.js";
 import { Dialog, Empty, ErrorNote, Loading, Page, Questions, Toasts, toast } from "./ui.js";
 
 /** If there is no connection after this time, the page shows data without one, and polls. */
@@ -149,10 +149,10 @@ function TokenDialog({ wasRejected, onToken }) {
 
 function App() {
   const place = useStore(route);
-  const [isHelpOpen, showHelp] = useState(false);
+  const isHelpOpen = useStore(isHelpShown);
   const [tokenRequest, setTokenRequest] = useState(null);
   useTheme();
-  useEffect(() => onKeys(() => showHelp(true)), []);
+  useEffect(() => onKeys(() => isHelpShown.set(true)), []);
   useEffect(() => {
     api.onTokenNeeded((wasRejected) => new Promise((resolve) => setTokenRequest({ wasRejected, resolve })));
   }, []);
@@ -175,12 +175,12 @@ function App() {
       <div class="side-foot">
         <${Toasts} />
         <${ConnectionLine} />
-        <button type="button" class="quiet" data-testid="help-button" onClick=${() => showHelp(true)}>Shortcuts <kbd>?</kbd></button>
+        <button type="button" class="quiet" data-testid="help-button" onClick=${() => isHelpShown.set(true)}>Shortcuts <kbd>?</kbd></button>
       </div>
     </header>
     <main id="main" tabindex="-1"><${View} place=${place} /></main>
     <${Questions} />
-    ${isHelpOpen && html`<${Help} onClose=${() => showHelp(false)} />`}
+    ${isHelpOpen && html`<${Help} onClose=${() => isHelpShown.set(false)} />`}
     ${tokenRequest && html`<${TokenDialog} wasRejected=${tokenRequest.wasRejected} onToken=${onToken} />`}
   `;
 }

@@ -19,6 +19,13 @@ export const short = (n) => compact.format(n);
 export const percent = (part, whole) => (whole ? percents.format(part / whole) : "–");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 
+/** "12.3 MB" */
+export function bytes(n) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
+  const at = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, n)) / 3));
+  return new Intl.NumberFormat("en-US", { style: "unit", unit: units[at], maximumSignificantDigits: 3 }).format(n / 1000 ** at);
+}
+
 /** An amount in dollars with 2 to 4 significant digits; numbers, or strings if only those are exact. */
 export function money(usd) {
   const amount = Math.abs(Number(usd));

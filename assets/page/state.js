@@ -72,13 +72,15 @@ const DEFAULTS = { theme: "system", zone: SYSTEM_ZONE, period: { name: "7d" }, c
 
 function readSettings() {
   try {
-    return { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS_KEY) ?? "{}") };
+    const read = { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS_KEY) ?? "{}") };
+    new Intl.DateTimeFormat("en-US", { timeZone: read.zone }); // Throws if this browser does not know the zone.
+    return read;
   } catch {
-    return DEFAULTS; // Storage may be forbidden; then the settings last as long as the page.
+    return DEFAULTS; // Storage may be forbidden or damaged; then the settings last as long as the page.
   }
 }
 
-/** `theme`: "system", "light" or "dark"; `zone`: an IANA time zone; `period`: see period.js. */
+/** `theme`: "system", "light" or "dark"; `zone`: an IANA time zone; `period`: see period-picker.js. */
 export const settings = createStore(readSettings());
 
 export function changeSettings(changes) {
@@ -89,6 +91,9 @@ export function changeSettings(changes) {
     // See readSettings.
   }
 }
+
+/** Whether the dialog with the keyboard shortcuts is open. */
+export const isHelpShown = createStore(false);
 
 /* The live connection. */
 
@@ -115,20 +120,21 @@ export function useMessages(receive, dependencies = []) {
 /* Data. */
 
 /**
- * Fetches `path` and returns `{ data, error, isLoading, reload, setData }`. Fetches again when the path changes, when
- * messages were missed, and on `reload()`; the data before stays until then. A path of null fetches nothing.
+ * Fetches `path` and returns `{ data, error, isLoading, tookMs, reload, setData }`. Fetches again when the path changes,
+ * when messages were missed, and on `reload()`; the data before stays until then. A path of null fetches nothing.
  */
 export function useData(path) {
-  const [state, setState] = useState({ path: null, data: null, error: null, isLoading: true });
+  const [state, setState] = useState({ path: null, data: null, error: null, isLoading: true, tookMs: 0 });
   const fresh = useStore(freshness);
   const [turn, setTurn] = useState(0);
   useEffect(() => {
     if (path === null) return undefined;
     let isCurrent = true;
+    const beganAt = performance.now();
     setState((before) => ({ ...before, isLoading: true }));
     api.get(path).then(
-      (data) => isCurrent && setState({ path, data, error: null, isLoading: false }),
-      (error) => isCurrent && setState((before) => ({ path, data: before.path === path ? before.data : null, error, isLoading: false })),
+      (data) => isCurrent && setState({ path, data, error: null, isLoading: false, tookMs: performance.now() - beganAt }),
+      (error) => isCurrent && setState((before) => ({ ...before, path, data: before.path === path ? before.data : null, error, isLoading: false })),
     );
     return () => (isCurrent = false);
   }, [path, fresh, turn]);
@@ -137,6 +143,7 @@ export function useData(path) {
     isStale: state.path !== path,
     error: state.error,
     isLoading: state.isLoading,
+    tookMs: state.tookMs,
     reload: () => setTurn((before) => before + 1),
     setData: (change) => setState((before) => ({ ...before, data: change(before.data) })),
   };
@@ -145,17 +152,17 @@ export function useData(path) {
 /** Returns a function that calls `act` at most once in `pauseMs`, and once after the last request. */
 export function useThrottled(act, pauseMs) {
   const [throttle] = useState(() => {
-    const own = { act, timer: 0, lastAt: -Infinity };
+    const own = { act, pauseMs, timer: 0, lastAt: -Infinity };
     own.request = () => {
       own.timer ||= setTimeout(() => {
         own.timer = 0;
         own.lastAt = performance.now();
         own.act();
-      }, Math.max(0, own.lastAt + pauseMs - performance.now()));
+      }, Math.max(0, own.lastAt + own.pauseMs - performance.now()));
     };
     return own;
   });
-  throttle.act = act;
+  Object.assign(throttle, { act, pauseMs });
   useEffect(() => () => clearTimeout(throttle.timer), []);
   return throttle.request;
 }

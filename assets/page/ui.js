@@ -122,7 +122,7 @@ export const Loading = () => html`<p class="loading muted" role="status">Loading
  * A labelled field. `children` is the control, which gets `id` and, with a fault, `aria-invalid` and
  * `aria-describedby`: pass a function `(attributes) => html\`<input ...\${attributes} />\``.
  */
-export function Field({ label, hint, fault, children, className = "" }) {
+export function Field({ label, hint, fault, children, className = "", faultTestid = "fault" }) {
   const id = useId("field");
   const attributes = {
     id,
@@ -134,13 +134,13 @@ export function Field({ label, hint, fault, children, className = "" }) {
       <label for=${id}>${label}</label>
       ${children(attributes)}
       ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
-      ${fault && html`<p class="fault" id=${`${id}-fault`} data-testid="fault">${fault}</p>`}
+      ${fault && html`<p class="fault" id=${`${id}-fault`} data-testid=${faultTestid}>${fault}</p>`}
     </div>
   `;
 }
 
-/** A button that copies `text`; `name` is the name of the text for screen readers. */
-export function Copy({ text, name, label = "Copy", kind = "quiet" }) {
+/** A button that copies `text`; `name` is the name of the text for screen readers. Calls `onCopied()` after a success. */
+export function Copy({ text, name, label = "Copy", kind = "quiet", onCopied, ...rest }) {
   const [result, setResult] = useState("");
   useEffect(() => {
     const timer = result && setTimeout(() => setResult(""), COPIED_MS);
@@ -150,8 +150,9 @@ export function Copy({ text, name, label = "Copy", kind = "quiet" }) {
     const { copyText } = await import("./copy.js");
     const isCopied = await copyText(typeof text === "function" ? text() : text, currentTarget);
     setResult(isCopied ? "Copied" : "Copy failed");
+    if (isCopied) onCopied?.();
   };
-  return html`<button type="button" class=${`copy ${kind}`} aria-label=${`${label}: ${name}`} onClick=${copy}>${result || label}</button><span class="hidden-text" role="status">${result && `${result}: ${name}`}</span>`;
+  return html`<button type="button" class=${`copy ${kind}`} aria-label=${`${label}: ${name}`} onClick=${copy} ...${rest}>${result || label}</button><span class="hidden-text" role="status">${result && `${result}: ${name}`}</span>`;
 }
 
 /** One line of text with a button that copies it. */
@@ -221,6 +222,17 @@ export function Menu({ label, items, kind = "", name = null, testid }) {
 }
 
 /**
+ * Returns a handler of keys that calls `act` for Escape. Without it, browsers close a dialog at a second Escape without
+ * asking, together with the dialog below it.
+ */
+const onEscape = (act) => (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented) return;
+  event.preventDefault();
+  event.stopPropagation();
+  act();
+};
+
+/**
  * A modal dialog. `onClose()` is called for every way of closing; with `guard()` returning false it stays open (for
  * example after a question). `side` shows it as a panel at the right.
  */
@@ -229,17 +241,22 @@ export function Dialog({ title, onClose, guard, children, side = false, testid, 
   const titleId = useId("dialog");
   useEffect(() => {
     const focused = document.activeElement;
-    root.current.showModal();
-    // The focus returns to its former element, unless that is gone.
-    return () => focused?.isConnected && focused.focus();
+    const dialog = root.current;
+    dialog.showModal();
+    // The focus returns to its former element, unless that is gone. Nothing outside of an open dialog can have it.
+    return () => {
+      dialog.close();
+      if (focused?.isConnected) focused.focus();
+    };
   }, []);
   const request = async (event) => {
     event?.preventDefault();
     if (guard && !(await guard())) return;
     onClose();
   };
+  const onKeyDown = onEscape(request);
   return html`
-    <dialog ref=${root} class=${side ? "side" : "sheet"} aria-labelledby=${titleId} data-testid=${testid} onCancel=${request} onClose=${(event) => event.target === root.current && onClose()}>
+    <dialog ref=${root} class=${side ? "side" : "sheet"} aria-labelledby=${titleId} data-testid=${testid} onKeyDown=${onKeyDown} onCancel=${request} onClose=${(event) => event.target === root.current && onClose()}>
       <header class="dialog-head">
         <h2 id=${titleId}><bdi>${title}</bdi></h2>
         <div class="buttons">${actions}<button type="button" class="icon-button" aria-label="Close" data-testid="dialog-close" onClick=${request}>×</button></div>
@@ -278,7 +295,7 @@ export function Questions() {
     asked.resolve(isConfirmed);
   };
   return html`
-    <dialog ref=${root} class="question" role="alertdialog" aria-labelledby=${titleId} aria-describedby=${`${titleId}-text`} data-testid="confirm" onCancel=${(event) => {
+    <dialog ref=${root} class="question" role="alertdialog" aria-labelledby=${titleId} aria-describedby=${`${titleId}-text`} data-testid="confirm" onKeyDown=${onEscape(() => answer(false))} onCancel=${(event) => {
       event.preventDefault();
       answer(false);
     }}>

@@ -1,0 +1,253 @@
+/** A table of which only the visible rows are in the document. The document scrolls; on phones each row is a card. */
+
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
+import { Button } from "./ui.js";
+import { count, plural } from "./format.js";
+
+/** Height of a row until the first one is measured. */
+const HEIGHT_GUESS = 37;
+/** Rows above and below the visible part. */
+const MARGIN_ROWS = 15;
+/** The visible part is rounded to this many rows, so that not every scroll step renders. */
+const STEP_ROWS = 5;
+/** Further rows are requested if fewer than this many follow the visible part. */
+const AHEAD_ROWS = 40;
+/** The reader is at the top if no more than this is scrolled out of view. */
+const TOP_PX = 8;
+
+/**
+ * `columns`: [{ name, label, title, number, sort, width, cell(row) }]; `sort` is the name to sort by, `width` a share
+ * of the table's width (10 by default). The first column's cell is a link to `hrefOf(row)`; columns before it, such as
+ * one of check boxes, have `isPlain`. `header` replaces the label. `isDescOnly`: the API sorts it in one direction.
+ * `rows` in their order, with `keyOf(row)`; a row that changes must be a new object.
+ * `sort`: { by, order } with `onSort({ by, order })`.
+ * `onOpen(row)`: a click anywhere in a row, or Enter. `open`: the key of the row that is shown elsewhere.
+ * `news`: number of new rows that wait; `onNews()` shows them, at once if the reader is at the top and `isNewsQuiet`.
+ * `onMore()` is called when the end is near, unless it is null. `footer` is shown below the last row.
+ * `total`: number of rows of the whole list, if it is known.
+ */
+export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open = null, sort, onSort, news = 0, newsWord = "row", isNewsQuiet = true, onNews, onMore, footer = null, total = null, className = "", testid, rowTestid, dataOf, opensDialog = true }) {
+  const root = useRef(null);
+  const [height, measure] = useRowHeight(root, columns.length);
+  const [range, isAtTop] = useVisibleRange(root, height, rows.length);
+  const [active, setActive, onFocusIn] = useActiveRow({ root, rows, keyOf, open });
+  const vnodes = useRef(new WeakMap());
+  useLayoutEffect(measure);
+  useEffect(() => {
+    if (news > 0 && isAtTop && isNewsQuiet) onNews();
+  }, [news, isAtTop, isNewsQuiet]);
+  useEffect(() => {
+    if (onMore && rows.length - range.end < AHEAD_ROWS) onMore();
+  }, [onMore, rows.length, range.end]);
+  const showNews = () => {
+    onNews();
+    scrollTo({ top: 0, behavior: "instant" });
+  };
+  const shape = `${columns.map(({ name }) => name)}`;
+  const rowOf = (index) => {
+    const row = rows[index];
+    const key = keyOf(row);
+    const state = `${index} ${index === active.index} ${key === open} ${shape}`;
+    // The same object as before, so that Preact skips rows that have not changed.
+    const known = vnodes.current.get(row);
+    if (known?.state === state && known.columns === columns) return known.vnode;
+    const vnode = html`<${Row} key=${key} ...${{ row, index, columns, rowTestid }} id=${key} href=${hrefOf(row)} data=${dataOf?.(row)} isActive=${index === active.index} isOpen=${key === open} opensDialog=${opensDialog} />`;
+    vnodes.current.set(row, { state, columns, vnode });
+    return vnode;
+  };
+  const onKeyDown = (event) => {
+    const step = stepOf(event.key, Math.max(1, Math.floor(innerHeight / height) - 3), rows.length);
+    if (step === null || !event.target.closest(".row-link") || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    setActive(Math.min(rows.length - 1, Math.max(0, active.index + step)));
+  };
+  const onClick = (event) => {
+    const target = event.target.closest("tr[data-key]");
+    const isOther = event.target.closest("a, button, label, summary") && !event.target.closest(".row-link");
+    if (!target || isOther || event.ctrlKey || event.metaKey || event.shiftKey || event.button || !getSelection().isCollapsed) return;
+    event.preventDefault();
+    const index = rows.findIndex((row) => String(keyOf(row)) === target.dataset.key);
+    if (index < 0) return;
+    setActive(index, { isQuiet: true });
+    onOpen(rows[index]);
+  };
+  return html`
+    <div class=${`virtual ${className}`} data-testid=${testid}>
+      <${PhoneSort} ...${{ columns, sort, onSort }} />
+      ${news > 0 && !(isAtTop && isNewsQuiet) && html`<div class="news"><button type="button" class="primary" data-testid="news-button" onClick=${showNews}>${plural(news, `new ${newsWord}`)}</button></div>`}
+      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onFocusIn=${onFocusIn} onClick=${onClick}>
+        <colgroup>${widths(columns).map((width, at) => html`<col key=${columns[at].name} style=${{ width }} />`)}</colgroup>
+        <thead role="rowgroup"><tr role="row" aria-rowindex="1">${columns.map((column) => html`<${Header} key=${column.name} ...${{ column, sort, onSort }} />`)}</tr></thead>
+        <tbody role="rowgroup">${withSpacers(range, active.index, rows.length, height, columns.length, rowOf)}</tbody>
+      </table>
+      ${footer}
+    </div>
+  `;
+}
+
+/** Returns the rendered rows in order, with empty space in place of the others. */
+function withSpacers({ start, end }, active, length, height, columnCount, rowOf) {
+  const shown = [];
+  const indexes = Array.from({ length: end - start }, (_, at) => start + at);
+  // The row with the focus stays in the document.
+  if (active >= end && active < length) indexes.push(active);
+  else if (active >= 0 && active < start) indexes.unshift(active);
+  let next = 0;
+  let spaces = 0;
+  const space = (until) => {
+    if (until > next) shown.push(html`<tr key=${`space-${spaces++}`} class="spacer" aria-hidden="true"><td colspan=${columnCount} style=${{ height: `${(until - next) * height}px` }}></td></tr>`);
+  };
+  for (const index of indexes) {
+    space(index);
+    shown.push(rowOf(index));
+    next = index + 1;
+  }
+  space(length);
+  return shown;
+}
+
+function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid, opensDialog }) {
+  const linkAt = columns.findIndex(({ isPlain }) => !isPlain);
+  return html`
+    <tr role="row" class=${isOpen ? "open" : ""} aria-rowindex=${index + 2} data-key=${id} data-testid=${rowTestid} ...${data}>
+      ${columns.map(({ name, number, cell, label }, at) => html`
+        <td key=${name} role="cell" class=${number ? "number" : ""} data-column=${name} data-label=${label}>${at === linkAt ? html`<a class="row-link" href=${href} tabindex=${isActive ? 0 : -1} aria-haspopup=${opensDialog ? "dialog" : null}>${cell(row)}</a>` : cell(row)}</td>
+      `)}
+    </tr>
+  `;
+}
+
+const directions = { asc: "ascending", desc: "descending" };
+/** A press on the sorted column reverses the order; other columns begin with their largest values. */
+const nextSort = (column, sort) => ({ by: column.sort, order: sort.by === column.sort && sort.order === "desc" ? "asc" : "desc" });
+
+function Header({ column, sort, onSort }) {
+  const isSorted = column.sort && sort?.by === column.sort;
+  const content = column.sort && onSort
+    ? html`<button type="button" class="sort" data-testid=${`sort-${column.name}`} onClick=${() => onSort(nextSort(column, sort))}>${column.label}<span aria-hidden="true" class="sort-mark">${isSorted ? (sort.order === "desc" ? "▾" : "▴") : ""}</span></button>`
+    : (column.header ?? column.label);
+  return html`<th role="columnheader" scope="col" class=${column.number ? "number" : ""} title=${column.title} aria-sort=${isSorted ? directions[sort.order] : null}>${content}</th>`;
+}
+
+/** Cards have no headers, so phones sort by a select. */
+function PhoneSort({ columns, sort, onSort }) {
+  const sortable = columns.filter((column) => column.sort);
+  if (!onSort || sortable.length === 0) return null;
+  const onChange = ({ target }) => {
+    const [by, order] = target.value.split(" ");
+    onSort({ by, order });
+  };
+  const option = ({ name, sort: by, label, title }, order) => {
+    const value = `${by} ${order}`;
+    return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${order === "desc" ? "largest or newest" : "smallest or oldest"} first</option>`;
+  };
+  return html`<label class="phone-sort"><span>Sort by</span><select data-testid="phone-sort" onChange=${onChange}>${sortable.map((column) => [option(column, "desc"), column.isDescOnly ? null : option(column, "asc")])}</select></label>`;
+}
+
+function widths(columns) {
+  const sum = columns.reduce((before, { width = 10 }) => before + width, 0);
+  return columns.map(({ width = 10 }) => `${((width / sum) * 100).toFixed(3)}%`);
+}
+
+/** Returns how far a key moves the active row, or null for other keys. */
+function stepOf(key, pageRows, length) {
+  const steps = { __proto__: null, ArrowDown: 1, ArrowUp: -1, PageDown: pageRows, PageUp: -pageRows, Home: -length, End: length };
+  return steps[key] ?? null;
+}
+
+/** Measures the first row; all rows have the same height. */
+function useRowHeight(root, shape) {
+  const [height, setHeight] = useState(HEIGHT_GUESS);
+  const measuredAt = useRef("");
+  const measure = () => {
+    const row = root.current.querySelector("tbody tr[data-key]");
+    const now = `${innerWidth} ${shape} ${devicePixelRatio}`;
+    if (!row || measuredAt.current === now) return;
+    measuredAt.current = now;
+    const measured = row.getBoundingClientRect().height;
+    if (measured > 0 && Math.abs(measured - height) > 0.1) setHeight(measured);
+  };
+  useEffect(() => {
+    addEventListener("resize", measure);
+    return () => removeEventListener("resize", measure);
+  });
+  return [height, measure];
+}
+
+/** Returns the range of rows near the visible part of the window, and whether the window is at its top. */
+function useVisibleRange(root, height, length) {
+  const [range, setRange] = useState({ start: 0, end: 0, isAtTop: true });
+  useEffect(() => {
+    let frame = 0;
+    const look = () => {
+      frame = 0;
+      if (!root.current) return;
+      const above = -root.current.tBodies[0].getBoundingClientRect().top;
+      const first = Math.floor(above / height / STEP_ROWS) * STEP_ROWS;
+      const start = Math.max(0, first - MARGIN_ROWS);
+      const end = first + Math.ceil(innerHeight / height / STEP_ROWS) * STEP_ROWS + STEP_ROWS + MARGIN_ROWS;
+      const isAtTop = scrollY <= TOP_PX;
+      setRange((before) => (before.start === start && before.end === end && before.isAtTop === isAtTop ? before : { start, end, isAtTop }));
+    };
+    const soon = () => {
+      frame ||= requestAnimationFrame(look);
+    };
+    look();
+    addEventListener("scroll", soon, { passive: true });
+    addEventListener("resize", soon);
+    // What is above the table may change its height.
+    const above = new ResizeObserver(soon);
+    above.observe(root.current.closest("main") ?? document.body);
+    return () => {
+      cancelAnimationFrame(frame);
+      removeEventListener("scroll", soon);
+      removeEventListener("resize", soon);
+      above.disconnect();
+    };
+  }, [height, length === 0]);
+  const end = Math.min(length, Math.max(range.end, 0));
+  return [{ start: Math.min(range.start, end), end }, range.isAtTop];
+}
+
+const linkOf = (table, index) => table.querySelector(`tr[aria-rowindex="${index + 2}"] .row-link`);
+
+/** The row that the keyboard is on; it follows its key when rows are added above. */
+function useActiveRow({ root, rows, keyOf, open }) {
+  const [key, setKey] = useState(null);
+  const mustFocus = useRef(false);
+  const found = key === null ? -1 : rows.findIndex((row) => keyOf(row) === key);
+  const index = found < 0 ? 0 : found;
+  useEffect(() => {
+    if (open !== null) setKey(open);
+  }, [open]);
+  useLayoutEffect(() => {
+    if (!mustFocus.current) return;
+    mustFocus.current = false;
+    const link = linkOf(root.current, index);
+    link?.focus({ preventScroll: true });
+    link?.closest("tr").scrollIntoView({ block: "nearest" });
+  }, [index, key]);
+  // Browsers drop the focus of an element that moves within the document.
+  const hadFocus = document.activeElement?.matches(".row-link") && root.current?.contains(document.activeElement);
+  useLayoutEffect(() => {
+    if (hadFocus && !root.current.contains(document.activeElement)) linkOf(root.current, index)?.focus({ preventScroll: true });
+  });
+  const setActive = (next, { isQuiet = false } = {}) => {
+    mustFocus.current = !isQuiet;
+    setKey(keyOf(rows[next]));
+  };
+  const onFocusIn = ({ target }) => {
+    const focused = target.matches(".row-link") && rows[Number(target.closest("tr").ariaRowIndex) - 2];
+    if (focused) setKey(keyOf(focused));
+  };
+  return [{ index }, setActive, onFocusIn];
+}
+
+/** The line below the last row: more rows come, a fetch failed, or a bounded search can go on. */
+export function TableEnd({ isLoading, error, onRetry, searchLabel = null, onSearch, shown, word, hasMore }) {
+  if (error) return html`<div class="table-end error-note" role="alert"><p>Cannot load more ${word}s: ${error.message}</p><${Button} onClick=${onRetry}>Retry<//></div>`;
+  if (isLoading) return html`<p class="table-end muted">Loading more…</p>`;
+  if (searchLabel) return html`<p class="table-end"><${Button} testid="search-older" data-testid="search-older" onClick=${onSearch}>${searchLabel}<//></p>`;
+  if (hasMore || shown === 0) return null;
+  return html`<p class="table-end muted">${shown === 1 ? `1 ${word}` : `All ${count(shown)} ${word}s`}</p>`;
+}
