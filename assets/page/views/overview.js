@@ -176,7 +176,7 @@ function Models({ data: { models, total }, link }) {
   const shown = isLong ? sorted : sorted.slice(0, MODELS_SHOWN);
   return html`
     <${Section} title="Cost by model" className="card" testid="models">
-      <table class="table plain">
+      <table class="table bare">
         <thead><tr><th scope="col">Model</th><th scope="col" class="number">Calls</th><th scope="col" class="number wide-only">Failed</th><th scope="col" class="number wide-only">Input</th><th scope="col" class="number wide-only">Output</th><th scope="col" class="number">Cost</th><th scope="col" class="number wide-only">Share</th></tr></thead>
         <tbody>
           ${shown.map((of) => html`
