@@ -56,7 +56,7 @@ export function ZoneDialog({ zone, system, onChoice, onClose }) {
       ${found.length === 0 && html`<p role="status">No time zone matches.</p>`}
       <ul class="zones" role="listbox" aria-label="Time zones" id=${`${id}-list`} ref=${list}>
         ${found.map((of, index) => html`
-          <li key=${of.zone} id=${`${id}-${index}`} role="option" aria-selected=${of.zone === zone ? "true" : "false"} class=${index === at ? "active" : ""} data-testid="zone" onClick=${() => take(of)}>
+          <li key=${of.zone} id=${`${id}-${index}`} role="option" aria-selected=${of.zone === zone ? "true" : "false"} class=${index === at ? "active" : ""} data-testid="zone-option" onClick=${() => take(of)}>
             <span>${readable(of.zone)}${of.zone === system ? " (this browser)" : ""}</span><span class="muted">${of.offset}</span>
           </li>
         `)}
