@@ -57,7 +57,7 @@ function itemRows(row, now) {
     const own = calls.get(item.item) ?? [];
     const from = at(item.startedAt);
     const to = at(item.finishedAt) ?? (item.status === "RUNNING" ? now : from);
-    return { id: `${row.id}[${item.item}]`, node: row.id, label: `Item ${item.item}`, state: item.status.toLowerCase(), from, busy: from === null ? [] : [{ from, to }], ms: from === null ? 0 : to - from, calls: own, spans: own.map((call) => callSpan(call, now)) };
+    return { id: `${row.id}[${item.item}]`, node: row.id, label: `Item ${item.item}`, state: item.error ? "failed" : item.status.toLowerCase(), from, busy: from === null ? [] : [{ from, to }], ms: from === null ? 0 : to - from, calls: own, spans: own.map((call) => callSpan(call, now)) };
   });
 }
 
@@ -104,7 +104,7 @@ function Items({ row, now, ...rest }) {
   const [isOpen, setOpen] = useState(row.items.length <= ITEMS_OPEN_MAX);
   const [shown, setShown] = useState(ITEMS_STEP);
   const rows = isOpen ? itemRows({ ...row, items: row.items.slice(0, shown) }, now) : [];
-  const failed = row.items.filter(({ status }) => status === "FAILED").length;
+  const failed = row.items.filter(({ status, error }) => status === "FAILED" || error).length;
   const left = row.items.length - shown;
   return html`
     <div class="wf-fold"><button type="button" class="quiet" aria-expanded=${isOpen ? "true" : "false"} data-testid="waterfall-items" onClick=${() => setOpen(!isOpen)}>${isOpen ? "Hide" : "Show"} ${plural(row.items.length, "item")}${failed ? `, ${count(failed)} failed` : ""}</button></div>

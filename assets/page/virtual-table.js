@@ -7,7 +7,9 @@ import { count, plural } from "./format.js";
 /** Height of a row until the first one is measured. */
 const HEIGHT_GUESS = 37;
 /** Rows above and below the visible part. */
-const MARGIN_ROWS = 15;
+const MARGIN_ROWS = 10;
+/** After a jump, rows outside the window are added after this time. */
+const FILL_MS = 80;
 /** The visible part is rounded to this many rows, so that not every scroll step renders. */
 const STEP_ROWS = 5;
 /** Further rows are requested if fewer than this many follow the visible part. */
@@ -174,20 +176,32 @@ function useRowHeight(root, shape) {
   return [height, measure];
 }
 
+/** Returns the rows in the window: { start, end }, rounded, and whether the window is at its top. */
+function visibleRows(table, height) {
+  const above = -table.tBodies[0].getBoundingClientRect().top;
+  const start = Math.max(0, Math.floor(above / height / STEP_ROWS) * STEP_ROWS);
+  return { start, end: start + Math.ceil(innerHeight / height / STEP_ROWS + 1) * STEP_ROWS, isAtTop: scrollY <= TOP_PX };
+}
+
 /** Returns the range of rows near the visible part of the window, and whether the window is at its top. */
 function useVisibleRange(root, height, length) {
   const [range, setRange] = useState({ start: 0, end: 0, isAtTop: true });
   useEffect(() => {
     let frame = 0;
+    let fillTimer = 0;
     const look = () => {
       frame = 0;
       if (!root.current) return;
-      const above = -root.current.tBodies[0].getBoundingClientRect().top;
-      const first = Math.floor(above / height / STEP_ROWS) * STEP_ROWS;
-      const start = Math.max(0, first - MARGIN_ROWS);
-      const end = first + Math.ceil(innerHeight / height / STEP_ROWS) * STEP_ROWS + STEP_ROWS + MARGIN_ROWS;
-      const isAtTop = scrollY <= TOP_PX;
-      setRange((before) => (before.start === start && before.end === end && before.isAtTop === isAtTop ? before : { start, end, isAtTop }));
+      const visible = visibleRows(root.current, height);
+      clearTimeout(fillTimer);
+      setRange((before) => {
+        // After a jump all rows are new: those outside the window can wait until the scrolling rests.
+        const isJump = visible.start >= before.end || visible.end <= before.start;
+        const margin = isJump ? 0 : MARGIN_ROWS;
+        if (isJump) fillTimer = setTimeout(look, FILL_MS);
+        const next = { start: Math.max(0, visible.start - margin), end: visible.end + margin, isAtTop: visible.isAtTop };
+        return Object.keys(next).every((name) => next[name] === before[name]) ? before : next;
+      });
     };
     const soon = () => {
       frame ||= requestAnimationFrame(look);
@@ -195,17 +209,18 @@ function useVisibleRange(root, height, length) {
     look();
     addEventListener("scroll", soon, { passive: true });
     addEventListener("resize", soon);
-    // What is above the table may change its height.
+    // The content above the table may change its height.
     const above = new ResizeObserver(soon);
     above.observe(root.current.closest("main") ?? document.body);
     return () => {
       cancelAnimationFrame(frame);
+      clearTimeout(fillTimer);
       removeEventListener("scroll", soon);
       removeEventListener("resize", soon);
       above.disconnect();
     };
   }, [height, length === 0]);
-  const end = Math.min(length, Math.max(range.end, 0));
+  const end = Math.min(length, range.end);
   return [{ start: Math.min(range.start, end), end }, range.isAtTop];
 }
 
