@@ -21,6 +21,7 @@ mod end_users;
 mod epochs;
 mod events;
 mod files;
+mod flow_events;
 mod flow_list;
 mod flows;
 mod inputs;

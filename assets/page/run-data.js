@@ -32,10 +32,11 @@ export function useRun(id) {
   const own = useRef({ run: null, detail: null, messages: [] }).current;
   const draw = usePerFrame(() => drawAgain((turn) => turn + 1));
   if (data && data !== own.detail) {
+    const isFirst = !own.run;
     own.detail = data;
     own.run = fromResponse(data, own.run);
-    // The response may be older than messages that came while it was on its way.
-    for (const message of own.messages) if (message.type !== "NODE_OUTPUT") apply(own.run, message);
+    // The response may be older than messages that came while it was on its way. Later states already have the text.
+    for (const message of own.messages) if (isFirst || message.type !== "NODE_OUTPUT") apply(own.run, message);
     own.messages = [];
   }
   const refetch = useThrottled(() => {

@@ -118,7 +118,7 @@ const CHANGES = {
   NODE_STARTED(run, { attempt, label, timestamp }, node) {
     node.label = label ?? node.label;
     // A repeated message must not remove streamed text.
-    if (node.state === "running" && node.attempt === attempt && node.text && node.startedAt === timestamp) return;
+    if (node.state === "running" && node.attempt === attempt && node.text) return;
     Object.assign(node, { state: "running", attempt, startedAt: timestamp, finishedAt: null, text: "", isTextCut: false, error: null, usage: null });
   },
   NODE_OUTPUT(run, { delta }, node) {

@@ -2,7 +2,7 @@
 
 import { html, useRef, useState } from "./vendor/preact.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
-import { callsByNode, itemOf, stateOf, sumCalls } from "./run-state.js";
+import { callsByNode, isActive, itemOf, stateOf, sumCalls } from "./run-state.js";
 import { createScale, mergeSpans, ticksOf } from "./time-scale.js";
 
 /** A map with more items is folded at first, and shows this many more at a time. */
@@ -126,7 +126,7 @@ export function Waterfall({ run, detail, now, selected, onSelect }) {
   const timed = rows.filter(({ from }) => from !== null);
   if (timed.length === 0) return html`<p class="muted">No node has started yet.</p>`;
   const scale = createScale(timed.flatMap(({ from, to, spans }) => [{ from, to }, ...spans]));
-  const slowest = slowestOf(rows);
+  const slowest = isActive(run) ? null : slowestOf(rows);
   const onHover = (row, text) => setHovered(row && { label: row.label, text });
   const common = { scale, start: scale.start, onHover };
   return html`

@@ -30,7 +30,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
   const root = useRef(null);
   const [height, measure] = useRowHeight(root, columns.length);
   const [range, isAtTop] = useVisibleRange(root, height, rows.length);
-  const [active, setActive] = useActiveRow({ root, rows, keyOf, open });
+  const [active, setActive, onFocusIn] = useActiveRow({ root, rows, keyOf, open });
   const vnodes = useRef(new WeakMap());
   useLayoutEffect(measure);
   useEffect(() => {
@@ -75,7 +75,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
     <div class=${`virtual ${className}`} data-testid=${testid}>
       <${PhoneSort} ...${{ columns, sort, onSort }} />
       ${news > 0 && !(isAtTop && isNewsQuiet) && html`<div class="news"><button type="button" class="primary" data-testid="news-button" onClick=${showNews}>${plural(news, `new ${newsWord}`)}</button></div>`}
-      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onClick=${onClick}>
+      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onFocusIn=${onFocusIn} onClick=${onClick}>
         <colgroup>${widths(columns).map((width, at) => html`<col key=${columns[at].name} style=${{ width }} />`)}</colgroup>
         <thead role="rowgroup"><tr role="row" aria-rowindex="1">${columns.map((column) => html`<${Header} key=${column.name} ...${{ column, sort, onSort }} />`)}</tr></thead>
         <tbody role="rowgroup">${withSpacers(range, active.index, rows.length, height, columns.length, rowOf)}</tbody>
@@ -209,6 +209,8 @@ function useVisibleRange(root, height, length) {
   return [{ start: Math.min(range.start, end), end }, range.isAtTop];
 }
 
+const linkOf = (table, index) => table.querySelector(`tr[aria-rowindex="${index + 2}"] .row-link`);
+
 /** The row that the keyboard is on; it follows its key when rows are added above. */
 function useActiveRow({ root, rows, keyOf, open }) {
   const [key, setKey] = useState(null);
@@ -221,15 +223,24 @@ function useActiveRow({ root, rows, keyOf, open }) {
   useLayoutEffect(() => {
     if (!mustFocus.current) return;
     mustFocus.current = false;
-    const link = root.current.querySelector(`tr[aria-rowindex="${index + 2}"] .row-link`);
+    const link = linkOf(root.current, index);
     link?.focus({ preventScroll: true });
     link?.closest("tr").scrollIntoView({ block: "nearest" });
   }, [index, key]);
+  // Browsers drop the focus of an element that moves within the document.
+  const hadFocus = document.activeElement?.matches(".row-link") && root.current?.contains(document.activeElement);
+  useLayoutEffect(() => {
+    if (hadFocus && !root.current.contains(document.activeElement)) linkOf(root.current, index)?.focus({ preventScroll: true });
+  });
   const setActive = (next, { isQuiet = false } = {}) => {
     mustFocus.current = !isQuiet;
     setKey(keyOf(rows[next]));
   };
-  return [{ index }, setActive];
+  const onFocusIn = ({ target }) => {
+    const focused = target.matches(".row-link") && rows[Number(target.closest("tr").ariaRowIndex) - 2];
+    if (focused) setKey(keyOf(focused));
+  };
+  return [{ index }, setActive, onFocusIn];
 }
 
 /** The line below the last row: more rows come, a fetch failed, or a bounded search can go on. */

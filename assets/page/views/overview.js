@@ -245,36 +245,32 @@ function Running({ data: { running, running_calls: calls }, link }) {
   `;
 }
 
-function Budgets({ budgets: known }) {
-  const { data } = useData(known ? null : "/api/budget");
-  const budgets = known ?? data?.budgets;
-  const shown = budgets?.filter(({ state }) => state).sort((a, b) => b.state.percent - a.state.percent).slice(0, BUDGETS_SHOWN);
+function Budgets({ budgets }) {
+  const shown = budgets.filter(({ state }) => state).sort((a, b) => b.state.percent - a.state.percent).slice(0, BUDGETS_SHOWN);
   return html`
-    <${Section} title="Budgets" actions=${html`<a href="/budgets">${budgets?.length === 0 ? "Set a budget" : "All budgets"}</a>`} className="card" testid="overview-budgets">
-      ${!budgets && html`<${Loading} />`}
-      ${budgets?.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
-      ${budgets?.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
-      ${shown?.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
+    <${Section} title="Budgets" actions=${html`<a href="/budgets">${budgets.length === 0 ? "Set a budget" : "All budgets"}</a>`} className="card" testid="overview-budgets">
+      ${budgets.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
+      ${budgets.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
+      ${shown.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
     <//>
   `;
 }
 
-function Savings({ savings: known }) {
-  const { data } = useData(known ? null : "/api/ledger/optimizations?status=OPEN&limit=3");
-  const expected = ({ savingPer30Days: saving }) => Number(saving?.expectedUsd ?? 0);
-  const savings = (known ?? data?.items)?.toSorted((a, b) => expected(b) - expected(a));
+/** Suggestions with the largest expected savings. */
+function Savings({ savings: { count: number, expected_usd: total, best } }) {
+  const all = number > best.length ? `All ${count(number)} savings` : "All savings";
   return html`
-    <${Section} title="Best open savings" actions=${html`<a href="/savings">All savings</a>`} className="card" testid="overview-savings">
-      ${!savings && html`<${Loading} />`}
-      ${savings?.length === 0 && html`<p class="muted">No suggestions yet. They appear shortly after calls finish.</p>`}
-      ${savings?.length > 0 && html`
+    <${Section} title="Best open savings" actions=${html`<a href="/savings">${all}</a>`} className="card" testid="overview-savings">
+      ${best.length === 0 && html`<p class="muted">No suggestions yet. They appear shortly after calls finish.</p>`}
+      ${best.length > 0 && html`
+        ${number > best.length && Number(total) > 0 && html`<p class="muted">All together: ≈ <${Money} usd=${total} /> in 30 days.</p>`}
         <ul class="lines">
-          ${savings.map(({ id, title, flowName, savingPer30Days: saving, savingMs }) => html`
+          ${best.map(({ id, title, flowName, savingPer30Days: saving, savingMs }) => html`
             <li key=${id}>
               <a href=${address("/savings", { id })}><bdi>${title}</bdi></a>
-              <span class="number">${saving ? html`≈ <${Money} usd=${saving.expectedUsd} title="in 30 days, estimated" />` : savingMs && `≈ ${duration(savingMs)} per run`}</span>
+              <span class="number">${saving ? html`≈ <${Money} usd=${saving.expectedUsd} />` : savingMs && `≈ ${duration(savingMs)}`}</span>
               <span class="muted cut">${flowName ? html`<bdi>${flowName}</bdi>` : "Calls of clients"}</span>
-              <span class="muted number">${saving ? "in 30 days" : ""}</span>
+              <span class="muted number">${saving ? "in 30 days" : savingMs && "in each run"}</span>
             </li>
           `)}
         </ul>

@@ -3,7 +3,6 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { stringify } from "../api.js";
 import { count, duration, plural } from "../format.js";
-
 import { cancelRun, deleteRun, downloadRun, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
 import { useClock, useRun, useRunGraph } from "../run-data.js";
 import { callsByNode, focusOf, isActive, isResumable, nodeOf, stateOf, sumCalls } from "../run-state.js";
@@ -57,7 +56,6 @@ function RunFacts({ detail, run, now }) {
     ["Tokens in → out", hasTokens ? html`${count(input)} → ${count(output)}${isOn ? html`<span class="muted"> so far</span>` : null}` : null],
     ["Cost", html`<span data-testid="run-cost"><${Cost} run=${run} sums=${sums} /></span>`],
     ["Calls", sums.calls ? html`<a href=${`/calls?run_id=${detail.runId}&period=all`}>${plural(sums.calls, "call")}</a>` : null],
-    ["Run ID", html`<${CopyLine} text=${detail.runId} name="run ID" testid="run-id" />`],
   ]} />`;
 }
 
@@ -118,13 +116,22 @@ function NodePart({ detail, run, graph, nodeId, now, isWide, onClose }) {
 
 function Panel({ title, isWide, onClose, children }) {
   const ui = useModule(() => import("../ui.js"));
+  const root = useRef(null);
   const heading = useRef(null);
+  useEffect(() => {
+    // Who selects by keyboard goes on in the panel, and comes back on closing.
+    const from = document.activeElement;
+    if (!isWide || !from?.matches(":focus-visible") || from.closest("h1")) return undefined;
+    const panel = root.current;
+    heading.current.focus();
+    return () => (panel.contains(document.activeElement) || document.activeElement === document.body) && from.isConnected && from.focus();
+  }, []);
   const onKeyDown = (event) => {
     if (event.key === "Escape" && !event.defaultPrevented) onClose();
   };
   if (!isWide) return ui && html`<${ui.Dialog} title=${title} onClose=${onClose} side testid="node-panel">${children}<//>`;
   return html`
-    <aside class="node-panel card" aria-label=${`Node ${title}`} data-testid="node-panel" onKeyDown=${onKeyDown}>
+    <aside class="node-panel card" aria-label=${`Node ${title}`} data-testid="node-panel" ref=${root} onKeyDown=${onKeyDown}>
       <header class="section-head"><h2 tabindex="-1" ref=${heading}><bdi>${title}</bdi></h2><button type="button" class="icon-button" aria-label="Close" data-testid="panel-close" onClick=${onClose}>×</button></header>
       ${children}
     </aside>
@@ -161,7 +168,7 @@ export default function Run({ id, query }) {
     navigate("/runs");
   };
   return html`
-    <${Page} title=${detail.flowName} name=${`Run of ${detail.flowName}`} subtitle=${html`Run of flow <a href=${`/flows/${detail.flowId}`} data-testid="run-flow"><bdi>${detail.flowName}</bdi></a>`} testid="run" actions=${html`<${Actions} detail=${detail} run=${run} onDeleted=${onDeleted} reload=${reload} />`}>
+    <${Page} title=${detail.flowName} name=${`Run of ${detail.flowName}`} subtitle=${html`Run <${CopyLine} text=${detail.runId} name="run ID" testid="run-id" /> of flow <a href=${`/flows/${detail.flowId}`} data-testid="run-flow"><bdi>${detail.flowName}</bdi></a>`} testid="run" actions=${html`<${Actions} detail=${detail} run=${run} onDeleted=${onDeleted} reload=${reload} />`}>
       ${error && html`<${ErrorNote} title="Cannot update this run" error=${error} onRetry=${reload} />`}
       <${RunError} run=${run} onSelect=${(nodeId) => setQuery({ node: nodeId })} />
       <${RunFacts} detail=${detail} run=${run} now=${now} />
