@@ -48,7 +48,7 @@ export function FlowEditor({ id }) {
 
 function beginning() {
   const draft = takeDraft();
-  return { flow: null, text: draft?.text ?? BEGINNING, error: draft?.error ?? null, isDraft: draft !== null };
+  return { flow: null, text: draft?.text ?? BEGINNING, error: draft?.error ?? null };
 }
 
 /** Returns `{ places, fault, document }` of the text, a moment after it has changed. */
@@ -92,8 +92,7 @@ function Editor({ flow, text: initial, error: firstError, onReload }) {
   const scanned = useScan(text);
   const area = useRef(null);
   const isChanged = text !== (saved ?? BEGINNING);
-  const release = useRef(false);
-  useLeaveGuard(isChanged && !release.current);
+  useLeaveGuard(isChanged);
   useMessages(async ({ type, payload }) => {
     if (!flow || type !== "FLOW_CHANGED" || payload.flowId !== flow.id || payload.change !== "saved") return;
     const newest = await api.get(flowPath(flow.id)).catch(() => null);
@@ -154,14 +153,12 @@ const faultsOf = (error) => (error?.status === 422 && Array.isArray(error.detail
 function Faults({ error, faults, scanned, onShow }) {
   if (!error) return null;
   if (!faults.length) return html`<${ErrorNote} title="Not saved" error=${error} testid="editor-error" />`;
+  const placed = faults.map((fault) => ({ ...fault, offset: offsetOf(scanned.places, fault.field) })).sort((a, b) => a.offset - b.offset);
   return html`
     <div class="error-note editor-faults" role="alert" data-testid="editor-faults">
       <p><strong>Not saved: ${plural(faults.length, "fault")}</strong></p>
       <ul>
-        ${faults.map(({ field, message }, at) => {
-          const offset = offsetOf(scanned.places, field);
-          return html`<li key=${at}><button type="button" class="quiet" data-testid="editor-fault" onClick=${() => onShow(offset)}>Line ${placeOf(scanned.text, offset).line}</button> ${field && html`<code>${field}</code> `}${message}</li>`;
-        })}
+        ${placed.map(({ field, message, offset }, at) => html`<li key=${at}><button type="button" class="quiet" data-testid="editor-fault" onClick=${() => onShow(offset)}>Line ${placeOf(scanned.text, offset).line}</button> ${field && html`<code>${field}</code> `}${message}</li>`)}
       </ul>
     </div>
   `;
@@ -187,7 +184,7 @@ function Preview({ scanned, onShow }) {
   };
   return html`
     <section class="editor-preview" aria-label="Preview" data-testid="editor-preview">
-      ${shown ? html`<${Graph} graph=${shown} onSelect=${select} label="Graph of the text" />` : html`<p class="muted">The graph appears here when the text is a flow.</p>`}
+      ${shown ? html`<${Graph} graph=${shown} isDownAlways onSelect=${select} label="Graph of the text" />` : html`<p class="muted">The graph appears here when the text is a flow.</p>`}
       ${!graph && shown && html`<p class="hint">The graph shows the last valid text.</p>`}
       <p class="hint">Select a node to jump to its lines.</p>
     </section>

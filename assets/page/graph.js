@@ -71,10 +71,11 @@ const noState = () => null;
  * (strings) to `{ state, attempt, cost, ms, items, text }`: `state` is "waiting", "running", "completed", "failed",
  * "skipped" or "cancelled", `items` `{ done, open, failed }` of a map, `text` the output of a condition. Keep `graph`
  * the same object between renderings, since a new one is laid out again. `onSelect(id, event)` is called for a click or Enter.
+ * It is drawn from left to right, on phones and with `isDownAlways` from top to bottom.
  * The graph scrolls to the node `focusOn` whenever that changes, until the reader moves it.
  */
-export function Graph({ graph, states = null, selected = null, onSelect, focusOn = null, label = "Graph of the flow", testid = "graph" }) {
-  const isDown = useIsNarrow();
+export function Graph({ graph, states = null, selected = null, onSelect, focusOn = null, isDownAlways = false, label = "Graph of the flow", testid = "graph" }) {
+  const isDown = useIsNarrow() || isDownAlways;
   const hasStates = states !== null;
   const plan = useMemo(() => layOut(graph, { isDown, nodeHeight: hasStates ? HEIGHT_WITH_STATES : HEIGHT_PLAIN }), [graph, isDown, hasStates]);
   const stateOf = states === null ? noState : typeof states === "function" ? states : (id) => states.get(id);
