@@ -51,6 +51,7 @@
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
+//! - `page_runs`: runs in the page: live output, attempts, items, retry and lists.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -121,6 +122,7 @@ mod page_files;
 mod page_graph;
 mod page_live;
 mod page_load;
+mod page_runs;
 mod pools;
 mod prices;
 mod prompt_cache;
