@@ -216,6 +216,11 @@ impl Server {
             end_users: EndUsers::load(&core.store, config.gateway.hash_end_users)?,
             gateway: stats,
             started,
+            settings: http::Settings {
+                retention: config.retention,
+                is_token_required: config.token.is_some(),
+                hashes_end_users: config.gateway.hash_end_users,
+            },
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),
         });

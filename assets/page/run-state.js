@@ -118,7 +118,7 @@ const CHANGES = {
   NODE_STARTED(run, { attempt, label, timestamp }, node) {
     node.label = label ?? node.label;
     // A repeated message must not remove streamed text.
-    if (node.state === "running" && node.attempt === attempt && node.text && node.startedAt === timestamp) return;
+    if (node.state === "running" && node.attempt === attempt && node.text) return;
     Object.assign(node, { state: "running", attempt, startedAt: timestamp, finishedAt: null, text: "", isTextCut: false, error: null, usage: null });
   },
   NODE_OUTPUT(run, { delta }, node) {
@@ -163,6 +163,7 @@ function recordCall(run, call) {
   const before = run.calls.get(call.id);
   if (before && before.status !== "PENDING" && call.status === "PENDING") return;
   run.calls.set(call.id, call);
+  sorted.delete(run);
 }
 
 const usageOf = ({ inputTokens, outputTokens, cost = null, latencyMs, cached = false }) => ({ inputTokens, outputTokens, cost, latencyMs, cached });
@@ -171,8 +172,12 @@ const sum = (items, key) => items.reduce((total, item) => total + (item[key] ?? 
 
 /* Calls. */
 
+/** Results of `callsByNode`, until a call is recorded. */
+const sorted = new WeakMap();
+
 /** Returns the calls of a run by node id, each list in order of time. */
 export function callsByNode(run) {
+  if (sorted.has(run)) return sorted.get(run);
   const byNode = new Map();
   const calls = [...run.calls.values()].sort((a, b) => a.id - b.id);
   for (const call of calls) {
@@ -180,6 +185,7 @@ export function callsByNode(run) {
     if (!byNode.has(id)) byNode.set(id, []);
     byNode.get(id).push(call);
   }
+  sorted.set(run, byNode);
   return byNode;
 }
 
@@ -192,8 +198,7 @@ export function itemOf({ operation_id: operation, node_id: nodeId }) {
 /** Counts the items of a map by the newest call of each: { done, open, failed }. */
 export function itemCounts(run, nodeId) {
   const newest = new Map();
-  for (const call of run.calls.values()) {
-    if (call.node_id !== nodeId) continue;
+  for (const call of callsByNode(run).get(nodeId) ?? []) {
     const item = itemOf(call);
     if (item !== null && !(newest.get(item)?.id > call.id)) newest.set(item, call);
   }

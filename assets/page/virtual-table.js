@@ -7,7 +7,9 @@ import { count, plural } from "./format.js";
 /** Height of a row until the first one is measured. */
 const HEIGHT_GUESS = 37;
 /** Rows above and below the visible part. */
-const MARGIN_ROWS = 15;
+const MARGIN_ROWS = 10;
+/** After a jump, rows outside the window are added after this time. */
+const FILL_MS = 80;
 /** The visible part is rounded to this many rows, so that not every scroll step renders. */
 const STEP_ROWS = 5;
 /** Further rows are requested if fewer than this many follow the visible part. */
@@ -30,7 +32,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
   const root = useRef(null);
   const [height, measure] = useRowHeight(root, columns.length);
   const [range, isAtTop] = useVisibleRange(root, height, rows.length);
-  const [active, setActive] = useActiveRow({ root, rows, keyOf, open });
+  const [active, setActive, onFocusIn] = useActiveRow({ root, rows, keyOf, open });
   const vnodes = useRef(new WeakMap());
   useLayoutEffect(measure);
   useEffect(() => {
@@ -75,7 +77,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
     <div class=${`virtual ${className}`} data-testid=${testid}>
       <${PhoneSort} ...${{ columns, sort, onSort }} />
       ${news > 0 && !(isAtTop && isNewsQuiet) && html`<div class="news"><button type="button" class="primary" data-testid="news-button" onClick=${showNews}>${plural(news, `new ${newsWord}`)}</button></div>`}
-      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onClick=${onClick}>
+      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onFocusIn=${onFocusIn} onClick=${onClick}>
         <colgroup>${widths(columns).map((width, at) => html`<col key=${columns[at].name} style=${{ width }} />`)}</colgroup>
         <thead role="rowgroup"><tr role="row" aria-rowindex="1">${columns.map((column) => html`<${Header} key=${column.name} ...${{ column, sort, onSort }} />`)}</tr></thead>
         <tbody role="rowgroup">${withSpacers(range, active.index, rows.length, height, columns.length, rowOf)}</tbody>
@@ -174,20 +176,32 @@ function useRowHeight(root, shape) {
   return [height, measure];
 }
 
+/** Returns the rows in the window: { start, end }, rounded, and whether the window is at its top. */
+function visibleRows(table, height) {
+  const above = -table.tBodies[0].getBoundingClientRect().top;
+  const start = Math.max(0, Math.floor(above / height / STEP_ROWS) * STEP_ROWS);
+  return { start, end: start + Math.ceil(innerHeight / height / STEP_ROWS + 1) * STEP_ROWS, isAtTop: scrollY <= TOP_PX };
+}
+
 /** Returns the range of rows near the visible part of the window, and whether the window is at its top. */
 function useVisibleRange(root, height, length) {
   const [range, setRange] = useState({ start: 0, end: 0, isAtTop: true });
   useEffect(() => {
     let frame = 0;
+    let fillTimer = 0;
     const look = () => {
       frame = 0;
       if (!root.current) return;
-      const above = -root.current.tBodies[0].getBoundingClientRect().top;
-      const first = Math.floor(above / height / STEP_ROWS) * STEP_ROWS;
-      const start = Math.max(0, first - MARGIN_ROWS);
-      const end = first + Math.ceil(innerHeight / height / STEP_ROWS) * STEP_ROWS + STEP_ROWS + MARGIN_ROWS;
-      const isAtTop = scrollY <= TOP_PX;
-      setRange((before) => (before.start === start && before.end === end && before.isAtTop === isAtTop ? before : { start, end, isAtTop }));
+      const visible = visibleRows(root.current, height);
+      clearTimeout(fillTimer);
+      setRange((before) => {
+        // After a jump all rows are new: those outside the window can wait until the scrolling rests.
+        const isJump = visible.start >= before.end || visible.end <= before.start;
+        const margin = isJump ? 0 : MARGIN_ROWS;
+        if (isJump) fillTimer = setTimeout(look, FILL_MS);
+        const next = { start: Math.max(0, visible.start - margin), end: visible.end + margin, isAtTop: visible.isAtTop };
+        return Object.keys(next).every((name) => next[name] === before[name]) ? before : next;
+      });
     };
     const soon = () => {
       frame ||= requestAnimationFrame(look);
@@ -195,19 +209,22 @@ function useVisibleRange(root, height, length) {
     look();
     addEventListener("scroll", soon, { passive: true });
     addEventListener("resize", soon);
-    // What is above the table may change its height.
+    // The content above the table may change its height.
     const above = new ResizeObserver(soon);
     above.observe(root.current.closest("main") ?? document.body);
     return () => {
       cancelAnimationFrame(frame);
+      clearTimeout(fillTimer);
       removeEventListener("scroll", soon);
       removeEventListener("resize", soon);
       above.disconnect();
     };
   }, [height, length === 0]);
-  const end = Math.min(length, Math.max(range.end, 0));
+  const end = Math.min(length, range.end);
   return [{ start: Math.min(range.start, end), end }, range.isAtTop];
 }
+
+const linkOf = (table, index) => table.querySelector(`tr[aria-rowindex="${index + 2}"] .row-link`);
 
 /** The row that the keyboard is on; it follows its key when rows are added above. */
 function useActiveRow({ root, rows, keyOf, open }) {
@@ -221,15 +238,24 @@ function useActiveRow({ root, rows, keyOf, open }) {
   useLayoutEffect(() => {
     if (!mustFocus.current) return;
     mustFocus.current = false;
-    const link = root.current.querySelector(`tr[aria-rowindex="${index + 2}"] .row-link`);
+    const link = linkOf(root.current, index);
     link?.focus({ preventScroll: true });
     link?.closest("tr").scrollIntoView({ block: "nearest" });
   }, [index, key]);
+  // Browsers drop the focus of an element that moves within the document.
+  const hadFocus = document.activeElement?.matches(".row-link") && root.current?.contains(document.activeElement);
+  useLayoutEffect(() => {
+    if (hadFocus && !root.current.contains(document.activeElement)) linkOf(root.current, index)?.focus({ preventScroll: true });
+  });
   const setActive = (next, { isQuiet = false } = {}) => {
     mustFocus.current = !isQuiet;
     setKey(keyOf(rows[next]));
   };
-  return [{ index }, setActive];
+  const onFocusIn = ({ target }) => {
+    const focused = target.matches(".row-link") && rows[Number(target.closest("tr").ariaRowIndex) - 2];
+    if (focused) setKey(keyOf(focused));
+  };
+  return [{ index }, setActive, onFocusIn];
 }
 
 /** The line below the last row: more rows come, a fetch failed, or a bounded search can go on. */

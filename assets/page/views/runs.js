@@ -1,7 +1,7 @@
 /** The view of all runs: filters in the address, live rows, actions on one run and on several. */
 
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
-import { count, duration, plural } from "../format.js";
+import { count, duration, plural, short } from "../format.js";
 import { usePeriod } from "../period-picker.js";
 import { actOnRuns, cancelRun, deleteRun, fitting, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
 import { address, createStore, navigate, setQuery, useStore } from "../state.js";
@@ -49,18 +49,33 @@ function RunMenu({ run, list }) {
   ]} />`;
 }
 
+/** Columns for which only wide screens have room. */
+const WIDE_ONLY = ["tokens", "trigger"];
+const WIDE = matchMedia("(width >= 80rem)");
+
 const columnsOf = (list) => [
   { name: "select", label: "Select", header: html`<${SelectAll} rowsOf=${() => list().rows} />`, isPlain: true, width: 3, cell: (run) => html`<${SelectBox} run=${run} />` },
-  { name: "flow", label: "Flow", width: 20, cell: (run) => html`<bdi>${run.flowName}</bdi>` },
-  { name: "status", label: "Status", width: 9, cell: (run) => html`<${Status} status=${run.status} />` },
-  { name: "time", label: "Created", sort: "time", isDescOnly: true, width: 11, cell: (run) => html`<${Time} at=${run.createdAt} />` },
+  { name: "flow", label: "Flow", width: 19, cell: (run) => html`<bdi>${run.flowName}</bdi>` },
+  { name: "status", label: "Status", width: 11, cell: (run) => html`<${Status} status=${run.status} />` },
+  { name: "time", label: "Created", sort: "time", isDescOnly: true, width: 13, cell: (run) => html`<${Time} at=${run.createdAt} />` },
   { name: "duration", label: "Duration", sort: "duration", isDescOnly: true, number: true, width: 8, cell: (run) => (run.executionTimeMs === null ? html`<${Dash} reason="not over" />` : duration(run.executionTimeMs)) },
-  { name: "cost", label: "Cost", sort: "cost", isDescOnly: true, number: true, width: 8, cell: (run) => html`<${Money} usd=${isActive(run) ? null : run.cost} unknown=${isActive(run) ? "not over" : "unknown cost"} />` },
-  { name: "tokens", label: "Tokens", title: "Tokens in → out", number: true, width: 11, cell: (run) => (run.inputTokens || run.outputTokens ? `${count(run.inputTokens)} → ${count(run.outputTokens)}` : html`<${Dash} reason="no tokens" />`) },
+  { name: "cost", label: "Cost", sort: "cost", isDescOnly: true, number: true, width: 9.5, cell: (run) => html`<${Money} usd=${isActive(run) ? null : run.cost} unknown=${isActive(run) ? "not over" : "unknown cost"} />` },
+  { name: "tokens", label: "Tokens", title: "Tokens in → out", number: true, width: 11, cell: (run) => (run.inputTokens || run.outputTokens ? html`<span title=${`${count(run.inputTokens)} → ${count(run.outputTokens)}`}>${short(run.inputTokens)} → ${short(run.outputTokens)}</span>` : html`<${Dash} reason="no tokens" />`) },
   { name: "trigger", label: "Trigger", width: 9, cell: (run) => TRIGGERS[run.trigger] ?? run.trigger },
-  { name: "error", label: "Error", width: 21, cell: (run) => run.error && html`<span class="fault" title=${run.error}>${run.error}</span>` },
+  { name: "error", label: "Error", width: 16, cell: (run) => run.error && html`<span class="fault" title=${run.error}>${run.error}</span>` },
   { name: "actions", label: "Actions", header: html`<span class="hidden-text">Actions</span>`, width: 4, cell: (run) => html`<${RunMenu} run=${run} list=${list} />` },
 ];
+
+/** Returns whether a media query matches, and renders again when that changes. */
+function useMedia(media) {
+  const [isMatching, setMatching] = useState(media.matches);
+  useEffect(() => {
+    const listen = () => setMatching(media.matches);
+    media.addEventListener("change", listen);
+    return () => media.removeEventListener("change", listen);
+  }, []);
+  return isMatching;
+}
 
 /** Actions on the selected runs. */
 function BulkBar({ list }) {
@@ -95,12 +110,13 @@ function Nothing({ query, label }) {
 export default function Runs({ query }) {
   const { label, from, to } = usePeriod(query);
   const by = SORTS.includes(query.get("sort")) ? query.get("sort") : "time";
-  // A trailing parameter, so that the list can append its own.
+  // Never without a parameter, so that the list can append its own.
   const path = address("/api/runs", { ...parametersOf(query, { from, to }), sort: by });
   const list = useRunList({ path, isNewestFirst: by === "time", statuses: listed(query, "status") });
   const [present] = useState({ list });
   present.list = list;
-  const columns = useMemo(() => columnsOf(() => present.list), []);
+  const isWide = useMedia(WIDE);
+  const columns = useMemo(() => columnsOf(() => present.list).filter(({ name }) => isWide || !WIDE_ONLY.includes(name)), [isWide]);
   useEffect(() => () => selection.set(new Set()), []);
   const isFirst = list.isStale && list.rows.length === 0;
   const footer = html`<${TableEnd} isLoading=${list.isLoading && list.next !== null && !list.isStale} error=${list.rows.length ? list.error : null} onRetry=${list.loadMore} shown=${list.rows.length} word="run" hasMore=${list.next !== null} />`;
