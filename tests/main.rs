@@ -23,6 +23,7 @@
 //! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
+//! - `events`: server-sent events: reconnects, filters, limits, slow clients, shutdown.
 //! - `flow_events`: every change of a flow and each deleted run is announced.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
@@ -92,6 +93,7 @@ mod conformance;
 mod counts;
 mod disk;
 mod docs;
+mod events;
 mod flow_events;
 mod harness;
 mod history;
