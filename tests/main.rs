@@ -50,6 +50,7 @@
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
+//! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
@@ -119,6 +120,7 @@ mod overview;
 mod page;
 mod page_access;
 mod page_files;
+mod page_graph;
 mod page_live;
 mod page_load;
 mod pools;

@@ -92,8 +92,7 @@ impl BodyStore {
         }
         let mut mask = self.mask.clone();
         client::offered(head).iter().for_each(|(key, ..)| mask.add(key));
-        let request =
-            part(&mask, request, request.len() as u64, head.header("content-type"));
+        let request = part(&mask, request, request.len() as u64, head.header("content-type"));
         let at = Timestamp::now();
         let body = |row: RequestRow| {
             let response = match &row.error {
@@ -144,7 +143,8 @@ mod tests {
         let short = part(&mask, b"a\xffb sk-live-123", 15, None);
         assert_eq!(short.text().unwrap().as_deref(), Some("a\u{fffd}b ***"));
         assert!(!short.is_cut);
-        for binary in ["audio/mpeg", "multipart/form-data; boundary=x", "application/octet-stream"] {
+        for binary in ["audio/mpeg", "multipart/form-data; boundary=x", "application/octet-stream"]
+        {
             let body = part(&mask, &long, long.len() as u64, Some(binary));
             assert_eq!((body.text().unwrap(), body.bytes), (None, long.len() as u64));
         }

@@ -5,8 +5,8 @@ use tiny_http::Method::{self, Delete, Get, Options, Patch, Post, Put};
 use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
-    Context, assets, bodies, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
-    overview, prices, providers, runs, schedules, settings,
+    Context, assets, bodies, budget, end_users, flows, health, hooks, keys, ledger, metrics,
+    optimizations, overview, prices, providers, runs, schedules, settings,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};

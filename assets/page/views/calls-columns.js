@@ -1,9 +1,9 @@
 /** The columns of the view "Calls". */
 
 import { html } from "../vendor/preact.js";
-import { count, duration, money, moneyOrUnknown } from "../format.js";
+import { count, duration, fullMoment, moment, money, moneyOrUnknown } from "../format.js";
 import { useFlowNames } from "../state.js";
-import { Dash, Money, Status, Time } from "../ui.js";
+import { Dash, Money, Status } from "../ui.js";
 import { isCounted, isRefused } from "./calls-filters.js";
 
 const text = (value, reason) => (value === null || value === undefined || value === "" ? html`<${Dash} reason=${reason} />` : html`<bdi title=${value}>${value}</bdi>`);
@@ -14,12 +14,19 @@ export function costText({ cached, saved_usd: saved, total_cost_usd: cost, billi
   return Number(saved) ? `cached, saved ${money(saved)}` : "cached";
 }
 
+const GATEWAY = html`<span class="muted" title="A call through the gateway">gateway</span>`;
+
 /** The flow of a call; a call through the gateway has none. On phones with its node or key, which have no room there. */
-function Flow({ row }) {
-  const nameOf = useFlowNames();
-  if (row.flow_id === null) return html`<span class="muted" title="A call through the gateway">gateway</span>${row.key_name && html`<span class="phone-only muted"> · <bdi>${row.key_name}</bdi></span>`}`;
-  const name = row.flow_name ?? nameOf(row.flow_id);
-  return html`<bdi title=${name}>${name}</bdi>${row.node_id !== null && html`<span class="phone-only muted"> · <bdi>${row.node_label ?? row.node_id}</bdi></span>`}`;
+function flow(row) {
+  if (row.flow_id === null) return row.key_name ? html`${GATEWAY}<span class="phone-only muted"> · <bdi>${row.key_name}</bdi></span>` : GATEWAY;
+  const name = row.flow_name ? html`<bdi title=${row.flow_name}>${row.flow_name}</bdi>` : html`<${FlowName} id=${row.flow_id} />`;
+  return row.node_id === null ? name : html`${name}<span class="phone-only muted"> · <bdi>${row.node_label ?? row.node_id}</bdi></span>`;
+}
+
+/** The name of the flow of a live row, which comes without it. */
+function FlowName({ id }) {
+  const name = useFlowNames()(id);
+  return html`<bdi title=${name}>${name}</bdi>`;
 }
 
 function node(row) {
@@ -55,8 +62,8 @@ function status(row) {
 
 /** All columns in their order; `isDefault` ones are shown unless the user chose others. */
 export const COLUMNS = [
-  { name: "time", label: "Time", sort: "time", width: 11.5, isDefault: true, cell: (row) => html`<${Time} at=${row.timestamp} />` },
-  { name: "flow", label: "Flow", width: 12, isDefault: true, cell: (row) => html`<${Flow} row=${row} />` },
+  { name: "time", label: "Time", sort: "time", width: 11.5, isDefault: true, cell: (row, zone) => html`<time datetime=${row.timestamp} title=${fullMoment(row.timestamp, zone)}>${moment(row.timestamp, zone)}</time>` },
+  { name: "flow", label: "Flow", width: 12, isDefault: true, cell: flow },
   { name: "node", label: "Node", width: 9, isDefault: true, cell: node },
   { name: "role", label: "Role", cell: (row) => text(row.agent_role, "no role") },
   { name: "model", label: "Model", width: 10, isDefault: true, cell: (row) => text(row.model_used, "no model") },
@@ -78,12 +85,13 @@ export const COLUMNS = [
 ];
 
 /** The columns of a card on phones, whatever is chosen for tables. */
-const CARD = ["time", "flow", "model", "cost", "latency", "status", "input", "output"];
+const CARD = ["time", "flow", "model", "input", "output", "cost", "latency", "status"];
 
-/** Returns the columns to show; `chosen` are names, or null for the default. */
-export function shownColumns(chosen, isPhone) {
-  if (isPhone) return COLUMNS.filter(({ name }) => CARD.includes(name));
-  const names = Array.isArray(chosen) ? chosen : null;
-  const shown = COLUMNS.filter(({ name, isDefault }) => (names ? names.includes(name) || name === "time" : isDefault));
-  return shown;
+/**
+ * Returns the columns to show; `chosen` are names, or null for the default. Cells are plain elements where possible:
+ * while the reader scrolls fast, hundreds of them are made in each frame.
+ */
+export function shownColumns(chosen, isPhone, zone) {
+  const names = isPhone ? CARD : Array.isArray(chosen) ? ["time", ...chosen] : null;
+  return COLUMNS.filter(({ name, isDefault }) => (names ? names.includes(name) : isDefault)).map((column) => ({ ...column, cell: (row) => column.cell(row, zone) }));
 }

@@ -66,9 +66,9 @@ function List({ query, period, parameters, sort, order, isFiltered }) {
   const path = address("/api/ledger", { ...parameters, ...order });
   const matches = useMemo(() => (query.has("q") ? null : matcher(query, period)), [path]);
   const list = useCallList({ path: path.includes("?") ? path : `${path}?`, isNewestFirst: sort.by === "time" && sort.order === "desc", matches });
-  const { callColumns } = useStore(settings);
+  const { callColumns, zone } = useStore(settings);
   const isPhone = useIsPhone();
-  const columns = useMemo(() => shownColumns(callColumns, isPhone), [callColumns, isPhone]);
+  const columns = useMemo(() => shownColumns(callColumns, isPhone, zone), [callColumns, isPhone, zone]);
   const open = query.get("call") === null ? null : Number(query.get("call"));
   const show = (id, replace) => setQuery({ call: id }, { replace });
   const onClose = () => {
