@@ -4,6 +4,7 @@
 //! - `aimock`: an independent implementation of the providers' APIs, as a child process.
 //! - `bad_input`: bad input gets a clear answer, and no data is stored.
 //! - `binary`: runs the program as a child process.
+//! - `bodies`: stored bodies of clients' calls: texts, secrets, limits and removal.
 //! - `browser`: a headless Chromium with deadlines and cleanup.
 //! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
@@ -74,6 +75,7 @@ mod access;
 mod aimock;
 mod bad_input;
 mod binary;
+mod bodies;
 mod browser;
 mod budget_bounds;
 mod budgets;
