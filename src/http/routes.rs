@@ -55,6 +55,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/ledger/summary", |c, r| ledger::summary(c, r.query(), &r.client)),
     (Get, "/api/ledger.csv", |c, r| ledger::csv(c, r.query())),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),
     (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),
     (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.id("suggestion")?, &r.body()?)),
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),

@@ -449,6 +449,14 @@ CREATE INDEX runs_by_cost ON runs (cost_nanousd, id) WHERE cost_nanousd IS NOT N
 CREATE INDEX runs_by_duration ON runs (finished_ms - coalesce(started_ms, created_ms), id)
     WHERE finished_ms - coalesce(started_ms, created_ms) IS NOT NULL;
 ",
+    "
+-- Orders of the list of calls. Only settled calls have values, so each call is written once.
+CREATE INDEX IF NOT EXISTS ledger_by_cost ON ledger (cost_nanousd) WHERE cost_nanousd IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ledger_by_latency ON ledger (latency_ms) WHERE latency_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ledger_by_input ON ledger (input_tokens) WHERE usage_source != 'none';
+CREATE INDEX IF NOT EXISTS ledger_by_output ON ledger (output_tokens) WHERE usage_source != 'none';
+CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key_name) WHERE key_name IS NOT NULL;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.
@@ -481,6 +489,13 @@ pub fn migrate(db: &mut Connection) -> Result<usize> {
              supports {}; use a newer flowledger",
             STEPS.len()
         )));
+    }
+    if (1..STEPS.len()).contains(&version) {
+        log::info!(
+            "migrating the database from schema version {version} to {}; a million calls take a \
+             few seconds",
+            STEPS.len()
+        );
     }
     for (at, step) in STEPS.iter().enumerate().skip(version) {
         let transaction = db.transaction()?;
