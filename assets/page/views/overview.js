@@ -43,7 +43,7 @@ export default function Overview({ query }) {
 function Content({ data, period, link, isStale }) {
   const { total, running } = data;
   const hasContent = total.calls > 0 || running.length > 0;
-  if (!hasContent) return html`<${NoCalls} period=${period} />`;
+  if (!hasContent) return html`<${NoCalls} ...${{ data, period, link }} />`;
   return html`
     <div class="overview" aria-busy=${isStale ? "true" : null}>
       <${Tiles} ...${{ data, period, link }} />
@@ -69,11 +69,18 @@ function Content({ data, period, link, isStale }) {
 }
 
 /** Either nothing was ever called, or only not in this period. */
-function NoCalls({ period }) {
-  const { data } = useData("/api/ledger?limit=1");
-  if (!data) return html`<${Loading} />`;
-  if (data.items.length > 0 && period.from) {
-    return html`<${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>`;
+function NoCalls({ data, period, link }) {
+  const { data: newest } = useData("/api/ledger?limit=1");
+  if (!newest) return html`<${Loading} />`;
+  if (newest.items.length > 0 && period.from) {
+    return html`
+      <${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>
+      <div class="overview overview-thirds">
+        <${Running} ...${{ data, link }} />
+        <${Budgets} budgets=${data.budgets} />
+        <${Savings} savings=${data.savings} />
+      </div>
+    `;
   }
   return html`
     <${Empty} title="No calls yet. Begin in one of two ways:">
