@@ -85,7 +85,7 @@ function NoCalls({ data, period, link }) {
   return html`
     <${Empty} title="No calls yet. Begin in one of two ways:">
       <ul class="begin">
-        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows">Go to flows</a></p></li>
+        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows?new=1">Create a flow</a></p></li>
         <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect?part=client">Connect a client</a></p></li>
       </ul>
       <p>A provider needs a key first: <a href="/connect?part=providers">see the state of the providers</a>.</p>
