@@ -2,9 +2,9 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { stringify } from "../api.js";
-import { count, duration, plural } from "../format.js";
+import { count, duration, plural, TRIGGERS } from "../format.js";
 import { Graph } from "../graph.js";
-import { cancelRun, deleteRun, downloadRun, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
+import { cancelRun, deleteRun, downloadRun, retryRun, runAgain } from "../run-actions.js";
 import { useClock, useRun, useRunGraph } from "../run-data.js";
 import { callsByNode, durationMs, focusOf, isActive, isResumable, itemCounts, itemOf, nodeOf, stateOf, sumCalls } from "../run-state.js";
 import { Value } from "../run-texts.js";
