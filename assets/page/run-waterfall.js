@@ -104,7 +104,8 @@ function Row({ row, scale, start, isSelected, isSlowest, onSelect, onHover, chil
 }
 
 function Items({ row, now, ...rest }) {
-  const [isOpen, setOpen] = useState(row.items.length <= ITEMS_OPEN_MAX);
+  const [choice, setOpen] = useState(null);
+  const isOpen = choice ?? row.items.length <= ITEMS_OPEN_MAX;
   const [shown, setShown] = useState(ITEMS_STEP);
   const rows = isOpen ? itemRows({ ...row, items: row.items.slice(0, shown) }, now) : [];
   const failed = row.items.filter(({ status, error }) => status === "FAILED" || error).length;
