@@ -52,9 +52,11 @@ function RunMenu({ run, list }) {
 /** Columns for which only wide screens have room. */
 const WIDE_ONLY = ["tokens", "trigger"];
 const WIDE = matchMedia("(width >= 80rem)");
+/** Widths of columns on other screens. */
+const NARROW_WIDTHS = { __proto__: null, select: 4, time: 17, duration: 9.5, cost: 11, error: 11 };
 
 const columnsOf = (list) => [
-  { name: "select", label: "Select", header: html`<${SelectAll} rowsOf=${() => list().rows} />`, isPlain: true, width: 3, cell: (run) => html`<${SelectBox} run=${run} />` },
+  { name: "select", label: "Select", header: html`<${SelectAll} rowsOf=${() => list().rows} />`, isPlain: true, width: 3.5, cell: (run) => html`<${SelectBox} run=${run} />` },
   { name: "flow", label: "Flow", width: 19, cell: (run) => html`<bdi>${run.flowName}</bdi>` },
   { name: "status", label: "Status", width: 11, cell: (run) => html`<${Status} status=${run.status} />` },
   { name: "time", label: "Created", sort: "time", isDescOnly: true, width: 13, cell: (run) => html`<${Time} at=${run.createdAt} />` },
@@ -109,7 +111,10 @@ export default function Runs({ query }) {
   const [present] = useState({ list });
   present.list = list;
   const isWide = useMedia(WIDE);
-  const columns = useMemo(() => columnsOf(() => present.list).filter(({ name }) => isWide || !WIDE_ONLY.includes(name)), [isWide]);
+  const columns = useMemo(() => {
+    const all = columnsOf(() => present.list);
+    return isWide ? all : all.filter(({ name }) => !WIDE_ONLY.includes(name)).map((column) => ({ ...column, width: NARROW_WIDTHS[column.name] ?? column.width }));
+  }, [isWide]);
   useEffect(() => () => selection.set(new Set()), []);
   const isFirst = list.isStale && list.rows.length === 0;
   const footer = html`<${TableEnd} isLoading=${list.isLoading && list.next !== null && !list.isStale} error=${list.rows.length ? list.error : null} onRetry=${list.loadMore} shown=${list.rows.length} word="run" hasMore=${list.next !== null} />`;
