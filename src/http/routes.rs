@@ -45,6 +45,8 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
     (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
     (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
+    // The listener answers GET itself; this is for HEAD and for other methods.
+    (Get, "/api/events", |_, _| Ok(reply::stream("text/event-stream", std::io::empty()))),
     (Get, "/api/runs", |c, r| runs::list(c, r.query(), &r.client)),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),

@@ -404,7 +404,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 12
+            schema::version() - 13
         ))
         .unwrap();
     drop(connection);
