@@ -8,7 +8,7 @@ const PAGE_ROWS = 100;
 /** The API returns at most this many rows at once. */
 const ROWS_MAX = 1_000;
 /** Live rows are applied together; more often would be more than a reader can follow. */
-const APPLY_MS = 200;
+const APPLY_MS = 120;
 
 /** A settled row never becomes pending again, so a pending state after it is outdated. */
 const isOutdated = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
@@ -32,6 +32,19 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
     list.rows = rows;
     known = new Map(rows.map((row) => [row.id, row]));
     for (const id of waiting.keys()) if (known.has(id)) waiting.delete(id);
+  };
+
+  /** Replaces rows that have changed; those that no longer match go. */
+  const update = (changed) => {
+    const isGone = (row) => matches && changed.has(row.id) && !matches(row);
+    const rows = list.rows.map((row) => {
+      if (!changed.has(row.id)) return row;
+      const updated = { ...row, ...changed.get(row.id) };
+      known.set(row.id, updated);
+      return updated;
+    });
+    if (rows.some(isGone)) setRows(rows.filter((row) => !isGone(row)));
+    else list.rows = rows;
   };
 
   async function fetchRows(limit, cursor, accept) {
@@ -86,10 +99,7 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
       else if (matches && !matches(row)) waiting.delete(id);
       else if (!isNewestFirst || id > last) waiting.set(id, row);
     }
-    if (isChanged) {
-      const updated = list.rows.map((row) => (incoming.has(row.id) ? { ...row, ...incoming.get(row.id) } : row));
-      setRows(matches ? updated.filter((row) => !incoming.has(row.id) || matches(row)) : updated);
-    }
+    if (isChanged) update(incoming);
     incoming.clear();
     onChange();
   }
@@ -101,9 +111,10 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
     if (!list.areNewsExact) return list.load();
     const rows = [...waiting.values()].sort((a, b) => b.id - a.id);
     const isOnTop = list.rows.length === 0 || rows.at(-1)?.id > list.rows[0].id;
-    const all = [...rows, ...list.rows];
+    for (const row of rows) known.set(row.id, row);
     waiting.clear();
-    setRows(isOnTop ? all : all.sort((a, b) => b.id - a.id));
+    list.rows = [...rows, ...list.rows];
+    if (!isOnTop) list.rows.sort((a, b) => b.id - a.id);
     onChange();
     return undefined;
   };
