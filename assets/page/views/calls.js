@@ -83,8 +83,8 @@ function List({ query, period, parameters, sort, order, isFiltered }) {
     if (index + step > list.rows.length - 5) list.loadMore();
   };
   const onSort = ({ by, order: direction }) => setQuery({ sort: by === "time" ? null : by, order: direction === "desc" ? null : direction });
-  // A page of a bounded search that found little: it goes on only if the reader wants it.
-  const isPaused = query.has("q") && list.isLastPageShort && list.next !== null;
+  // The server examines a limited number of rows for a page. If it found few, it goes on only if the reader wants it.
+  const isPaused = list.isLastPageShort && list.next !== null;
   const panel = open !== null && html`<${Lazy} part="panel" id=${open} row=${list.find(open)} onClose=${onClose} onStep=${onStep} isFirst=${index <= 0} isLast=${index === list.rows.length - 1} />`;
   if (list.error && list.isStale) return html`<${ErrorNote} title="Cannot load the calls" error=${list.error} onRetry=${list.load} />${panel}`;
   if (list.isStale && list.rows.length === 0) return html`<${Loading} />${panel}`;
