@@ -133,6 +133,17 @@ pub enum FlowProgress {
     Failed,
 }
 
+/// The cause of a `FLOW_CHANGED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowChange {
+    Created,
+    Saved,
+    /// Its webhook or schedule was set or removed.
+    Triggers,
+    Deleted,
+}
+
 /// A message from the server. Its JSON is `{"type": …, "payload": …}`; [`encode`] puts `seq`
 /// first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,6 +223,19 @@ pub enum Event {
         context: EventContext,
         status: FlowProgress,
     },
+    /// A flow or its triggers changed.
+    FlowChanged {
+        #[serde(flatten)]
+        context: EventContext,
+        /// The name after the change; of a deleted flow, its last one.
+        name: String,
+        change: FlowChange,
+    },
+    /// A run that was over was deleted. Runs that retention removes have no events.
+    RunDeleted {
+        #[serde(flatten)]
+        context: EventContext,
+    },
     /// A ledger row was written or settled.
     LedgerUpdate {
         #[serde(flatten)]
@@ -271,6 +295,8 @@ impl Event {
             Self::FlowFailed { .. } => "FLOW_FAILED",
             Self::FlowCancelled { .. } => "FLOW_CANCELLED",
             Self::FlowStatus { .. } => "FLOW_STATUS",
+            Self::FlowChanged { .. } => "FLOW_CHANGED",
+            Self::RunDeleted { .. } => "RUN_DELETED",
             Self::LedgerUpdate { .. } => "LEDGER_UPDATE",
             Self::BudgetWarning { .. } => "BUDGET_WARNING",
             Self::OptimizationAvailable { .. } => "OPTIMIZATION_AVAILABLE",
@@ -293,6 +319,8 @@ impl Event {
             | Self::FlowFailed { context, .. }
             | Self::FlowCancelled { context, .. }
             | Self::FlowStatus { context, .. }
+            | Self::FlowChanged { context, .. }
+            | Self::RunDeleted { context }
             | Self::LedgerUpdate { context, .. }
             | Self::BudgetWarning { context, .. }
             | Self::OptimizationAvailable { context, .. }
@@ -384,6 +412,12 @@ mod tests {
         for event in [
             Event::Pong {},
             Event::FlowCancelled { context: context(), execution_time_ms: 1 },
+            Event::FlowChanged {
+                context: context(),
+                name: "n".into(),
+                change: FlowChange::Triggers,
+            },
+            Event::RunDeleted { context: context() },
             Event::Error { code: "c".into(), message: "m".into() },
         ] {
             let json: serde_json::Value = serde_json::from_str(&event.body()).unwrap();

@@ -25,7 +25,7 @@ pub use api_error::ApiError;
 pub use auth::Auth;
 pub use request_body::RequestBody;
 pub use request_head::RequestHead;
-pub use response_writer::{Presence, ResponseWriter};
+pub use response_writer::{Presence, ResponseCopy, ResponseWriter};
 
 use self::auth::is_probe;
 use self::connections::{ConnectionPermit, Connections, Full, Kind, machine};

@@ -30,8 +30,8 @@ use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
 /// Flows saved for new users; they need no key and no network.
 const EXAMPLES: &[&str] = &[
-    include_str!("../assets/examples/plan-then-write.json"),
-    include_str!("../assets/examples/two-views.json"),
+    include_str!("../assets/page/templates/plan-then-write.json"),
+    include_str!("../assets/page/templates/two-views.json"),
 ];
 
 /// Limits how long the engine may take to end.
@@ -217,6 +217,11 @@ impl Server {
             end_users: EndUsers::load(&core.store, config.gateway.hash_end_users)?,
             gateway: stats,
             started,
+            settings: http::Settings {
+                retention: config.retention,
+                is_token_required: config.token.is_some(),
+                hashes_end_users: config.gateway.hash_end_users,
+            },
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),
         });

@@ -23,6 +23,7 @@
 //! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
+//! - `flow_events`: every change of a flow and each deleted run is announced.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
 //! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
@@ -30,6 +31,7 @@
 //! - `invariants`: invariants of the parsers, tried on the corpora of the fuzz targets.
 //! - `keys`: virtual keys: edits, rotation, permitted models and rates.
 //! - `layers`: dependencies between modules, and crates that belong to one module.
+//! - `ledger_rows`: many ledger rows, written at once; the benchmarks use them too.
 //! - `limits`: input that is too deep, too large or cut short is refused.
 //! - `lists`: lists of flows and runs: summaries, filters, orders and cursors.
 //! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
@@ -44,7 +46,10 @@
 //! - `overload`: more clients than connections, threads or descriptors.
 //! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
+//! - `page_access`: every view is accessible by axe's rules, and fits a phone.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
+//! - `page_load`: the requests, bytes and elements of views with many flows and calls.
+//! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
@@ -86,6 +91,7 @@ mod conformance;
 mod counts;
 mod disk;
 mod docs;
+mod flow_events;
 mod harness;
 mod history;
 mod hub;
@@ -93,6 +99,9 @@ mod interop;
 mod invariants;
 mod keys;
 mod layers;
+#[allow(dead_code)]
+#[path = "../benches/ledger/fill.rs"]
+mod ledger_rows;
 mod limits;
 mod lists;
 mod maps;
@@ -107,8 +116,11 @@ mod origins;
 mod overload;
 mod overview;
 mod page;
+mod page_access;
 mod page_files;
+mod page_graph;
 mod page_live;
+mod page_load;
 mod pools;
 mod prices;
 mod prompt_cache;

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Installs the tests' requirements besides Rust and a C compiler: Chromium through the system's
 # package manager; and below target/, aimock (an independent implementation of the providers' APIs)
-# with a Node.js that can run it, and the SDKs that tests/interop.rs uses as clients. With the
-# argument `clients`, also the coding agents and frameworks of `make interop` (3 GB). Silent if
-# everything is present.
+# with a Node.js that can run it, axe-core (rules for accessible pages), and the SDKs that
+# tests/interop.rs uses as clients. With the argument `clients`, also the coding agents and
+# frameworks of `make interop` (3 GB). Silent if everything is present.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Pinned, so that a test means the same everywhere. To use a newer version, change it here.
 AIMOCK=1.43.0
+# Accessibility rules (WCAG) that run in the page.
+AXE=axe-core@4.14.1
 PYTHON_SDKS='openai==3.54.0 anthropic==2.12.0 google-genai==3.6.1 ollama==0.6.3 openai-agents==0.24.0'
 JAVASCRIPT_SDKS='openai@7.59.0 @anthropic-ai/sdk@1.14.0 @google/genai@3.3.0 ollama@0.6.4 ai@7.0.173
     @ai-sdk/openai@4.0.118 @ai-sdk/anthropic@4.0.105 @ai-sdk/google@4.0.121'
@@ -112,6 +114,7 @@ if ! grep -qs "\"version\": \"$AIMOCK\"" "$aimock" || ! runs_aimock "$node"; the
     runs_aimock "$node" || fail "the Node.js at $node does not run aimock: please install 20.15 or newer"
 fi
 
+ensure npm_install target/axe "$AXE"
 ensure python_install target/interop "$PYTHON_SDKS"
 ensure npm_install target/interop-js "$JAVASCRIPT_SDKS"
 # Node.js resolves packages from the place of a script, so the scripts are started through this link.

@@ -21,6 +21,7 @@ const TOP_PX = 8;
  * `columns`: [{ name, label, title, number, sort, width, cell(row) }]; `sort` is the name to sort by, `width` a share
  * of the table's width (10 by default). The first column's cell is a link to `hrefOf(row)`; columns before it, such as
  * one of check boxes, have `isPlain`. `header` replaces the label. `isDescOnly`: the API sorts it in one direction.
+ * `orders` are words for its two directions, `{ asc, desc }`.
  * `rows` in their order, with `keyOf(row)`; a row that changes must be a new object.
  * `sort`: { by, order } with `onSort({ by, order })`.
  * `onOpen(row)`: a click anywhere in a row, or Enter. `open`: the key of the row that is shown elsewhere.
@@ -143,8 +144,8 @@ function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid,
 }
 
 const directions = { asc: "ascending", desc: "descending" };
-/** A press on the sorted column reverses the order; other columns begin with their largest values. */
-const nextSort = (column, sort) => ({ by: column.sort, order: sort.by === column.sort && sort.order === "desc" ? "asc" : "desc" });
+/** A press on the sorted column reverses the order; other columns begin with their largest values, or `firstOrder`. */
+const nextSort = (column, sort) => ({ by: column.sort, order: sort.by !== column.sort ? (column.firstOrder ?? "desc") : sort.order === "desc" ? "asc" : "desc" });
 
 function Header({ column, sort, onSort }) {
   const isSorted = column.sort && sort?.by === column.sort;
@@ -154,6 +155,8 @@ function Header({ column, sort, onSort }) {
   return html`<th role="columnheader" scope="col" class=${column.number ? "number" : ""} title=${column.title} aria-sort=${isSorted ? directions[sort.order] : null}>${content}</th>`;
 }
 
+const ORDER_WORDS = { desc: "largest or newest first", asc: "smallest or oldest first" };
+
 /** Cards have no headers, so phones sort by a select. */
 function PhoneSort({ columns, sort, onSort }) {
   const sortable = columns.filter((column) => column.sort);
@@ -162,9 +165,9 @@ function PhoneSort({ columns, sort, onSort }) {
     const [by, order] = target.value.split(" ");
     onSort({ by, order });
   };
-  const option = ({ name, sort: by, label, title }, order) => {
+  const option = ({ name, sort: by, label, title, orders = {} }, order) => {
     const value = `${by} ${order}`;
-    return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${order === "desc" ? "largest or newest" : "smallest or oldest"} first</option>`;
+    return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${orders[order] ?? ORDER_WORDS[order]}</option>`;
   };
   return html`<label class="phone-sort"><span>Sort by</span><select data-testid="phone-sort" onChange=${onChange}>${sortable.map((column) => [option(column, "desc"), column.isDescOnly ? null : option(column, "asc")])}</select></label>`;
 }

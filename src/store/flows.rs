@@ -2,11 +2,13 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, NewFlow, Receipt, done};
+use super::change::{Applied, NewFlow, Receipt};
+use super::flow_events::changed;
 use super::reader::Store;
-use super::sql::{execute, one, require_row, single};
+use super::sql::{execute, one, single};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
+use crate::event::FlowChange;
 use crate::ids::FlowId;
 use crate::time::Timestamp;
 
@@ -60,7 +62,9 @@ pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
     let sql = "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
          VALUES (?1, ?2, ?3, ?4, ?4)";
     execute(db, sql, params![flow.name, flow.document, flow.origin, flow.at])?;
-    Ok(Receipt::Flow(db.last_insert_rowid()).into())
+    let id = db.last_insert_rowid();
+    let events = vec![changed(id, &flow.name, FlowChange::Created, flow.at)];
+    Ok(Applied { receipt: Receipt::Flow(id), events })
 }
 
 pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Applied> {
@@ -69,7 +73,8 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
     let sql = "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1";
     execute(db, sql, params![id, flow.name, flow.document, flow.at])?;
     suggestions::record_changed_nodes(db, id, &before, &flow.document, flow.at)?;
-    Ok(Receipt::Flow(id).into())
+    let events = vec![changed(id, &flow.name, FlowChange::Saved, flow.at)];
+    Ok(Applied { receipt: Receipt::Flow(id), events })
 }
 
 /// # Errors
@@ -82,8 +87,9 @@ pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
             "cannot delete flow {id}: {open} of its runs are still open; cancel them first"
         )));
     }
-    let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
-    require_row(changed, || format!("flow {id}"))?;
+    let name: Option<String> = one(db, "DELETE FROM flows WHERE id = ?1 RETURNING name", [id])?;
+    let name = name.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
     triggers::delete_of_flow(db, id)?;
-    execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id]).map(done)
+    execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id])?;
+    Ok(vec![changed(id, &name, FlowChange::Deleted, Timestamp::now())].into())
 }

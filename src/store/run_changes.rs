@@ -9,7 +9,7 @@ use super::sql::{execute, no_conflict, one, require_row, single};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
-use crate::ids::hex;
+use crate::ids::{FlowId, hex};
 use crate::time::Timestamp;
 
 /// The weight of a restart of a run without a call in flight, in restarts with one.
@@ -121,9 +121,9 @@ pub(super) fn forget_restarts(db: &Connection) -> Result<Applied> {
 /// [`Error::Conflict`] for a run that is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
-             RETURNING graph_hash";
-    let graph: Option<String> = one(db, sql, [run_id])?;
-    let Some(graph) = graph else {
+             RETURNING graph_hash, flow_id";
+    let deleted: Option<(String, FlowId)> = one(db, sql, [run_id])?;
+    let Some((graph, flow_id)) = deleted else {
         return Err(Error::Conflict(format!(
             "cannot delete run {run_id}: it is still open; cancel it first"
         )));
@@ -132,7 +132,14 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
     let sql = "DELETE FROM graphs WHERE hash = ?1
          AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)";
-    execute(db, sql, params![graph]).map(done)
+    execute(db, sql, params![graph])?;
+    let context = EventContext {
+        flow_id: Some(flow_id),
+        run_id: Some(run_id.to_owned()),
+        node_id: None,
+        timestamp: Timestamp::now(),
+    };
+    Ok(vec![Event::RunDeleted { context }].into())
 }
 
 /// Cancels nodes that started and never ended, for example because of a restart, when their

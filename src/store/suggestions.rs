@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::change::{Applied, Receipt, done};
+use super::flow_events::with_change;
 use super::sql::{all, execute, no_conflict, one, single};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
-use crate::event::{Event, EventContext};
+use crate::event::{Event, EventContext, FlowChange};
 use crate::flow::{Concern, fingerprint};
 use crate::ids::{FlowId, hex};
 use crate::time::Timestamp;
@@ -263,7 +264,8 @@ pub(super) fn apply(
             document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
          WHERE id = ?1";
     execute(db, sql, params![id, at, before, after, to_json(proposal)?])?;
-    set_status(db, id, Status::Applied, at)
+    let applied = set_status(db, id, Status::Applied, at)?;
+    with_change(db, applied, old.flow_id, FlowChange::Saved, at)
 }
 
 /// Restores the flow from before a suggestion was applied.
@@ -276,7 +278,8 @@ pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied>
     let sql = "SELECT document_before, document_after FROM suggestions WHERE id = ?1";
     let (before, after): (String, String) = single(db, sql, [id])?;
     replace_document(db, old.flow_id, &after, &before, at)?;
-    set_status(db, id, Status::Reverted, at)
+    let reverted = set_status(db, id, Status::Reverted, at)?;
+    with_change(db, reverted, old.flow_id, FlowChange::Saved, at)
 }
 
 /// Counts a completed run for the suggestions that were applied before it started.

@@ -3,9 +3,11 @@
 use rusqlite::{Connection, params};
 
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
+use super::flow_events::with_change;
 use super::reader::Store;
 use super::sql::{execute, no_conflict, one, require_row, single};
 use crate::error::{Error, Result};
+use crate::event::FlowChange;
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
 use crate::time::Timestamp;
@@ -93,13 +95,14 @@ pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
              RETURNING slug";
     let slug = one(db, sql, params![hook.flow_id, hook.slug, hook.secret_hash, hook.at])?
         .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
-    Ok(Receipt::Hook(slug).into())
+    with_change(db, Receipt::Hook(slug).into(), hook.flow_id, FlowChange::Triggers, hook.at)
 }
 
 pub(super) fn delete_hook(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(db, flow_id)?;
     let changed = execute(db, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
-    require_row(changed, || format!("webhook of flow {flow_id}")).map(done)
+    require_row(changed, || format!("webhook of flow {flow_id}"))?;
+    with_change(db, done(()), flow_id, FlowChange::Triggers, Timestamp::now())
 }
 
 fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
@@ -142,12 +145,14 @@ pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Ap
             schedule.at
         ],
     )?;
-    require_row(changed, || format!("flow {}", schedule.flow_id)).map(done)
+    require_row(changed, || format!("flow {}", schedule.flow_id))?;
+    with_change(db, done(()), schedule.flow_id, FlowChange::Triggers, schedule.at)
 }
 
 pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
-    require_row(changed, || format!("schedule of flow {flow_id}")).map(done)
+    require_row(changed, || format!("schedule of flow {flow_id}"))?;
+    with_change(db, done(()), flow_id, FlowChange::Triggers, Timestamp::now())
 }
 
 pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {

@@ -1,6 +1,6 @@
 /** The view "Overview": spend, health and what needs attention in a period. */
 
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { count, duration, excludedCalls, isCostUnknown, money, percent, plural, short } from "../format.js";
 import { Meter } from "../meter.js";
 import { dateIn, PeriodPicker, usePeriod } from "../period-picker.js";
@@ -14,7 +14,8 @@ const REST_FACTOR = 5;
 const MODELS_SHOWN = 8;
 const BUDGETS_SHOWN = 4;
 const FAILED = "FAILED,TIMEOUT,CANCELLED,UNKNOWN";
-const RUN_MESSAGES = ["FLOW_STARTED", "FLOW_COMPLETED", "FLOW_FAILED", "FLOW_CANCELLED", "RUN_DELETED", "BUDGET_WARNING", "OPTIMIZATION_AVAILABLE", "OPTIMIZATION_CHANGED"];
+const RUN_ENDS = ["FLOW_COMPLETED", "FLOW_FAILED", "FLOW_CANCELLED"];
+const REFRESHING = ["FLOW_STARTED", ...RUN_ENDS, "RUN_DELETED", "BUDGET_WARNING", "OPTIMIZATION_AVAILABLE", "OPTIMIZATION_CHANGED"];
 
 /** The plot and its library are fetched while the data are. */
 let plotModule = null;
@@ -26,7 +27,7 @@ export default function Overview({ query }) {
   const { data, error, isStale, tookMs, reload } = useData(path);
   const refresh = useThrottled(reload, Math.max(REFRESH_PAUSE_MS, REST_FACTOR * tookMs));
   useMessages(({ type, payload }) => {
-    if (type === "LEDGER_UPDATE" ? payload.entry.status !== "PENDING" : RUN_MESSAGES.includes(type)) refresh();
+    if (type === "LEDGER_UPDATE" ? payload.entry.status !== "PENDING" : REFRESHING.includes(type)) refresh();
   });
   useEffect(() => void loadPlot(), []);
   const link = (filters) => address("/calls", { ...period.query, ...filters });
@@ -60,7 +61,7 @@ function Content({ data, period, link, isStale }) {
       <${Failures} failures=${data.failures} link=${link} />
       <div class="overview-thirds">
         <${Top} title="Flows" items=${data.flows} href=${({ key }) => link({ flow_id: key })} more="/flows" testid="top-flows" none="No calls of flows in this period." />
-        <${Top} title="Keys" items=${data.keys} href=${({ key }) => link({ key })} more="/connect" testid="top-keys" none="No calls with a key in this period." />
+        <${Top} title="Keys" items=${data.keys} href=${({ key }) => link({ key })} more="/connect?part=keys" testid="top-keys" none="No calls with a key in this period." />
         <${Top} title="Sessions" items=${data.sessions} href=${({ key }) => link({ session: key })} testid="top-sessions" none="No calls with a session in this period." />
       </div>
     </div>
@@ -78,9 +79,9 @@ function NoCalls({ period }) {
     <${Empty} title="No calls yet. Begin in one of two ways:">
       <ul class="begin">
         <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows">Go to flows</a></p></li>
-        <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect">Connect a client</a></p></li>
+        <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect?part=client">Connect a client</a></p></li>
       </ul>
-      <p>A provider needs a key first: <a href="/connect">see the state of the providers</a>.</p>
+      <p>A provider needs a key first: <a href="/connect?part=providers">see the state of the providers</a>.</p>
     <//>
   `;
 }
@@ -152,7 +153,7 @@ function Excluded({ total, link }) {
   if (!unpriced && !unknown && !Number(subscribed)) return null;
   return html`
     <p class="muted" data-testid="excluded">Not included:${" "}
-      ${unpriced > 0 && html`<a href="/connect">${plural(unpriced, "call")} with unknown price</a>`}
+      ${unpriced > 0 && html`<a href="/connect?part=models">${plural(unpriced, "call")} with unknown price</a>`}
       ${unpriced > 0 && unknown > 0 && ", "}
       ${unknown > 0 && html`<a href=${link({ status: FAILED })}>${plural(unknown, "failed call")} with unknown cost</a>`}
       ${Number(subscribed) > 0 && html`${unpriced + unknown > 0 && ", "}<${Money} usd=${subscribed} /> covered by subscriptions`}
@@ -176,7 +177,7 @@ function Models({ data: { models, total }, link }) {
   const shown = isLong ? sorted : sorted.slice(0, MODELS_SHOWN);
   return html`
     <${Section} title="Cost by model" className="card" testid="models">
-      <table class="table plain">
+      <table class="table bare">
         <thead><tr><th scope="col">Model</th><th scope="col" class="number">Calls</th><th scope="col" class="number wide-only">Failed</th><th scope="col" class="number wide-only">Input</th><th scope="col" class="number wide-only">Output</th><th scope="col" class="number">Cost</th><th scope="col" class="number wide-only">Share</th></tr></thead>
         <tbody>
           ${shown.map((of) => html`
@@ -223,9 +224,14 @@ function Top({ title, items, href, more, none, testid }) {
 
 /** Runs and calls that are not finished; the messages say which node a run is at. */
 function Running({ data: { running, running_calls: calls }, link }) {
-  const [nodes, setNodes] = useState({});
+  // Also of runs that the data do not have yet: their first node starts before the next fetch.
+  const nodes = useRef(new Map()).current;
+  const [, renderAgain] = useState(0);
   useMessages(({ type, payload }) => {
-    if (type === "NODE_STARTED" && running.some(({ runId }) => runId === payload.runId)) setNodes((before) => ({ ...before, [payload.runId]: payload.label ?? payload.nodeId }));
+    if (type === "NODE_STARTED") nodes.set(payload.runId, payload.label ?? payload.nodeId);
+    else if (RUN_ENDS.includes(type)) nodes.delete(payload.runId);
+    else return;
+    if (running.some(({ runId }) => runId === payload.runId)) renderAgain((turn) => turn + 1);
   }, [running]);
   const none = running.length === 0 && !calls;
   return html`
@@ -236,7 +242,7 @@ function Running({ data: { running, running_calls: calls }, link }) {
           ${running.map(({ runId, flowName, status, createdAt, startedAt }) => html`
             <li key=${runId} data-testid="running-run">
               <a class="cut" href=${`/runs/${runId}`}><bdi>${flowName}</bdi></a><${Status} status=${status} />
-              <span class="muted cut">${nodes[runId] && html`<bdi>${nodes[runId]}</bdi>, `}since <${Time} at=${startedAt ?? createdAt} /></span>
+              <span class="muted cut">${nodes.has(runId) && html`<bdi>${nodes.get(runId)}</bdi>, `}since <${Time} at=${startedAt ?? createdAt} /></span>
             </li>
           `)}
         </ul>
@@ -245,36 +251,32 @@ function Running({ data: { running, running_calls: calls }, link }) {
   `;
 }
 
-function Budgets({ budgets: known }) {
-  const { data } = useData(known ? null : "/api/budget");
-  const budgets = known ?? data?.budgets;
-  const shown = budgets?.filter(({ state }) => state).sort((a, b) => b.state.percent - a.state.percent).slice(0, BUDGETS_SHOWN);
+function Budgets({ budgets }) {
+  const shown = budgets.filter(({ state }) => state).sort((a, b) => b.state.percent - a.state.percent).slice(0, BUDGETS_SHOWN);
   return html`
-    <${Section} title="Budgets" actions=${html`<a href="/budgets">${budgets?.length === 0 ? "Set a budget" : "All budgets"}</a>`} className="card" testid="overview-budgets">
-      ${!budgets && html`<${Loading} />`}
-      ${budgets?.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
-      ${budgets?.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
-      ${shown?.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
+    <${Section} title="Budgets" actions=${html`<a href="/budgets">${budgets.length === 0 ? "Set a budget" : "All budgets"}</a>`} className="card" testid="overview-budgets">
+      ${budgets.length === 0 && html`<p class="muted">No budgets yet. Spending has no limit.</p>`}
+      ${budgets.length > 0 && shown.length === 0 && html`<p class="muted">${plural(budgets.length, "budget")} of single runs or sessions.</p>`}
+      ${shown.length > 0 && html`<ul class="lines">${shown.map((budget) => html`<li key=${budget.name} data-testid="budget-bar"><h3 class="cut"><bdi>${budget.name}</bdi></h3><span class="muted number">${`per ${budget.per}`}</span><div class="whole"><${Meter} budget=${budget} /></div></li>`)}</ul>`}
     <//>
   `;
 }
 
-function Savings({ savings: known }) {
-  const { data } = useData(known ? null : "/api/ledger/optimizations?status=OPEN&limit=3");
-  const expected = ({ savingPer30Days: saving }) => Number(saving?.expectedUsd ?? 0);
-  const savings = (known ?? data?.items)?.toSorted((a, b) => expected(b) - expected(a));
+/** Suggestions with the largest expected savings. */
+function Savings({ savings: { count: number, expected_usd: total, best } }) {
+  const all = number > best.length ? `All ${count(number)} savings` : "All savings";
   return html`
-    <${Section} title="Best open savings" actions=${html`<a href="/savings">All savings</a>`} className="card" testid="overview-savings">
-      ${!savings && html`<${Loading} />`}
-      ${savings?.length === 0 && html`<p class="muted">No suggestions yet. They appear shortly after calls finish.</p>`}
-      ${savings?.length > 0 && html`
+    <${Section} title="Best open savings" actions=${html`<a href="/savings">${all}</a>`} className="card" testid="overview-savings">
+      ${best.length === 0 && html`<p class="muted">No suggestions yet. They appear shortly after calls finish.</p>`}
+      ${best.length > 0 && html`
+        ${number > best.length && Number(total) > 0 && html`<p class="muted">All together: ≈ <${Money} usd=${total} /> in 30 days.</p>`}
         <ul class="lines">
-          ${savings.map(({ id, title, flowName, savingPer30Days: saving, savingMs }) => html`
+          ${best.map(({ id, title, flowName, savingPer30Days: saving, savingMs }) => html`
             <li key=${id}>
               <a href=${address("/savings", { id })}><bdi>${title}</bdi></a>
-              <span class="number">${saving ? html`≈ <${Money} usd=${saving.expectedUsd} title="in 30 days, estimated" />` : savingMs && `≈ ${duration(savingMs)} per run`}</span>
+              <span class="number">${saving ? html`≈ <${Money} usd=${saving.expectedUsd} />` : savingMs && `≈ ${duration(savingMs)}`}</span>
               <span class="muted cut">${flowName ? html`<bdi>${flowName}</bdi>` : "Calls of clients"}</span>
-              <span class="muted number">${saving ? "in 30 days" : ""}</span>
+              <span class="muted number">${saving ? "in 30 days" : savingMs && "in each run"}</span>
             </li>
           `)}
         </ul>

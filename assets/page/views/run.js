@@ -7,9 +7,10 @@ import { Graph } from "../graph.js";
 import { cancelRun, deleteRun, downloadRun, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
 import { useClock, useRun, useRunGraph } from "../run-data.js";
 import { callsByNode, durationMs, focusOf, isActive, isResumable, itemCounts, itemOf, nodeOf, stateOf, sumCalls } from "../run-state.js";
+import { Value } from "../run-texts.js";
 import { Waterfall } from "../run-waterfall.js";
 import { navigate, setQuery } from "../state.js";
-import { Button, CopyLine, Dash, Empty, ErrorNote, Facts, Loading, LongText, Menu, Money, Page, Section, Status, Time } from "../ui.js";
+import { Button, CopyLine, Dash, Empty, ErrorNote, Facts, Loading, Menu, Money, Page, Section, Status, Time } from "../ui.js";
 
 /** Loads a part of the view when it is needed first. */
 function useModule(load, isNeeded = true) {
@@ -27,7 +28,7 @@ function Cost({ run, sums }) {
   if (hasTotal && total !== null) return html`<${Money} usd=${total} />`;
   if (!hasTotal && sums.calls === sums.open) return isActive(run) ? html`<span class="muted">none yet</span>` : html`<${Dash} reason="no calls" />`;
   if (sums.cost === null) return html`<${Dash} reason="unknown cost" />`;
-  return html`<${Money} usd=${sums.cost} />${!hasTotal && isActive(run) && html`<span class="muted"> so far</span>`}${sums.unknown > 0 && html`<span class="muted"> + ${plural(sums.unknown, "call")} with unknown cost</span>`}`;
+  return html`<${Money} usd=${sums.cost} />${sums.unknown > 0 && html`<span class="muted"> + ${plural(sums.unknown, "call")} with unknown cost</span>`}`;
 }
 
 function RunFacts({ detail, run, now }) {
@@ -42,8 +43,8 @@ function RunFacts({ detail, run, now }) {
     ["Trigger", TRIGGERS[detail.trigger] ?? detail.trigger],
     ["Started", html`<${Time} at=${startedAt ?? detail.createdAt} />`],
     ["Duration", (elapsed ?? null) === null ? null : duration(elapsed)],
-    ["Tokens in → out", hasTokens ? html`${count(input)} → ${count(output)}${isOn ? html`<span class="muted"> so far</span>` : null}` : null],
-    ["Cost", html`<span data-testid="run-cost"><${Cost} run=${run} sums=${sums} /></span>`],
+    [isOn ? "Tokens so far" : "Tokens in → out", hasTokens ? `${count(input)} → ${count(output)}` : null],
+    [isOn ? "Cost so far" : "Cost", html`<span data-testid="run-cost"><${Cost} run=${run} sums=${sums} /></span>`],
     ["Calls", sums.calls ? html`<a href=${`/calls?run_id=${detail.runId}&period=all`}>${plural(sums.calls, "call")}</a>` : null],
   ]} />`;
 }
@@ -77,15 +78,13 @@ function RunError({ run, onSelect }) {
   `;
 }
 
-const textOf = (value) => (typeof value === "string" ? value : stringify(value, 2));
-
 function Texts({ detail }) {
   const hasInput = detail.input !== null && stringify(detail.input) !== "{}";
   const output = detail.output ?? null;
   return html`
     <${Section} title="Input and output" testid="run-texts">
-      ${hasInput ? html`<${LongText} name="Input" text=${textOf(detail.input)} testid="run-input" />` : html`<p class="muted">This run has no input of its own; the flow's defaults apply.</p>`}
-      ${output !== null ? html`<${LongText} name="Output" text=${textOf(output)} testid="run-output" open />` : html`<p class="muted">${isActive(detail) ? "The output appears when the run ends." : "This run has no output."}</p>`}
+      ${hasInput ? html`<${Value} name="Input" value=${detail.input} testid="run-input" />` : html`<p class="muted">This run has no input of its own; the flow's defaults apply.</p>`}
+      ${output !== null ? html`<${Value} name="Output" value=${output} testid="run-output" open />` : html`<p class="muted">${isActive(detail) ? "The output appears when the run ends." : "This run has no output."}</p>`}
     <//>
   `;
 }
