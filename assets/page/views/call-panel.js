@@ -5,8 +5,7 @@ import { getIfAny } from "../api.js";
 import { count, duration } from "../format.js";
 import { address, setQuery, useData, useFlowNames, useMessages } from "../state.js";
 import { Copy, CopyLine, Dialog, ErrorNote, Facts, Loading, Money, Section, Status, Time } from "../ui.js";
-import { costText, tokens } from "./calls-columns.js";
-import { FILTERS, isCounted, isRefused } from "./calls-filters.js";
+import { costText, FILTERS, isCounted, isRefused, tokens } from "./calls-rows.js";
 
 const isKnown = (value) => value !== null && value !== undefined;
 

@@ -7,9 +7,7 @@ import { PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, setQuery, settings, useData, useFlowNames, useMessages, useStore, useThrottled } from "../state.js";
 import { Button, Empty, ErrorNote, Loading, Menu, Money, Page, showError } from "../ui.js";
 import { TableEnd, VirtualTable } from "../virtual-table.js";
-import { shownColumns } from "./calls-columns.js";
-import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, sortOf } from "./calls-filters.js";
-import { useCallList } from "./calls-list.js";
+import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, shownColumns, sortOf, useCallList } from "./calls-rows.js";
 
 const SEARCH_PAUSE_MS = 300;
 const SUMS_PAUSE_MS = 4_000;
