@@ -30,8 +30,8 @@ use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
 /// Flows saved for new users; they need no key and no network.
 const EXAMPLES: &[&str] = &[
-    include_str!("../assets/examples/plan-then-write.json"),
-    include_str!("../assets/examples/two-views.json"),
+    include_str!("../assets/page/templates/plan-then-write.json"),
+    include_str!("../assets/page/templates/two-views.json"),
 ];
 
 /// Limits how long the engine may take to end.

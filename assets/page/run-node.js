@@ -42,8 +42,7 @@ function facts(run, node, state, calls, now) {
   const elapsed = durationMs({ ...node, finishedAt: isRunning ? new Date(now).toISOString() : node.finishedAt });
   const cost = html`<${Money} usd=${sums.unknown ? null : sums.cost} unknown=${calls.find((call) => call.total_cost_usd === null)?.cost_note ?? "unknown cost"} />`;
   return [
-    ["Node ID", node.nodeId === node.label ? null : html`<code>${node.nodeId}</code>`],
-    ["Started", node.startedAt ? html`<${Time} at=${node.startedAt} />` : null],
+        ["Started", node.startedAt ? html`<${Time} at=${node.startedAt} />` : null],
     ["Duration", node.startedAt && elapsed !== null ? duration(elapsed) : null],
     ["Tokens in → out", sums.isCounted ? html`<${Tokens} input=${sums.inputTokens} output=${sums.outputTokens} isEstimated=${sums.isEstimated} />` : null],
     [isRunning ? "Cost so far" : "Cost", sums.calls > sums.open ? cost : null],
@@ -69,8 +68,8 @@ export function NodeRun({ run, node, response, calls, now }) {
   return html`
     <div class="node-run" data-testid="node-run" data-node-id=${node.nodeId} data-state=${state}>
       <p class="buttons"><${Status} status=${state} testid="node-status" />${node.attempt > 1 && html`<span class="badge">attempt ${node.attempt}</span>`}${isCached && html`<span class="badge">cached</span>`}</p>
-      ${IDLE[state] && !node.startedAt && html`<p class="muted">${IDLE[state]}</p>`}
-      ${node.startedAt && html`<${Facts} facts=${facts(run, node, state, calls, now)} />`}
+      ${IDLE[state] && html`<p class="muted">${IDLE[state]}</p>`}
+      ${node.startedAt && !IDLE[state] && html`<${Facts} facts=${facts(run, node, state, calls, now)} />`}
       ${error && html`<p class="fault" data-testid="node-error">${error}</p>`}
       ${isStreaming && html`<${StreamText} key=${`${node.nodeId} ${node.attempt}`} text=${node.text} isCut=${node.isTextCut} />`}
       ${!isStreaming && (output ?? "") !== "" && html`<${Value} key=${node.nodeId} name="Output" value=${output} testid="node-output" open />`}

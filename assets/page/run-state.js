@@ -112,8 +112,9 @@ const CHANGES = {
   __proto__: null,
   FLOW_STARTED(run, { timestamp }) {
     Object.assign(run, { status: "RUNNING", error: null, errorNodeId: null, totals: null, startedAt: run.startedAt ?? timestamp, finishedAt: null });
-    stop(run, "failed"); // If the run is resumed, failed nodes wait again.
-    stop(run, "cancelled");
+    // If the run is resumed, its unfinished nodes wait again.
+    move(run, "failed", "waiting");
+    move(run, "cancelled", "waiting");
   },
   NODE_STARTED(run, { attempt, label, timestamp }, node) {
     node.label = label ?? node.label;
@@ -143,16 +144,16 @@ const CHANGES = {
   FLOW_FAILED(run, { error, executionTimeMs, nodeId, timestamp }, node) {
     Object.assign(run, { status: "FAILED", error, errorNodeId: nodeId ?? run.errorNodeId, finishedAt: timestamp, totals: { ms: executionTimeMs } });
     if (node) Object.assign(node, { state: "failed", finishedAt: node.finishedAt ?? timestamp, error: node.error ?? error });
-    stop(run, "running");
+    move(run, "running", "cancelled", timestamp);
   },
   FLOW_CANCELLED(run, { executionTimeMs, timestamp }) {
     Object.assign(run, { status: "CANCELLED", finishedAt: timestamp, totals: { ms: executionTimeMs } });
-    stop(run, "running");
+    move(run, "running", "cancelled", timestamp);
   },
 };
 
-function stop(run, state) {
-  for (const node of run.nodes.values()) if (node.state === state) Object.assign(node, { state: "waiting", text: "", error: null });
+function move(run, from, to, finishedAt = null) {
+  for (const node of run.nodes.values()) if (node.state === from) Object.assign(node, { state: to, finishedAt, text: "", error: null });
 }
 
 /**

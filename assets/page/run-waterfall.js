@@ -10,7 +10,7 @@ const ITEMS_OPEN_MAX = 12;
 const ITEMS_STEP = 50;
 /** More calls of a node are merged into spans without gaps. */
 const CALL_BARS_MAX = 60;
-/** The text of a tick beyond this place, in percent, ends there instead of beginning. */
+/** The text of a tick beyond this place, in percent, has no room on phones. */
 const LAST_TICK = 85;
 /** Activity of a node with a longer pause between is of different starts of the run: it was retried. */
 const PAUSE_MIN_MS = 60_000;
@@ -31,6 +31,8 @@ function rowsOf(run, detail, now) {
     const own = calls.get(node.nodeId) ?? [];
     const spans = own.map((call) => callSpan(call, now));
     const state = stateOf(run, node.nodeId);
+    // The server notes when it skipped a node.
+    if (state === "skipped") return { id: node.nodeId, label: node.label, state, from: null, busy: [], ms: 0, calls: own, spans: [], items: null };
     const starts = [at(node.startedAt), ...spans.map(({ from }) => from)].filter((time) => time !== null);
     const from = starts.length ? Math.min(...starts) : null;
     const last = at(node.startedAt);
