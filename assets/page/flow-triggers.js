@@ -10,8 +10,8 @@ import { Button, confirmAction, Copy, CopyLine, Dialog, ErrorNote, Facts, Loadin
 
 export const Triggers = ({ flow, hasHook, hasSchedule }) => html`
   <div class="triggers">
-    <${Webhook} key=${`hook ${flow.id} ${hasHook}`} flow=${flow} isSet=${hasHook} />
-    <${Schedule} key=${`schedule ${flow.id} ${hasSchedule}`} flow=${flow} isSet=${hasSchedule} />
+    <${Webhook} key=${`hook ${flow.id}`} flow=${flow} isSet=${hasHook} />
+    <${Schedule} key=${`schedule ${flow.id}`} flow=${flow} isSet=${hasSchedule} />
   </div>
 `;
 
@@ -19,7 +19,11 @@ export const Triggers = ({ flow, hasHook, hasSchedule }) => html`
 function useTrigger(path, isSet) {
   const [{ value, error }, setState] = useState({ value: isSet ? undefined : null, error: null });
   const load = () => api.getIfAny(path).then((found) => setState({ value: found, error: null }), (failure) => setState((before) => ({ ...before, error: failure })));
-  useEffect(() => void (isSet && load()), []);
+  useEffect(() => {
+    // It may also be set and deleted elsewhere.
+    if (isSet) load();
+    else setState({ value: null, error: null });
+  }, [isSet]);
   return { value, error, load, set: (next) => setState({ value: next, error: null }) };
 }
 

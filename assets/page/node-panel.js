@@ -34,7 +34,10 @@ function Aside({ title, onClose, actions, focusOn, testid, children }) {
     const wanted = focusOn && heading.current.closest("aside").querySelector(focusOn);
     (wanted || heading.current).focus({ preventScroll: true });
   }, [title]);
-  useEffect(() => () => opener.current?.isConnected && opener.current.focus({ preventScroll: true }), []);
+  useEffect(() => () => {
+    const isUsable = opener.current?.isConnected && opener.current !== document.body;
+    (isUsable ? opener.current : document.querySelector("button.graph-node[tabindex='0']"))?.focus({ preventScroll: true });
+  }, []);
   const onKeyDown = (event) => {
     if (event.key !== "Escape" || event.defaultPrevented || event.target.closest("dialog, .menu[open]")) return;
     event.preventDefault();
