@@ -1,6 +1,6 @@
 /** The triggers of a flow: its webhook and its schedule. The page holds a secret only until its dialog closes. */
 
-import { html, useEffect, useState } from "./vendor/preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import * as api from "./api.js";
 import { cronText } from "./cron-text.js";
 import { flowPath } from "./flow-actions.js";
@@ -27,6 +27,9 @@ function useTrigger(path, isSet) {
   return { value, error, load, set: (next) => setState({ value: next, error: null }) };
 }
 
+/** Focuses the first button of a trigger after the pressed one has gone. */
+const focusFirst = (root) => requestAnimationFrame(() => requestAnimationFrame(() => root.current?.querySelector(":scope > .buttons button")?.focus()));
+
 /* Webhook. */
 
 /** The browser's address of the server, because a proxy may hide that address from the server. */
@@ -44,6 +47,7 @@ function Webhook({ flow, isSet }) {
   const path = `${flowPath(flow.id)}/hook`;
   const { value: hook, error, load, set } = useTrigger(path, isSet);
   const [created, setCreated] = useState(null);
+  const root = useRef(null);
   const save = async (title) => {
     try {
       const response = await api.put(path);
@@ -65,12 +69,13 @@ function Webhook({ flow, isSet }) {
       await api.remove(path);
       set(null);
       toast("done", "Webhook deleted");
+      focusFirst(root);
     } catch (failure) {
       showError("Cannot delete the webhook", failure);
     }
   };
   return html`
-    <section class="card trigger" aria-label="Webhook" data-testid="webhook">
+    <section ref=${root} class="card trigger" aria-label="Webhook" data-testid="webhook">
       <h3>Webhook</h3>
       <p class="muted">Another program can run this flow with the webhook’s secret. It does not need the server’s token.</p>
       <${ErrorNote} title="Cannot load the webhook" error=${error} onRetry=${load} />
@@ -113,6 +118,7 @@ function Schedule({ flow, isSet }) {
   const path = `${flowPath(flow.id)}/schedule`;
   const { value: schedule, error, load, set } = useTrigger(path, isSet);
   const [form, setForm] = useState(null);
+  const root = useRef(null);
   // A run that has started is no longer the next one.
   useMessages(({ type, payload }) => {
     if (type === "FLOW_STARTED" && payload.trigger === "schedule" && payload.flowId === flow.id && schedule) load();
@@ -133,12 +139,13 @@ function Schedule({ flow, isSet }) {
       await api.remove(path);
       set(null);
       toast("done", "Schedule deleted");
+      focusFirst(root);
     } catch (failure) {
       showError("Cannot delete the schedule", failure);
     }
   };
   return html`
-    <section class="card trigger" aria-label="Schedule" data-testid="schedule">
+    <section ref=${root} class="card trigger" aria-label="Schedule" data-testid="schedule">
       <h3>Schedule</h3>
       <p class="muted">Runs this flow at the times of a cron expression.</p>
       <${ErrorNote} title="Cannot load the schedule" error=${error} onRetry=${load} />
