@@ -45,6 +45,8 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
     (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
     (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
+    // The listener answers GET itself; this is for HEAD and for other methods.
+    (Get, "/api/events", |_, _| Ok(reply::stream("text/event-stream", std::io::empty()))),
     (Get, "/api/runs", |c, r| runs::list(c, r.query(), &r.client)),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
@@ -59,6 +61,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Delete, "/api/bodies", |c, _| bodies::delete_all(c)),
     (Get, "/api/settings", |c, _| settings::get(c)),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),
     (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),
     (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.id("suggestion")?, &r.body()?)),
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),
