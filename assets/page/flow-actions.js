@@ -55,40 +55,19 @@ export async function exportFlow({ id, name }) {
   }
 }
 
-/** Deletes a flow after a question. Returns true if it was deleted. */
+/** Deletes a flow after a question; cancels its open runs first, because the server refuses it otherwise. */
 export async function deleteFlow({ id, name }) {
-  const isConfirmed = await confirmAction({
-    title: "Delete this flow?",
-    text: `“${name}”, its webhook and its schedule are deleted. Its runs and ledger rows stay.`,
-    action: "Delete flow",
-  });
-  if (!isConfirmed) return false;
-  try {
-    await api.remove(flowPath(id));
-  } catch (error) {
-    if (error.status !== 409) return void showError(["Cannot delete ", { name }], error);
-    if (!(await cancelThenDelete({ id, name }))) return false;
-  }
-  toast("done", ["Deleted ", { name }]);
-  return true;
-}
-
-async function openRuns(id) {
-  const { items, next } = await api.get(`/api/runs?flow_id=${encodeURIComponent(id)}&status=QUEUED,RUNNING&limit=1000`);
-  return { runs: items, hasMore: Boolean(next) };
-}
-
-async function cancelThenDelete({ id, name }) {
   try {
     const { runs, hasMore } = await openRuns(id);
     const isConfirmed = await confirmAction({
-      title: "Cancel its open runs?",
-      text: `“${name}” has ${hasMore ? "more than " : ""}${plural(runs.length, "open run")}. A flow can be deleted after its runs have ended. Calls that are under way may still be billed.`,
-      action: "Cancel runs and delete",
+      title: "Delete this flow?",
+      text: `“${name}”, its webhook and its schedule are deleted. Its runs and ledger rows stay.${runs.length ? ` It has ${hasMore ? "more than " : ""}${plural(runs.length, "open run")}, which must be cancelled first. Calls that are under way may still be billed.` : ""}`,
+      action: runs.length ? "Cancel runs and delete" : "Delete flow",
     });
     if (!isConfirmed) return false;
-    await Promise.all(runs.map(({ runId }) => api.post(`/api/runs/${encodeURIComponent(runId)}/cancel`).catch(() => null)));
-    await deleteWhenEnded(id);
+    if (runs.length) await cancelAll(id, runs);
+    await api.remove(flowPath(id));
+    toast("done", ["Deleted ", { name }]);
     return true;
   } catch (error) {
     showError(["Cannot delete ", { name }], error);
@@ -96,14 +75,14 @@ async function cancelThenDelete({ id, name }) {
   }
 }
 
-async function deleteWhenEnded(id) {
+async function openRuns(id) {
+  const { items, next } = await api.get(`/api/runs?flow_id=${encodeURIComponent(id)}&status=QUEUED,RUNNING&limit=1000`);
+  return { runs: items, hasMore: Boolean(next) };
+}
+
+/** Cancels runs and waits until they have ended. */
+async function cancelAll(id, runs) {
   const until = performance.now() + CANCEL_WAIT_MS;
-  for (;;) {
-    try {
-      return await api.remove(flowPath(id));
-    } catch (error) {
-      if (error.status !== 409 || performance.now() > until) throw error;
-      await new Promise((resolve) => setTimeout(resolve, CANCEL_LOOK_MS));
-    }
-  }
+  await Promise.all(runs.map(({ runId }) => api.post(`/api/runs/${encodeURIComponent(runId)}/cancel`)));
+  while (performance.now() < until && (await openRuns(id)).runs.length) await new Promise((resolve) => setTimeout(resolve, CANCEL_LOOK_MS));
 }

@@ -180,7 +180,7 @@ function RecentRuns({ flow }) {
               <td title=${run.error}><${Status} status=${run.status} /></td>
               <td class="wide-only">${TRIGGERS[run.trigger] ?? run.trigger}</td>
               <td class="number">${run.executionTimeMs === null || run.executionTimeMs === undefined ? html`<${Dash} reason="not over" />` : duration(run.executionTimeMs)}</td>
-              <td class="number"><${Money} usd=${run.cost} /></td>
+              <td class="number">${isActive(run) && !Number(run.cost) ? html`<${Dash} reason="no cost yet" />` : html`<${Money} usd=${run.cost} />`}</td>
             </tr>
           `)}</tbody>
         </table>
