@@ -40,7 +40,36 @@ const readRoute = () => {
 
 /** `{ path, view, id, query }` of the address: "/runs/7?x=1" is { path: "/runs/7", view: "runs", id: "7", query }. `isBack` after back or forward. */
 export const route = createStore(readRoute());
-addEventListener("popstate", () => route.set({ ...readRoute(), isBack: true }));
+/** Asked before the reader leaves the view, for example an editor with changes. */
+let leaveGuard = null;
+/** The address of the view that is shown, for the case that leaving it is refused. */
+let shownAddress = location.pathname + location.search;
+route.subscribe(() => (shownAddress = location.pathname + location.search));
+
+addEventListener("popstate", () => {
+  if (!leaveGuard) return route.set({ ...readRoute(), isBack: true });
+  // The address has already changed: take that back until the reader has decided.
+  history.pushState(null, "", shownAddress);
+  askToLeave(() => history.back());
+  return undefined;
+});
+
+/**
+ * Asks `guard()`, a promise of whether the reader may leave, before the address changes. Returns a function that ends
+ * this. With null, nothing is asked any more.
+ */
+export function guardLeaving(guard) {
+  leaveGuard = guard;
+  return () => {
+    if (leaveGuard === guard) leaveGuard = null;
+  };
+}
+
+async function askToLeave(leave) {
+  if (!(await leaveGuard())) return;
+  leaveGuard = null;
+  leave();
+}
 
 /** Goes to an address of the page. With `replace`, the address before is not kept in the history. */
 export function navigate(address, { replace = false } = {}) {
