@@ -5,7 +5,7 @@ import { deleteFlow, duplicateFlow, exportFlow, flowPath, startAtOnce } from "..
 import { graphOf, inputsOf, nodeOfFlow } from "../flow-document.js";
 import { EstimateShort, useEstimate } from "../flow-estimate.js";
 import { statesOf, useNewestRun } from "../flow-run.js";
-import { duration, plural } from "../format.js";
+import { duration, plural, TRIGGERS } from "../format.js";
 import { Graph, labelOf } from "../graph.js";
 import { Definition, NodePanel } from "../node-panel.js";
 import { focusOf, isActive, nodeOf, stateOf } from "../run-state.js";
@@ -66,6 +66,7 @@ function Shown({ flow, error, reload, query, onDeleted }) {
     <${Page} title=${flow.name} subtitle=${flow.description && html`<bdi>${flow.description}</bdi>`} testid="flow" actions=${html`<${Actions} flow=${flow} onDeleted=${onDeleted} />`}>
       ${error && html`<${ErrorNote} title="Cannot update this flow" error=${error} onRetry=${reload} />`}
       <${FlowFacts} flow=${flow} run=${run} summary=${summary} />
+      ${run?.error && html`<${NewestError} flow=${flow} run=${run} />`}
       <div class="graph-area">
         <div class="flow-main">
           <${Graph} graph=${graphOf(flow)} states=${run && statesOf(run)} selected=${selected} onSelect=${select} focusOn=${run && focusOf(run)} label=${`Graph of ${flow.name}`} />
@@ -77,6 +78,17 @@ function Shown({ flow, error, reload, query, onDeleted }) {
         ${selected && html`<${NodePart} flow=${flow} run=${run} id=${selected} isByMouse=${isByMouse} reload=${reload} guard=${guard} onClose=${() => select(null)} />`}
       </div>
     <//>
+  `;
+}
+
+/** The error of the newest run, with a way to its node. */
+function NewestError({ flow, run }) {
+  const node = run.errorNodeId && nodeOfFlow(flow, run.errorNodeId);
+  return html`
+    <div class="error-note" data-testid="run-error">
+      <p><strong>${node ? html`<bdi>${labelOf(node)}</bdi> failed` : "The newest run failed"}</strong>: ${run.error}</p>
+      <a class="button" href=${address(`/runs/${run.runId}`, { node: node && run.errorNodeId })}>Show in the run</a>
+    </div>
   `;
 }
 
@@ -118,7 +130,6 @@ function FlowFacts({ flow, run, summary }) {
     ["Estimated cost of a run", estimate?.result && html`<${EstimateShort} estimate=${estimate} />`],
     ["Inputs", inputsOf(flow).length ? html`<bdi>${inputsOf(flow).map(({ name }) => name).join(", ")}</bdi>` : null],
     ["Changed", html`<${Time} at=${flow.updated_at} />`],
-    ["Error", run?.error && html`<span class="fault" data-testid="run-error">${run.error}</span>`],
   ]} />`;
 }
 
@@ -157,8 +168,6 @@ function NodeResult({ run, id }) {
 }
 
 /* Runs and triggers. */
-
-const TRIGGERS = { __proto__: null, api: "API or page", cli: "Command line", hook: "Webhook", schedule: "Schedule" };
 
 function RecentRuns({ flow }) {
   const { data, error, reload } = useData(`/api/runs?flow_id=${flow.id}&limit=${RUNS}`);

@@ -95,7 +95,7 @@ function NodePart({ detail, run, graph, nodeId, now, onClose }) {
   const panel = useModule(() => import("../node-panel.js"));
   const node = nodeOf(run, nodeId);
   const definition = useMemo(() => {
-    const found = panel && graph?.nodes.find(({ id }) => id === nodeId);
+    const found = panel && graph?.nodes.find(({ id }) => String(id) === nodeId);
     return found && html`<details class="fold"><summary>Definition</summary><${panel.Definition} node=${found} /></details>`;
   }, [panel, graph, nodeId]);
   if (!part || !panel) return null;
