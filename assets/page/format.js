@@ -21,6 +21,7 @@ export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 
 /** "12.3 MB" */
 export function bytes(n) {
+  if (n < 1000) return plural(n, "byte");
   const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
   const at = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, n)) / 3));
   return new Intl.NumberFormat("en-US", { style: "unit", unit: units[at], maximumSignificantDigits: 3 }).format(n / 1000 ** at);

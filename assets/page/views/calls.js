@@ -80,7 +80,10 @@ function List({ query, period, parameters, sort, order, isFiltered }) {
     if (row) show(row.id, true);
     if (index + step > list.rows.length - 5) list.loadMore();
   };
-  const onSort = ({ by, order: direction }) => setQuery({ sort: by === "time" ? null : by, order: direction === "desc" ? null : direction });
+  const onSort = ({ by, order: direction }) => {
+    setQuery({ sort: by === "time" ? null : by, order: direction === "desc" ? null : direction });
+    scrollTo({ top: 0, behavior: "instant" });
+  };
   // The server examines a limited number of rows for a page. If it found few, it goes on only if the reader wants it.
   const isPaused = list.isLastPageShort && list.next !== null;
   const panel = open !== null && html`<${Lazy} part="panel" id=${open} row=${list.find(open)} onClose=${onClose} onStep=${onStep} isFirst=${index <= 0} isLast=${index === list.rows.length - 1} />`;
