@@ -639,12 +639,27 @@ impl Calls {
         self.settlements.commit_with(changes).map(drop)
     }
 
-    /// Commits the row of a refused call before its caller is notified. If the disk is full, the
-    /// row is written once there is room.
-    pub fn commit_refusal(&self, changes: Vec<Change>) {
-        if let Err(error) = self.settlements.commit_with(changes.clone()) {
-            log::warn!("cannot write a refused call to the ledger, retrying: {error}");
-            self.settle(changes);
+    /// Like [`Calls::commit`], and returns the id of the row if the last change writes one.
+    ///
+    /// # Errors
+    /// Same as [`Journal::commit`].
+    pub fn commit_row(&self, changes: Vec<Change>) -> Result<Option<i64>> {
+        Ok(match self.settlements.commit_with(changes)? {
+            Receipt::Call(row) => Some(row.id),
+            _ => None,
+        })
+    }
+
+    /// Commits the row of a refused call before its caller is notified, and returns its id. If the
+    /// disk is full, the row is written once there is room.
+    pub fn commit_refusal(&self, changes: Vec<Change>) -> Option<i64> {
+        match self.commit_row(changes.clone()) {
+            Ok(row) => row,
+            Err(error) => {
+                log::warn!("cannot write a refused call to the ledger, retrying: {error}");
+                self.settle(changes);
+                None
+            }
         }
     }
 }

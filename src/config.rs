@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway;
-use crate::journal::Retention;
+pub use crate::journal::{BodyLimits, Retention};
 use crate::providers::{
     FailedCallCosts, FetchRules, HealthRules, PoolKey, ProviderConfig, Rate, Timeouts,
 };
@@ -96,6 +96,7 @@ impl Config {
         let key_names = providers::key_names(&file.providers, variable);
         let providers = providers::all(file.providers, &pools, &network, directory, variable)?;
         let (aliases, alias_rules) = pools::aliases(file.aliases, &providers)?;
+        let retention = file.retention.checked()?;
         Ok(Self {
             listen: listen.parse().map_err(|_| {
                 config_error(format!(
@@ -114,6 +115,7 @@ impl Config {
             health: file.health.checked()?,
             prices: overrides.prices.or(own_prices),
             gateway: gateway::Settings {
+                stores_bodies: retention.bodies.is_some(),
                 aliases,
                 alias_rules,
                 policies,
@@ -123,7 +125,7 @@ impl Config {
             providers,
             timeouts: file.timeouts.checked()?,
             failed_call_costs: file.failed_call_cost,
-            retention: file.retention.checked()?,
+            retention,
             fetch_rules: FetchRules { hosts: file.http.hosts, private: file.http.private },
             pings: file.websocket.checked()?,
         })

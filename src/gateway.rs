@@ -8,6 +8,7 @@ mod attempt;
 mod attribution;
 mod batches;
 mod body;
+mod body_store;
 mod cache;
 mod chat_request;
 mod client;
@@ -50,6 +51,7 @@ pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target, TargetRule};
 
 use self::attempt::Attempt;
+use self::body_store::{BodyStore, COPY_BYTES_MAX, RequestRows};
 use self::chat_request::ChatRequest;
 use self::client::Client;
 use self::in_flight::InFlight;
@@ -66,7 +68,7 @@ use crate::ids::time_sorted_uuid;
 use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ApiFormat, Cancel, KeyChoice, Providers};
 use crate::secret::Secret;
-use crate::store::{EndUsers, ObjectKind, Store};
+use crate::store::{Change, EndUsers, ObjectKind, Store};
 use crate::threads::Threads;
 use crate::time::Timestamp;
 
@@ -103,6 +105,7 @@ pub struct Settings {
     /// True if ledger rows have hashes in place of the names of end users.
     pub hash_end_users: bool,
     pub loop_limits: LoopLimits,
+    pub stores_bodies: bool,
 }
 
 pub struct Gateway {
@@ -120,6 +123,8 @@ pub struct Gateway {
     /// Stops the search for objects that were never read to their end.
     expiry: Cancel,
     model_lists: ModelLists,
+    /// None if bodies are not stored.
+    bodies: Option<BodyStore>,
 }
 
 impl Gateway {
@@ -147,6 +152,7 @@ impl Gateway {
         let end_users = EndUsers::load(&store, settings.hash_end_users)?;
         let loops = Loops::new(settings.loop_limits);
         let model_lists = ModelLists::default();
+        let bodies = settings.stores_bodies.then(|| BodyStore::new(&providers, token.as_ref()));
         Ok(Self {
             settings,
             token,
@@ -161,6 +167,7 @@ impl Gateway {
             threads,
             expiry,
             model_lists,
+            bodies,
         })
     }
 
@@ -183,7 +190,13 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         match route.endpoint {
-            Endpoint::Call(format) => self.ask(format, route, head, body, reply),
+            Endpoint::Call(format) => match &self.bodies {
+                None => self.ask(format, route, head, body, None, reply),
+                Some(bodies) => {
+                    self.ask_and_store(bodies, format, route, head, body, reply);
+                    Ok(())
+                }
+            },
             Endpoint::Count(format) => {
                 let request = ChatRequest::read(format, body, route.model())?;
                 let mut operation = self.operation(format, route, head, request)?;
@@ -258,6 +271,27 @@ impl Gateway {
         Ok(models)
     }
 
+    /// Makes the call of a request, and stores its bodies once its client has the answer.
+    fn ask_and_store(
+        &self,
+        bodies: &BodyStore,
+        format: ApiFormat,
+        route: &Route,
+        head: &RequestHead,
+        body: &[u8],
+        reply: &mut ResponseWriter<'_>,
+    ) {
+        let rows = RequestRows::default();
+        reply.copy_up_to(COPY_BYTES_MAX);
+        if let Err(error) = self.ask(format, route, head, body, Some(&rows), reply) {
+            send_error(route.protocol, &error, reply);
+        }
+        let response = reply.take_copy().unwrap_or_default();
+        for body in bodies.bodies(rows, head, body, &response) {
+            self.calls.settle(vec![Change::KeepBody(body)]);
+        }
+    }
+
     /// Makes the call of a request.
     fn ask(
         &self,
@@ -265,6 +299,7 @@ impl Gateway {
         route: &Route,
         head: &RequestHead,
         body: &[u8],
+        rows: Option<&RequestRows>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let labels = Labels::read(head)?;
@@ -283,7 +318,7 @@ impl Gateway {
                 .headers
                 .extend(head.header("content-type").map(|it| ("content-type", it.to_owned())));
         }
-        operation = Operation { labels, cache_age, ..operation };
+        operation = Operation { labels, cache_age, rows, ..operation };
         self.check_flow(&operation)?;
         self.check_files(&operation)?;
         operation.origin = self.origin(&mut operation)?;
@@ -470,6 +505,7 @@ impl Gateway {
             origin: None,
             client: self.client(head)?,
             key_use: OnceCell::new(),
+            rows: None,
         })
     }
 

@@ -3,6 +3,7 @@
 //! responses with known length.
 
 mod assets;
+mod bodies;
 mod budget;
 mod end_users;
 mod flow_list;
@@ -22,6 +23,7 @@ mod request;
 mod routes;
 mod runs;
 mod schedules;
+mod settings;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -35,6 +37,7 @@ pub use self::flows::check_document;
 pub use self::heavy_reads::HeavyReads;
 pub use self::ledger::ledger_csv;
 pub use self::runs::run_json;
+pub use self::settings::Settings;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::gateway::{Keys, Stats};
@@ -61,6 +64,7 @@ pub struct Context {
     pub end_users: EndUsers,
     pub gateway: Arc<Stats>,
     pub started: Instant,
+    pub settings: Settings,
     pub heavy_reads: HeavyReads,
     pub flow_facts: FlowFacts,
 }

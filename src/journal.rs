@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 
 pub use self::call_metrics::{CallMetrics, Model, ModelMetrics};
-pub use self::housekeeping::Retention;
+pub use self::housekeeping::{BodyLimits, EVENT_AGE_MAX, EVENTS_MAX, Retention};
 use self::writer_thread::{End, WriterThread};
 use crate::error::{Error, Result};
 use crate::hub::Publish;

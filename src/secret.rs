@@ -1,11 +1,14 @@
 //! Text that must never be printed: API keys, the access token, secrets of webhooks.
 
+mod mask;
+
 use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use self::mask::Mask;
 use crate::error::{Error, Result};
 
 /// A shorter secret is a dummy for a local server, and may occur in names by chance.

@@ -26,12 +26,12 @@ use crate::scheduler::Scheduler;
 use crate::store::{Change, EndUsers, NewFlow, Store};
 use crate::threads::OnFatal;
 use crate::time::Timestamp;
-use crate::websocket::{Frames, HubClients, Limits, Sockets};
+use crate::websocket::{HubClients, Limits, Sockets};
 
 /// Flows saved for new users; they need no key and no network.
 const EXAMPLES: &[&str] = &[
-    include_str!("../assets/examples/plan-then-write.json"),
-    include_str!("../assets/examples/two-views.json"),
+    include_str!("../assets/page/templates/plan-then-write.json"),
+    include_str!("../assets/page/templates/two-views.json"),
 ];
 
 /// Limits how long the engine may take to end.
@@ -99,8 +99,7 @@ impl Core {
         let store = Arc::new(store);
         let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
         let epochs = writer.epochs().clone();
-        let (hub, hub_thread) =
-            Hub::start(Arc::new(Frames), newest, oldest, epochs, Arc::clone(on_fatal))?;
+        let (hub, hub_thread) = Hub::start(newest, oldest, epochs, Arc::clone(on_fatal))?;
         let publisher: Box<dyn Publish> = match tap {
             Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),
@@ -217,6 +216,11 @@ impl Server {
             end_users: EndUsers::load(&core.store, config.gateway.hash_end_users)?,
             gateway: stats,
             started,
+            settings: http::Settings {
+                retention: config.retention,
+                is_token_required: config.token.is_some(),
+                hashes_end_users: config.gateway.hash_end_users,
+            },
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),
         });

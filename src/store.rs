@@ -8,6 +8,7 @@ mod sql;
 
 mod audit;
 mod block_index;
+mod bodies;
 mod budgets;
 mod call_changes;
 mod call_stats;
@@ -53,6 +54,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags};
 
 pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent};
+pub use bodies::{BODY_BYTES_MAX, Bodies, BodyPart, NewBody, StoredBody};
 pub use budgets::BudgetState;
 pub use call_stats::CallRow;
 pub use change::{
@@ -77,7 +79,7 @@ pub use ledger_filter::LedgerFilter;
 pub use ledger_page::{LedgerCursor, LedgerPage, LedgerQuery, LedgerSort, Order};
 pub use overview::QuarterSums;
 pub use reader::{Interrupt, Store};
-pub use response_cache::ANSWER_BYTES_MAX;
+pub use response_cache::{ANSWER_BYTES_MAX, ANSWERS_AGE_MAX_MS, ANSWERS_BYTES_MAX};
 pub use run_changes::RESTART_WITHOUT_CALL;
 pub use run_list::{RunCursor, RunFilter, RunSort};
 pub use runs::{ItemRecord, NodeRecord, NodeStatus, OpenRun, Run};

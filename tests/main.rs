@@ -4,6 +4,7 @@
 //! - `aimock`: an independent implementation of the providers' APIs, as a child process.
 //! - `bad_input`: bad input gets a clear answer, and no data is stored.
 //! - `binary`: runs the program as a child process.
+//! - `bodies`: stored bodies of clients' calls: texts, secrets, limits and removal.
 //! - `browser`: a headless Chromium with deadlines and cleanup.
 //! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
@@ -23,6 +24,7 @@
 //! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
+//! - `events`: server-sent events: reconnects, filters, limits, slow clients, shutdown.
 //! - `flow_events`: every change of a flow and each deleted run is announced.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
@@ -49,7 +51,9 @@
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
+//! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
+//! - `page_runs`: runs in the page: live output, attempts, items, retry and lists.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -71,6 +75,7 @@ mod access;
 mod aimock;
 mod bad_input;
 mod binary;
+mod bodies;
 mod browser;
 mod budget_bounds;
 mod budgets;
@@ -90,6 +95,7 @@ mod conformance;
 mod counts;
 mod disk;
 mod docs;
+mod events;
 mod flow_events;
 mod harness;
 mod history;
@@ -117,8 +123,10 @@ mod overview;
 mod page;
 mod page_access;
 mod page_files;
+mod page_graph;
 mod page_live;
 mod page_load;
+mod page_runs;
 mod pools;
 mod prices;
 mod prompt_cache;

@@ -3,7 +3,7 @@
 /** Base URLs by protocol: id, name, path after the address of the server, note. */
 export const PROTOCOLS = [
   ["openai", "OpenAI", "/v1", ""],
-  ["anthropic", "Anthropic, Ollama and Azure OpenAI", "", ""],
+  ["anthropic", "Anthropic and Ollama", "", ""],
   ["gemini", "Gemini", "", "With /v1beta if the client adds no version."],
 ];
 

@@ -7,30 +7,25 @@ import { apply, fromResponse } from "./run-state.js";
 
 /** Limits how often an active run is fetched for its prompts and outputs. */
 const REFETCH_PAUSE_MS = 1_500;
+/** After a slow answer, the pause is longer by this factor. */
+const REST_FACTOR = 10;
+/** Messages until then are drawn together: a reader cannot follow more. */
+const DRAW_PAUSE_MS = 100;
+const DRAW_PAUSE_LARGE_MS = 250;
+/** A run with more calls takes longer to draw. */
+const CALLS_LARGE = 100;
 const CLOCK_MS = 250;
-
-/** Calls `draw` in the next frame, once for all calls until then. */
-function usePerFrame(draw) {
-  const frame = useRef(0);
-  useEffect(() => () => cancelAnimationFrame(frame.current), []);
-  return () => {
-    frame.current ||= requestAnimationFrame(() => {
-      frame.current = 0;
-      draw();
-    });
-  };
-}
 
 /**
  * Returns { detail, run, error, isDeleted, reload }: `detail` is the response, `run` its state with the messages since.
  * Both are null until the first response.
  */
 export function useRun(id) {
-  const { data, error, isLoading, reload } = useData(`/api/runs/${encodeURIComponent(id)}`);
+  const { data, error, isLoading, tookMs, reload } = useData(`/api/runs/${encodeURIComponent(id)}`);
   const [, drawAgain] = useState(0);
   const [isDeleted, setDeleted] = useState(false);
   const own = useRef({ run: null, detail: null, messages: [] }).current;
-  const draw = usePerFrame(() => drawAgain((turn) => turn + 1));
+  const draw = useThrottled(() => drawAgain((turn) => turn + 1), own.run?.calls.size > CALLS_LARGE ? DRAW_PAUSE_LARGE_MS : DRAW_PAUSE_MS);
   if (data && data !== own.detail) {
     const isFirst = !own.run;
     own.detail = data;
@@ -42,7 +37,7 @@ export function useRun(id) {
   const refetch = useThrottled(() => {
     own.messages = [];
     reload();
-  }, REFETCH_PAUSE_MS);
+  }, Math.max(REFETCH_PAUSE_MS, REST_FACTOR * tookMs));
   useMessages((message) => {
     const { type, payload } = message;
     if ((payload?.runId ?? payload?.entry?.run_id) !== id) return;

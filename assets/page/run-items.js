@@ -10,12 +10,12 @@ import { Facts, LongText, Money, Status, Time } from "./ui.js";
 const PAGE_ITEMS = 25;
 /** Limits the excerpt of the prompt in an item's summary, in characters. */
 const PREVIEW_CHARS = 80;
-/** The filters of the list. */
+/** The filters of the list. A failed item whose `onError` output was used is completed, with an error. */
 const CHOICES = [
   ["all", () => true, "started"],
-  ["failed", ({ status }) => status === "FAILED", "failed"],
+  ["failed", ({ status, error }) => status === "FAILED" || (status === "COMPLETED" && Boolean(error)), "failed"],
   ["running", ({ status }) => status === "RUNNING" || status === "WAITING", "running"],
-  ["completed", ({ status }) => status === "COMPLETED", "completed"],
+  ["completed", ({ status, error }) => status === "COMPLETED" && !error, "completed"],
   ["cancelled", ({ status }) => status === "CANCELLED", "cancelled"],
 ];
 

@@ -1,10 +1,11 @@
 /** A node of a run: its state, prompt, output (streaming as it comes), attempts and items. */
 
-import { html, useLayoutEffect, useRef } from "./vendor/preact.js";
+import { html, useLayoutEffect, useMemo, useRef } from "./vendor/preact.js";
 import { count, duration, plural } from "./format.js";
 import { Attempts, Tokens } from "./run-attempts.js";
 import { MapItems } from "./run-items.js";
 import { durationMs, itemCounts, stateOf, sumCalls } from "./run-state.js";
+import { Value } from "./run-texts.js";
 import { Copy, Facts, LongText, Money, Status, Time } from "./ui.js";
 
 /** The reader follows the end of a stream while it is at most this far away, in pixels. */
@@ -41,8 +42,7 @@ function facts(run, node, state, calls, now) {
   const elapsed = durationMs({ ...node, finishedAt: isRunning ? new Date(now).toISOString() : node.finishedAt });
   const cost = html`<${Money} usd=${sums.unknown ? null : sums.cost} unknown=${calls.find((call) => call.total_cost_usd === null)?.cost_note ?? "unknown cost"} />`;
   return [
-    ["Node ID", node.nodeId === node.label ? null : html`<code>${node.nodeId}</code>`],
-    ["Started", node.startedAt ? html`<${Time} at=${node.startedAt} />` : null],
+        ["Started", node.startedAt ? html`<${Time} at=${node.startedAt} />` : null],
     ["Duration", node.startedAt && elapsed !== null ? duration(elapsed) : null],
     ["Tokens in → out", sums.isCounted ? html`<${Tokens} input=${sums.inputTokens} output=${sums.outputTokens} isEstimated=${sums.isEstimated} />` : null],
     [isRunning ? "Cost so far" : "Cost", sums.calls > sums.open ? cost : null],
@@ -58,24 +58,26 @@ const IDLE = {
 /** `node`: of the run's state; `response`: the same node in the API's response, with its texts; `calls`: its calls. */
 export function NodeRun({ run, node, response, calls, now }) {
   const state = stateOf(run, node.nodeId);
-  const text = (name, value, testid, open) => (value ?? null) !== null && value !== "" && html`<${LongText} name=${name} text=${value} testid=${testid} open=${open} />`;
+  const text = (name, value, testid) => (value ?? null) !== null && value !== "" && html`<${LongText} name=${name} text=${value} testid=${testid} />`;
   const isStreaming = state === "running" && (node.text !== "" || node.isTextCut) && !response?.items;
   // The response may be a moment older than the end of the node.
   const output = response?.output ?? (state === "completed" ? node.text : null);
+  // The same element until an item or a call changes, so that a long list is not compared at each message.
+  const items = useMemo(() => response?.items && html`<${MapItems} items=${response.items} calls=${calls} />`, [response, calls]);
   const isCached = node.usage?.cached || (calls.length > 0 && calls.at(-1).cached);
   // If there was an attempt, it already shows the last error.
   const error = node.error && node.error !== calls.at(-1)?.error_message ? node.error : null;
   return html`
     <div class="node-run" data-testid="node-run" data-node-id=${node.nodeId} data-state=${state}>
       <p class="buttons"><${Status} status=${state} testid="node-status" />${node.attempt > 1 && html`<span class="badge">attempt ${node.attempt}</span>`}${isCached && html`<span class="badge">cached</span>`}</p>
-      ${IDLE[state] && !node.startedAt && html`<p class="muted">${IDLE[state]}</p>`}
-      ${node.startedAt && html`<${Facts} facts=${facts(run, node, state, calls, now)} />`}
+      ${IDLE[state] && html`<p class="muted">${IDLE[state]}</p>`}
+      ${node.startedAt && !IDLE[state] && html`<${Facts} facts=${facts(run, node, state, calls, now)} />`}
       ${error && html`<p class="fault" data-testid="node-error">${error}</p>`}
       ${isStreaming && html`<${StreamText} key=${`${node.nodeId} ${node.attempt}`} text=${node.text} isCut=${node.isTextCut} />`}
-      ${!isStreaming && text("Output", output, "node-output", true)}
+      ${!isStreaming && (output ?? "") !== "" && html`<${Value} key=${node.nodeId} name="Output" value=${output} testid="node-output" open />`}
       ${text("Prompt as sent", response?.prompt, "node-prompt")}
       ${text("System prompt as sent", response?.system, "node-system")}
-      ${response?.items ? html`<${MapItems} key=${node.nodeId} items=${response.items} calls=${calls} />` : html`<${Attempts} calls=${calls} />`}
+      ${items ?? html`<${Attempts} calls=${calls} />`}
     </div>
   `;
 }

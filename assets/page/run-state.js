@@ -112,8 +112,9 @@ const CHANGES = {
   __proto__: null,
   FLOW_STARTED(run, { timestamp }) {
     Object.assign(run, { status: "RUNNING", error: null, errorNodeId: null, totals: null, startedAt: run.startedAt ?? timestamp, finishedAt: null });
-    stop(run, "failed"); // If the run is resumed, failed nodes wait again.
-    stop(run, "cancelled");
+    // If the run is resumed, its unfinished nodes wait again.
+    move(run, "failed", "waiting");
+    move(run, "cancelled", "waiting");
   },
   NODE_STARTED(run, { attempt, label, timestamp }, node) {
     node.label = label ?? node.label;
@@ -143,16 +144,16 @@ const CHANGES = {
   FLOW_FAILED(run, { error, executionTimeMs, nodeId, timestamp }, node) {
     Object.assign(run, { status: "FAILED", error, errorNodeId: nodeId ?? run.errorNodeId, finishedAt: timestamp, totals: { ms: executionTimeMs } });
     if (node) Object.assign(node, { state: "failed", finishedAt: node.finishedAt ?? timestamp, error: node.error ?? error });
-    stop(run, "running");
+    move(run, "running", "cancelled", timestamp);
   },
   FLOW_CANCELLED(run, { executionTimeMs, timestamp }) {
     Object.assign(run, { status: "CANCELLED", finishedAt: timestamp, totals: { ms: executionTimeMs } });
-    stop(run, "running");
+    move(run, "running", "cancelled", timestamp);
   },
 };
 
-function stop(run, state) {
-  for (const node of run.nodes.values()) if (node.state === state) Object.assign(node, { state: "waiting", text: "", error: null });
+function move(run, from, to, finishedAt = null) {
+  for (const node of run.nodes.values()) if (node.state === from) Object.assign(node, { state: to, finishedAt, text: "", error: null });
 }
 
 /**
@@ -163,6 +164,7 @@ function recordCall(run, call) {
   const before = run.calls.get(call.id);
   if (before && before.status !== "PENDING" && call.status === "PENDING") return;
   run.calls.set(call.id, call);
+  sorted.delete(run);
 }
 
 const usageOf = ({ inputTokens, outputTokens, cost = null, latencyMs, cached = false }) => ({ inputTokens, outputTokens, cost, latencyMs, cached });
@@ -171,8 +173,12 @@ const sum = (items, key) => items.reduce((total, item) => total + (item[key] ?? 
 
 /* Calls. */
 
+/** Results of `callsByNode`, until a call is recorded. */
+const sorted = new WeakMap();
+
 /** Returns the calls of a run by node id, each list in order of time. */
 export function callsByNode(run) {
+  if (sorted.has(run)) return sorted.get(run);
   const byNode = new Map();
   const calls = [...run.calls.values()].sort((a, b) => a.id - b.id);
   for (const call of calls) {
@@ -180,6 +186,7 @@ export function callsByNode(run) {
     if (!byNode.has(id)) byNode.set(id, []);
     byNode.get(id).push(call);
   }
+  sorted.set(run, byNode);
   return byNode;
 }
 
@@ -192,8 +199,7 @@ export function itemOf({ operation_id: operation, node_id: nodeId }) {
 /** Counts the items of a map by the newest call of each: { done, open, failed }. */
 export function itemCounts(run, nodeId) {
   const newest = new Map();
-  for (const call of run.calls.values()) {
-    if (call.node_id !== nodeId) continue;
+  for (const call of callsByNode(run).get(nodeId) ?? []) {
     const item = itemOf(call);
     if (item !== null && !(newest.get(item)?.id > call.id)) newest.set(item, call);
   }

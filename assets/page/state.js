@@ -38,13 +38,14 @@ const readRoute = () => {
   return { path: pathname, view: view || "overview", id: id && decodeURIComponent(id), query: new URLSearchParams(search) };
 };
 
-/** `{ path, view, id, query }` of the address: "/runs/7?x=1" is { path: "/runs/7", view: "runs", id: "7", query }. */
+/** `{ path, view, id, query }` of the address: "/runs/7?x=1" is { path: "/runs/7", view: "runs", id: "7", query }. `isBack` after back or forward. */
 export const route = createStore(readRoute());
-addEventListener("popstate", () => route.set(readRoute()));
+addEventListener("popstate", () => route.set({ ...readRoute(), isBack: true }));
 
 /** Goes to an address of the page. With `replace`, the address before is not kept in the history. */
 export function navigate(address, { replace = false } = {}) {
   if (address === location.pathname + location.search) return;
+  if (leaveGuard) return void askToLeave(() => navigate(address, { replace }));
   history[replace ? "replaceState" : "pushState"](null, "", address);
   const before = route.get();
   route.set(readRoute());

@@ -7,14 +7,19 @@ const PAUSE_SHARE = 1;
 /** Width of a shortened pause, as a share of the active time. */
 const BREAK_SHARE = 0.06;
 const TICKS_MAX = 5;
+/** Widths of texts on the axis in percent, with room to the next one. */
+const TICK_WIDTH = 12;
+const BREAK_WIDTH = 24;
 const STEPS = [1, 2, 5];
+const MINUTE = 60_000;
+const LONG_STEPS_MS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 240, 480].map((minutes) => minutes * MINUTE);
 
-/** Merges spans { from, to } that touch or overlap; returns them in order. */
-export function mergeSpans(spans) {
+/** Merges spans { from, to } that overlap or have no more than `gapMs` between them; returns them in order. */
+export function mergeSpans(spans, gapMs = 0) {
   const merged = [];
   for (const { from, to } of [...spans].sort((a, b) => a.from - b.from)) {
     const last = merged.at(-1);
-    if (last && from <= last.to) last.to = Math.max(last.to, to);
+    if (last && from <= last.to + gapMs) last.to = Math.max(last.to, to);
     else merged.push({ from, to });
   }
   return merged;
@@ -60,13 +65,20 @@ export function ticksOf(scale) {
     if (inside) ms = Math.floor((inside.to - scale.start) / step) * step;
     else ticks.push({ percent: scale.percent(scale.start + ms), text: ms === 0 ? "0" : tickText(ms), isBreak: false });
   }
-  return [...ticks, ...breaks.map(({ at, from, to }) => ({ percent: at, text: `${duration(to - from)} pause`, isBreak: true }))];
+  // The text of a pause needs the room of ticks beside it.
+  const isFree = ({ percent }) => breaks.every(({ at, width }) => percent < at - TICK_WIDTH || percent > at + width + BREAK_WIDTH);
+  return [...ticks.filter(isFree), ...breaks.map(({ at, from, to }) => ({ percent: at, text: `${duration(to - from)} pause`, isBreak: true }))];
 }
+
+/** Returns the distance of ticks in percent, or null if pauses make it uneven. */
+export const tickDistance = (scale) => (scale.parts.some(({ isBreak }) => isBreak) ? null : niceStep((scale.msPerPercent * 100) / TICKS_MAX) / scale.msPerPercent);
 
 /** "1.50 s" as "1.5 s": ticks are round. */
 const tickText = (ms) => duration(ms).replace(/(\.\d*?)0+ s$/, "$1 s").replace(". s", " s");
 
 function niceStep(atLeast) {
+  const long = LONG_STEPS_MS.find((step) => step >= atLeast);
+  if (atLeast > 20_000 && long) return long;
   const power = 10 ** Math.floor(Math.log10(Math.max(1, atLeast)));
   return (STEPS.find((step) => step * power >= atLeast) ?? 10) * power;
 }

@@ -7,7 +7,9 @@ import { count, plural } from "./format.js";
 /** Height of a row until the first one is measured. */
 const HEIGHT_GUESS = 37;
 /** Rows above and below the visible part. */
-const MARGIN_ROWS = 15;
+const MARGIN_ROWS = 10;
+/** After a jump, rows outside the window are added after this time. */
+const FILL_MS = 80;
 /** The visible part is rounded to this many rows, so that not every scroll step renders. */
 const STEP_ROWS = 5;
 /** Further rows are requested if fewer than this many follow the visible part. */
@@ -19,6 +21,7 @@ const TOP_PX = 8;
  * `columns`: [{ name, label, title, number, sort, width, cell(row) }]; `sort` is the name to sort by, `width` a share
  * of the table's width (10 by default). The first column's cell is a link to `hrefOf(row)`; columns before it, such as
  * one of check boxes, have `isPlain`. `header` replaces the label. `isDescOnly`: the API sorts it in one direction.
+ * `orders` are words for its two directions, `{ asc, desc }`.
  * `rows` in their order, with `keyOf(row)`; a row that changes must be a new object.
  * `sort`: { by, order } with `onSort({ by, order })`.
  * `onOpen(row)`: a click anywhere in a row, or Enter. `open`: the key of the row that is shown elsewhere.
@@ -55,6 +58,7 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
     vnodes.current.set(row, { state, columns, vnode });
     return vnode;
   };
+  const shown = withSpaces(range, active.index, rows.length, height, rowOf);
   const onKeyDown = (event) => {
     const step = stepOf(event.key, Math.max(1, Math.floor(innerHeight / height) - 3), rows.length);
     if (step === null || !event.target.closest(".row-link") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -75,10 +79,9 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
     <div class=${`virtual ${className}`} data-testid=${testid}>
       <${PhoneSort} ...${{ columns, sort, onSort }} />
       ${news > 0 && !(isAtTop && isNewsQuiet) && html`<div class="news"><button type="button" class="primary" data-testid="news-button" onClick=${showNews}>${plural(news, `new ${newsWord}`)}</button></div>`}
-      <table ref=${root} class="table virtual-table" role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onFocusIn=${onFocusIn} onClick=${onClick}>
-        <colgroup>${widths(columns).map((width, at) => html`<col key=${columns[at].name} style=${{ width }} />`)}</colgroup>
+      <table ref=${root} class="table virtual-table" style=${{ "--columns": widths(columns) }} role="table" aria-label=${label} aria-rowcount=${total === null ? -1 : total + 1} onKeyDown=${onKeyDown} onFocusIn=${onFocusIn} onClick=${onClick}>
         <thead role="rowgroup"><tr role="row" aria-rowindex="1">${columns.map((column) => html`<${Header} key=${column.name} ...${{ column, sort, onSort }} />`)}</tr></thead>
-        <tbody role="rowgroup">${withSpacers(range, active.index, rows.length, height, columns.length, rowOf)}</tbody>
+        <${Rows}>${shown}<//>
       </table>
       ${footer}
     </div>
@@ -86,24 +89,47 @@ export function VirtualTable({ label, columns, rows, keyOf, hrefOf, onOpen, open
 }
 
 /** Returns the rendered rows in order, with empty space in place of the others. */
-function withSpacers({ start, end }, active, length, height, columnCount, rowOf) {
-  const shown = [];
-  const indexes = Array.from({ length: end - start }, (_, at) => start + at);
+function withSpaces({ start, end }, active, length, height, rowOf) {
+  const space = (name, count) => html`<tr key=${name} class="spacer" aria-hidden="true"><td style=${{ height: `${count * height}px` }}></td></tr>`;
+  const rows = Array.from({ length: end - start }, (_, at) => rowOf(start + at));
   // The row with the focus stays in the document.
-  if (active >= end && active < length) indexes.push(active);
-  else if (active >= 0 && active < start) indexes.unshift(active);
-  let next = 0;
-  let spaces = 0;
-  const space = (until) => {
-    if (until > next) shown.push(html`<tr key=${`space-${spaces++}`} class="spacer" aria-hidden="true"><td colspan=${columnCount} style=${{ height: `${(until - next) * height}px` }}></td></tr>`);
-  };
-  for (const index of indexes) {
-    space(index);
-    shown.push(rowOf(index));
-    next = index + 1;
-  }
-  space(length);
-  return shown;
+  const isAbove = active >= 0 && active < start;
+  const isBelow = active >= end && active < length;
+  return [
+    space("space-above", isAbove ? active : start),
+    isAbove && [rowOf(active), space("space-active", start - active - 1)],
+    rows,
+    isBelow && [space("space-active", active - end), rowOf(active)],
+    space("space-below", isBelow ? length - active - 1 : length - end),
+  ].flat().filter(Boolean);
+}
+
+const isSpace = ({ key }) => String(key).startsWith("space");
+
+/**
+ * The body of the table. If several rows go at one end, or some come at the other, Preact moves all those between, which
+ * costs a layout of all rows. So the new ones come first, and the old ones at the top go one by one; the browser
+ * paints only the last state.
+ */
+function Rows({ children }) {
+  const before = useRef([]);
+  const [, trim] = useState(0);
+  const keys = new Set(children.map(({ key }) => key));
+  const keysBefore = new Set(before.current.map(({ key }) => key));
+  const isKept = (row) => keysBefore.has(row.key) && keys.has(row.key) && !isSpace(row);
+  const hasNew = children.some(({ key }) => !keysBefore.has(key));
+  const gone = before.current.filter(({ key }) => !keys.has(key));
+  const firstGone = gone.length ? before.current.indexOf(gone[0]) : -1;
+  const isAtTop = firstGone >= 0 && firstGone < before.current.findLastIndex(isKept);
+  const staying = !children.some(isKept) ? [] : hasNew ? gone : isAtTop ? gone.slice(1) : [];
+  const next = isAtTop && before.current.find((row, at) => at > firstGone && isKept(row)).key;
+  const at = isAtTop ? children.findIndex(({ key }) => key === next) : children.findLastIndex(isKept) + 1;
+  const shown = staying.length ? [...children.slice(0, at), ...staying, ...children.slice(at)] : children;
+  before.current = shown;
+  useLayoutEffect(() => {
+    if (staying.length > 0) trim((turn) => turn + 1);
+  });
+  return html`<tbody role="rowgroup">${shown}</tbody>`;
 }
 
 function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid, opensDialog }) {
@@ -118,8 +144,8 @@ function Row({ row, id, index, columns, href, data, isActive, isOpen, rowTestid,
 }
 
 const directions = { asc: "ascending", desc: "descending" };
-/** A press on the sorted column reverses the order; other columns begin with their largest values. */
-const nextSort = (column, sort) => ({ by: column.sort, order: sort.by === column.sort && sort.order === "desc" ? "asc" : "desc" });
+/** A press on the sorted column reverses the order; other columns begin with their largest values, or `firstOrder`. */
+const nextSort = (column, sort) => ({ by: column.sort, order: sort.by !== column.sort ? (column.firstOrder ?? "desc") : sort.order === "desc" ? "asc" : "desc" });
 
 function Header({ column, sort, onSort }) {
   const isSorted = column.sort && sort?.by === column.sort;
@@ -129,6 +155,8 @@ function Header({ column, sort, onSort }) {
   return html`<th role="columnheader" scope="col" class=${column.number ? "number" : ""} title=${column.title} aria-sort=${isSorted ? directions[sort.order] : null}>${content}</th>`;
 }
 
+const ORDER_WORDS = { desc: "largest or newest first", asc: "smallest or oldest first" };
+
 /** Cards have no headers, so phones sort by a select. */
 function PhoneSort({ columns, sort, onSort }) {
   const sortable = columns.filter((column) => column.sort);
@@ -137,17 +165,15 @@ function PhoneSort({ columns, sort, onSort }) {
     const [by, order] = target.value.split(" ");
     onSort({ by, order });
   };
-  const option = ({ name, sort: by, label, title }, order) => {
+  const option = ({ name, sort: by, label, title, orders = {} }, order) => {
     const value = `${by} ${order}`;
-    return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${order === "desc" ? "largest or newest" : "smallest or oldest"} first</option>`;
+    return html`<option key=${name + order} value=${value} selected=${sort.by === by && sort.order === order}>${title ?? label}, ${orders[order] ?? ORDER_WORDS[order]}</option>`;
   };
   return html`<label class="phone-sort"><span>Sort by</span><select data-testid="phone-sort" onChange=${onChange}>${sortable.map((column) => [option(column, "desc"), column.isDescOnly ? null : option(column, "asc")])}</select></label>`;
 }
 
-function widths(columns) {
-  const sum = columns.reduce((before, { width = 10 }) => before + width, 0);
-  return columns.map(({ width = 10 }) => `${((width / sum) * 100).toFixed(3)}%`);
-}
+/** Rows are grids with the same columns: a browser lays out each by itself, where a table is laid out as a whole. */
+const widths = (columns) => columns.map(({ width = 10 }) => `minmax(0, ${width}fr)`).join(" ");
 
 /** Returns how far a key moves the active row, or null for other keys. */
 function stepOf(key, pageRows, length) {
@@ -174,20 +200,32 @@ function useRowHeight(root, shape) {
   return [height, measure];
 }
 
+/** Returns the rows in the window: { start, end }, rounded, and whether the window is at its top. */
+function visibleRows(table, height) {
+  const above = -table.tBodies[0].getBoundingClientRect().top;
+  const start = Math.max(0, Math.floor(above / height / STEP_ROWS) * STEP_ROWS);
+  return { start, end: start + Math.ceil(innerHeight / height / STEP_ROWS + 1) * STEP_ROWS, isAtTop: scrollY <= TOP_PX };
+}
+
 /** Returns the range of rows near the visible part of the window, and whether the window is at its top. */
 function useVisibleRange(root, height, length) {
   const [range, setRange] = useState({ start: 0, end: 0, isAtTop: true });
   useEffect(() => {
     let frame = 0;
+    let fillTimer = 0;
     const look = () => {
       frame = 0;
       if (!root.current) return;
-      const above = -root.current.tBodies[0].getBoundingClientRect().top;
-      const first = Math.floor(above / height / STEP_ROWS) * STEP_ROWS;
-      const start = Math.max(0, first - MARGIN_ROWS);
-      const end = first + Math.ceil(innerHeight / height / STEP_ROWS) * STEP_ROWS + STEP_ROWS + MARGIN_ROWS;
-      const isAtTop = scrollY <= TOP_PX;
-      setRange((before) => (before.start === start && before.end === end && before.isAtTop === isAtTop ? before : { start, end, isAtTop }));
+      const visible = visibleRows(root.current, height);
+      clearTimeout(fillTimer);
+      setRange((before) => {
+        // After a jump all rows are new: those outside the window can wait until the scrolling rests.
+        const isJump = visible.start >= before.end || visible.end <= before.start;
+        const margin = isJump ? 0 : MARGIN_ROWS;
+        if (isJump) fillTimer = setTimeout(look, FILL_MS);
+        const next = { start: Math.max(0, visible.start - margin), end: visible.end + margin, isAtTop: visible.isAtTop };
+        return Object.keys(next).every((name) => next[name] === before[name]) ? before : next;
+      });
     };
     const soon = () => {
       frame ||= requestAnimationFrame(look);
@@ -195,17 +233,18 @@ function useVisibleRange(root, height, length) {
     look();
     addEventListener("scroll", soon, { passive: true });
     addEventListener("resize", soon);
-    // What is above the table may change its height.
+    // The content above the table may change its height.
     const above = new ResizeObserver(soon);
     above.observe(root.current.closest("main") ?? document.body);
     return () => {
       cancelAnimationFrame(frame);
+      clearTimeout(fillTimer);
       removeEventListener("scroll", soon);
       removeEventListener("resize", soon);
       above.disconnect();
     };
   }, [height, length === 0]);
-  const end = Math.min(length, Math.max(range.end, 0));
+  const end = Math.min(length, range.end);
   return [{ start: Math.min(range.start, end), end }, range.isAtTop];
 }
 

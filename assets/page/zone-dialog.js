@@ -16,13 +16,20 @@ function zonesOf(system) {
   return [...new Set([system, "UTC", ...(Intl.supportedValuesOf?.("timeZone") ?? [])])].map((zone) => ({ zone, offset: offsetOf(zone) }));
 }
 
+/** Returns the zones that contain a text: first those with a word that begins with it. */
+function matching(zones, text) {
+  const places = zones.map((of) => [of, ` ${readable(of.zone).replaceAll("/", " ")} ${of.zone} ${of.offset}`.toLowerCase()]);
+  const found = places.filter(([, words]) => words.includes(text));
+  const isFirst = ([, words]) => words.includes(` ${text}`);
+  return [...found.filter(isFirst), ...found.filter((of) => !isFirst(of))].map(([of]) => of);
+}
+
 /** `zone`: the chosen one. `onChoice(zone)` is called before `onClose()`. */
 export function ZoneDialog({ zone, system, onChoice, onClose }) {
   const id = useId("zones");
   const [text, setText] = useState("");
   const zones = useMemo(() => zonesOf(system), [system]);
-  const wanted = text.trim().toLowerCase();
-  const found = zones.filter((of) => `${readable(of.zone)} ${of.zone} ${of.offset}`.toLowerCase().includes(wanted));
+  const found = matching(zones, text.trim().toLowerCase());
   const [at, setAt] = useState(() => Math.max(0, zones.findIndex((of) => of.zone === zone)));
   const list = useRef(null);
   useEffect(() => list.current.children[at]?.scrollIntoView({ block: "nearest" }), [at, text]);
@@ -49,7 +56,7 @@ export function ZoneDialog({ zone, system, onChoice, onClose }) {
       ${found.length === 0 && html`<p role="status">No time zone matches.</p>`}
       <ul class="zones" role="listbox" aria-label="Time zones" id=${`${id}-list`} ref=${list}>
         ${found.map((of, index) => html`
-          <li key=${of.zone} id=${`${id}-${index}`} role="option" aria-selected=${of.zone === zone ? "true" : "false"} class=${index === at ? "active" : ""} data-testid="zone" onClick=${() => take(of)}>
+          <li key=${of.zone} id=${`${id}-${index}`} role="option" aria-selected=${of.zone === zone ? "true" : "false"} class=${index === at ? "active" : ""} data-testid="zone-option" onClick=${() => take(of)}>
             <span>${readable(of.zone)}${of.zone === system ? " (this browser)" : ""}</span><span class="muted">${of.offset}</span>
           </li>
         `)}

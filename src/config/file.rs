@@ -13,7 +13,7 @@ use super::config_error;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway::LoopLimits;
-use crate::journal::Retention;
+use crate::journal::{BodyLimits, Retention};
 use crate::providers::{FailedCallCosts, HealthRules, Kind, Pause, Timeouts};
 use crate::secret::Secret;
 use crate::translation::Api;
@@ -23,6 +23,10 @@ use crate::websocket::Pings;
 const ACTIVE_RUNS_MAX: usize = 10_000;
 /// Limits memory of queued runs: about a hundred megabytes of names.
 const QUEUED_RUNS_MAX: usize = 1_000_000;
+/// Limits how long bodies are stored: prompts are personal data.
+const BODIES_DAYS_MAX: u32 = 365;
+/// The default of `bodies_mb`, in MiB.
+const BODIES_MB: u32 = 1_024;
 /// The descriptors of calls are among the 256 that the listener reserves.
 const CALLS_MAX: usize = 100;
 
@@ -120,6 +124,8 @@ pub(super) struct FileHttp {
 pub(super) struct FileRetention {
     runs: Option<u64>,
     run_days: Option<f64>,
+    bodies_days: Option<u32>,
+    bodies_mb: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -213,7 +219,28 @@ impl FileRetention {
         Ok(Retention {
             runs: self.runs.unwrap_or(default.runs),
             run_age: seconds("retention.run_days", age, default.run_age)?,
+            bodies: self.bodies()?,
         })
+    }
+
+    fn bodies(&self) -> Result<Option<BodyLimits>> {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let days = self.bodies_days.unwrap_or(0);
+        if days > BODIES_DAYS_MAX {
+            return Err(config_error(format!(
+                "retention.bodies_days: must be a whole number from 0 to {BODIES_DAYS_MAX}, not {days}"
+            )));
+        }
+        let megabytes = self.bodies_mb.unwrap_or(BODIES_MB);
+        if megabytes == 0 {
+            return Err(config_error(
+                "retention.bodies_mb: must be a whole number above 0; to store no bodies, remove \
+                 `bodies_days`"
+                    .into(),
+            ));
+        }
+        let limits = BodyLimits { age: DAY * days, bytes_max: u64::from(megabytes) << 20 };
+        Ok((days > 0).then_some(limits))
     }
 }
 

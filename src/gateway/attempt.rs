@@ -90,6 +90,7 @@ impl Gateway {
                 Ok(resources) => {
                     let exchange = |id, fill, limit| {
                         operation.begin_call();
+                        operation.note_row(id);
                         if service == Service::Echo {
                             return self.echo(operation, &call, fill, &guard, reply);
                         }
@@ -121,7 +122,11 @@ impl Gateway {
         operation.end_call(&ended.outcome);
         let refused_key = ended.outcome.record(lease);
         let ended = objects.conclude(ended);
-        (self.conclude(operation, &call, ended, forward_error, &guard, reply), refused_key)
+        let attempt = self.conclude(operation, &call, ended, forward_error, &guard, reply);
+        if let Attempt::Failed(error) | Attempt::Refused(error) = &attempt {
+            operation.note_error(error);
+        }
+        (attempt, refused_key)
     }
 
     /// Returns how a target serves the request, and the request in the target's API if it is
@@ -199,8 +204,9 @@ impl Gateway {
                 self.calls.settle(changes);
                 Attempt::Over
             }
-            CallOutcome::Cached(response) => match self.calls.commit(changes) {
-                Ok(()) => {
+            CallOutcome::Cached(response) => match self.calls.commit_row(changes) {
+                Ok(row) => {
+                    row.into_iter().for_each(|id| operation.note_row(id));
                     reply_cached(&response, reply);
                     Attempt::Over
                 }
@@ -225,7 +231,8 @@ impl Gateway {
                 self.fail(operation.error_form(), ApiError::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) | CallOutcome::HeldBudget(why) => {
-                self.calls.commit_refusal(changes);
+                let row = self.calls.commit_refusal(changes);
+                row.into_iter().for_each(|id| operation.note_row(id));
                 // A retry would not help.
                 failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))
             }

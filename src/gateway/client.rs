@@ -112,7 +112,7 @@ impl Gateway {
 }
 
 /// Returns the keys of a request, and whether each is a bearer token, and meant only for flowledger.
-fn offered(head: &RequestHead) -> Vec<(Secret, bool, bool)> {
+pub(super) fn offered(head: &RequestHead) -> Vec<(Secret, bool, bool)> {
     let header = |name| head.header(name).map(str::trim);
     let plain = PLAIN_HEADERS.into_iter().filter_map(header);
     let query = head.query("key").map(|key| percent_decode_str(key).decode_utf8_lossy());

@@ -21,6 +21,8 @@ use crate::store::{
 use crate::time::Timestamp;
 
 pub const PREFIX: &str = "fl-";
+/// The hexadecimal digits of a key after its prefix.
+pub(super) const KEY_DIGITS: usize = 64;
 const KEYS_MAX: usize = 10_000;
 const NAME_BYTES_MAX: usize = 100;
 /// More than any provider serves to one account.

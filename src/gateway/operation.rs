@@ -3,12 +3,13 @@
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
+use super::body_store::RequestRows;
 use super::chat_request::ChatRequest;
 use super::client::Client;
 use super::key_rate::KeyUse;
 use super::labels::Labels;
 use super::loops::SessionKey;
-use super::protocol::{ErrorForm, Protocol};
+use super::protocol::{ErrorForm, ErrorResponse, Protocol};
 use crate::budget::Reserve;
 use crate::calls::CallOutcome;
 use crate::event::{Attribution, Usage, UsageSource};
@@ -41,6 +42,8 @@ pub(super) struct Operation<'a> {
     pub(super) key_use: OnceCell<KeyUse>,
     /// The provider that stores the earlier turns, if the request continues any.
     pub(super) origin: Option<String>,
+    /// The rows whose bodies are stored; none if bodies are not stored.
+    pub(super) rows: Option<&'a RequestRows>,
 }
 
 impl Operation<'_> {
@@ -84,6 +87,19 @@ impl Operation<'_> {
         // Set only once, because the attempts of a request are made one after the other.
         let _ = self.key_use.set(key_use);
         Ok(())
+    }
+
+    /// Notes the row of an attempt, if its body is stored.
+    pub(super) fn note_row(&self, id: i64) {
+        if let Some(rows) = self.rows {
+            rows.add(id, self.attribution.end_user.as_deref());
+        }
+    }
+
+    pub(super) fn note_error(&self, error: &ErrorResponse) {
+        if let Some(rows) = self.rows {
+            rows.end(error, self.protocol);
+        }
     }
 
     /// Notes that a call leaves.

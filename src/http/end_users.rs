@@ -6,11 +6,12 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::Context;
+use super::bodies;
 use super::ledger::{self, RowFormat};
 use super::reply::{self, Answer, With};
 use super::request::Query;
 use crate::error::{Error, Result};
-use crate::store::{Change, LedgerFilter, LedgerQuery, Receipt};
+use crate::store::{Bodies, Change, LedgerFilter, LedgerQuery, Receipt};
 
 /// `GET /api/end-users/{name}/export`: all rows of an end user, newest first.
 pub fn export(context: &Context, name: &str, mut query: Query) -> Answer {
@@ -33,9 +34,12 @@ pub fn export(context: &Context, name: &str, mut query: Query) -> Answer {
     Ok(reply::stream(content_type, rows).with("content-disposition", "attachment"))
 }
 
-/// `DELETE /api/end-users/{name}`: removes the name; the rows stay.
+/// `DELETE /api/end-users/{name}`: removes the name and the bodies; the rows stay.
 pub fn erase(context: &Context, name: &str) -> Answer {
     let names = context.end_users.forms(&decoded(name)?);
+    // First in small steps, because they may be large. The change below removes those of calls that
+    // end meanwhile.
+    bodies::delete_each(context, &Bodies::OfEndUser(names.clone()))?;
     match context.journal.commit_one(Change::EraseEndUser { names })? {
         Receipt::Erased(rows) => Ok(reply::json(200, &json!({"rows": rows}))),
         _ => Err(Error::internal("the journal returned no number of rows").into()),

@@ -5,8 +5,8 @@ use tiny_http::Method::{self, Delete, Get, Options, Patch, Post, Put};
 use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
-    Context, assets, budget, end_users, flows, health, hooks, keys, ledger, metrics, optimizations,
-    overview, prices, providers, runs, schedules,
+    Context, assets, bodies, budget, end_users, flows, health, hooks, keys, ledger, metrics,
+    optimizations, overview, prices, providers, runs, schedules, settings,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -45,6 +45,8 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
     (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
     (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
+    // The listener answers GET itself; this is for HEAD and for other methods.
+    (Get, "/api/events", |_, _| Ok(reply::stream("text/event-stream", std::io::empty()))),
     (Get, "/api/runs", |c, r| runs::list(c, r.query(), &r.client)),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
@@ -54,6 +56,10 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/ledger", |c, r| ledger::list(c, r.query(), &r.client)),
     (Get, "/api/ledger/summary", |c, r| ledger::summary(c, r.query(), &r.client)),
     (Get, "/api/ledger.csv", |c, r| ledger::csv(c, r.query())),
+    (Get, "/api/ledger/*/body", |c, r| bodies::get(c, r.id("ledger row")?)),
+    (Delete, "/api/ledger/*/body", |c, r| bodies::delete(c, r.id("ledger row")?)),
+    (Delete, "/api/bodies", |c, _| bodies::delete_all(c)),
+    (Get, "/api/settings", |c, _| settings::get(c)),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
     (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),
     (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),

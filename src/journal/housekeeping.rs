@@ -10,12 +10,12 @@ use crate::store::Writer;
 use crate::time::Timestamp;
 
 /// Limits the number of events in the log.
-const EVENTS_MAX: u64 = 1_000_000;
+pub const EVENTS_MAX: u64 = 1_000_000;
 /// Limits the age of events in the log.
-const EVENT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const EVENT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Limits how many old events and delivery keys one step removes.
 const PRUNE_STEP: usize = 500;
-/// Limits how many runs and answers one step removes.
+/// Limits how many runs, answers and bodies one step removes.
 const PRUNE_RUNS_STEP: usize = 100;
 /// The time between steps, so that writes are delayed rarely and briefly.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -28,18 +28,29 @@ const INDEX_STEP: usize = 16;
 /// The time between counts of runs and answers, and between checks for a day that can be summed up.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Limits how long runs that are over are kept. Their ledger rows are kept forever.
+/// Limits how long runs that are over, and bodies, are kept. Ledger rows are kept forever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// The number of runs; 100,000 by default.
     pub runs: u64,
     /// The age of runs; 90 days by default.
     pub run_age: Duration,
+    /// None if no bodies are stored, which is the default; earlier ones are removed.
+    pub bodies: Option<BodyLimits>,
+}
+
+/// Limits the bodies of calls of the gateway's clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimits {
+    pub age: Duration,
+    /// All bodies together; beyond it the oldest are removed.
+    pub bytes_max: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { runs: 100_000, run_age: Duration::from_secs(90 * 24 * 60 * 60) }
+        let run_age = Duration::from_secs(90 * 24 * 60 * 60);
+        Self { runs: 100_000, run_age, bodies: None }
     }
 }
 
@@ -94,7 +105,7 @@ impl Housekeeping {
         let oldest = self.prune_events(writer, now);
         let oldest = logged("cannot delete old events", oldest).flatten();
         type Step = fn(&mut Housekeeping, &mut Writer, Timestamp) -> Result<bool>;
-        let steps: [(&str, Step); 7] = [
+        let steps: [(&str, Step); 8] = [
             ("cannot count runs and cached responses", Self::count),
             ("cannot compute the daily totals of the ledger", Self::roll_up),
             ("cannot index blocks of ledger rows", |_, writer, _| {
@@ -102,6 +113,7 @@ impl Housekeeping {
             }),
             ("cannot delete old runs", Self::prune_runs),
             ("cannot delete old cached responses", Self::prune_responses),
+            ("cannot delete old bodies of calls", Self::prune_bodies),
             ("cannot delete old delivery keys of webhooks", |_, writer, now| {
                 Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP)
             }),
@@ -151,6 +163,15 @@ impl Housekeeping {
         let before = before(now, self.retention.run_age);
         let upto = self.newest_excess_run.as_deref();
         Ok(writer.prune_runs(upto, before, PRUNE_RUNS_STEP)? == PRUNE_RUNS_STEP)
+    }
+
+    fn prune_bodies(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
+        let (age, bytes_max) = match self.retention.bodies {
+            Some(limits) => (limits.age, limits.bytes_max),
+            None => (Duration::ZERO, u64::MAX),
+        };
+        let count = writer.prune_bodies(before(now, age), bytes_max, PRUNE_RUNS_STEP)?;
+        Ok(count == PRUNE_RUNS_STEP)
     }
 
     fn prune_responses(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {

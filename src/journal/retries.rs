@@ -60,8 +60,11 @@ impl Retries {
         }
         self.refused_at = Some(Instant::now());
         for mut entry in refused.into_iter().rev() {
-            // A kept answer only saves a later call, and may be as large as 1 MiB.
-            entry.changes.retain(|change| !matches!(change, Change::KeepAnswer(_)));
+            // A kept answer only saves a later call, and may be as large as 1 MiB. A body is only
+            // for people.
+            entry
+                .changes
+                .retain(|change| !matches!(change, Change::KeepAnswer(_) | Change::KeepBody(_)));
             self.entries.push_front(entry);
         }
     }

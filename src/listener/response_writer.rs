@@ -66,6 +66,25 @@ pub struct ResponseWriter<'a> {
     origin: Option<&'a str>,
     state: State,
     status: Option<u16>,
+    copy: Option<Box<ResponseCopy>>,
+}
+
+/// The beginning of a response's body, as it was sent.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseCopy {
+    bytes_max: usize,
+    pub content_type: Option<String>,
+    pub bytes: Vec<u8>,
+    /// The length of the whole body.
+    pub length: u64,
+}
+
+impl ResponseCopy {
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.bytes_max - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.length += bytes.len() as u64;
+    }
 }
 
 impl<'a> ResponseWriter<'a> {
@@ -84,6 +103,7 @@ impl<'a> ResponseWriter<'a> {
             origin: None,
             state: State::Nothing,
             status: None,
+            copy: None,
         }
     }
 
@@ -98,6 +118,22 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
+    /// Copies the first bytes of the response's body from now on.
+    pub fn copy_up_to(&mut self, bytes_max: usize) {
+        self.copy = Some(Box::new(ResponseCopy { bytes_max, ..ResponseCopy::default() }));
+    }
+
+    pub fn take_copy(&mut self) -> Option<ResponseCopy> {
+        self.copy.take().map(|copy| *copy)
+    }
+
+    fn copy(&mut self, is_sent: bool, bytes: &[u8]) -> bool {
+        if let Some(copy) = self.copy.as_mut().filter(|_| is_sent) {
+            copy.push(bytes);
+        }
+        is_sent
+    }
+
     /// Sends a whole response. Returns false if it could not be sent.
     pub fn whole(&mut self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> bool {
         let mut bytes = self.head(status, fields);
@@ -105,7 +141,8 @@ impl<'a> ResponseWriter<'a> {
         if !self.without_body {
             bytes.extend_from_slice(body);
         }
-        self.write(&bytes, State::Complete)
+        let is_sent = self.write(&bytes, State::Complete);
+        self.copy(is_sent, body)
     }
 
     /// Sends an error; `body` is its JSON.
@@ -153,6 +190,15 @@ impl<'a> ResponseWriter<'a> {
         self.write(&bytes, State::Streaming)
     }
 
+    /// Returns the head of a response whose end is the end of the connection. The caller sends it
+    /// and the body.
+    pub(super) fn head_until_close(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+        self.keep_alive = false;
+        let mut bytes = self.head(200, fields);
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
     /// Sends the next piece. Returns false if it could not be sent.
     pub fn piece(&mut self, bytes: &[u8]) -> bool {
         if self.state != State::Streaming || self.without_body {
@@ -162,12 +208,14 @@ impl<'a> ResponseWriter<'a> {
             return true;
         }
         if self.version == 0 {
-            return self.write(bytes, State::Streaming);
+            let is_sent = self.write(bytes, State::Streaming);
+            return self.copy(is_sent, bytes);
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");
-        self.write(&chunk, State::Streaming)
+        let is_sent = self.write(&chunk, State::Streaming);
+        self.copy(is_sent, bytes)
     }
 
     /// Ends a response in pieces. Without this call the client sees a truncated response.
@@ -206,6 +254,10 @@ impl<'a> ResponseWriter<'a> {
 
     fn head(&mut self, status: u16, fields: &[(&str, &str)]) -> Vec<u8> {
         self.status = Some(status);
+        if let Some(copy) = &mut self.copy {
+            let content_type = fields.iter().find(|(name, _)| *name == "content-type");
+            copy.content_type = content_type.map(|(_, value)| (*value).to_owned());
+        }
         let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
         let common = [
             ("server", "flowledger"),

@@ -117,6 +117,15 @@ pub struct KeyLease<'a> {
     key: Cell<Option<(usize, Admitted)>>,
 }
 
+impl Providers {
+    /// Returns the keys of all providers.
+    pub fn keys(&self) -> impl Iterator<Item = &Secret> {
+        let keys = self.pools.pools.values().flat_map(|pool| &pool.keys);
+        let pooled = keys.filter_map(|key| key.key.as_ref());
+        pooled.chain(self.providers().filter_map(|(_, config)| config.key()))
+    }
+}
+
 impl Pools {
     pub(super) fn new(
         providers: &BTreeMap<String, ProviderConfig>,

@@ -13,6 +13,7 @@ use crate::money::Usd;
 use crate::schedule::Missed;
 use crate::time::Timestamp;
 
+use super::bodies::{Bodies, NewBody};
 use super::key_record::{KeyLimits, KeyRecord};
 
 #[derive(Clone, Debug)]
@@ -311,6 +312,10 @@ pub enum Change {
         saved: Option<Usd>,
     },
     KeepAnswer(Arc<Bought>),
+    /// Stores the bodies of a call, unless the name of its end user was erased since it began.
+    KeepBody(Arc<NewBody>),
+    /// Removes up to this number of bodies.
+    DeleteBodies(Bodies, usize),
     SetBudgets {
         all: Vec<Budget>,
         /// The expected [`crate::budget::version`] of the current budgets, if it must match.
@@ -420,6 +425,8 @@ pub enum Receipt {
     EditedKey(Box<KeyRecord>, String),
     /// The number of rows whose end user was removed.
     Erased(usize),
+    /// The number of bodies that were removed.
+    DeletedBodies(usize),
     Call(Box<LedgerEntry>),
     /// A call whose output limit the budgets lowered: its row, and the new limit of each choice.
     LoweredCall(Box<LedgerEntry>, u32),

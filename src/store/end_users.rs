@@ -83,7 +83,7 @@ pub(super) fn create_key(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Removes the names from all rows, their daily sums and the event log.
+/// Removes the names from all rows, their daily sums and the event log, and the bodies of the rows.
 pub(super) fn erase(db: &Connection, names: &[String]) -> Result<Applied> {
     // The old text is overwritten in the file as well.
     db.pragma_update(None, "secure_delete", true)?;
@@ -93,6 +93,7 @@ pub(super) fn erase(db: &Connection, names: &[String]) -> Result<Applied> {
         rows += execute(db, sql, params![name])?;
         let sql = "UPDATE budget_days SET end_user = NULL WHERE end_user = ?1";
         execute(db, sql, params![name])?;
+        execute(db, "DELETE FROM bodies WHERE end_user = ?1", params![name])?;
         // A part of the text that serde_json wrote, so that the rest keeps its bytes. Quotes within
         // a value are escaped.
         let field = format!(",\"end_user\":{}", serde_json::Value::from(name.as_str()));

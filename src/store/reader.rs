@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -124,6 +124,14 @@ impl Store {
             return Err(Error::Stopping);
         }
         result.map_err(|error| named(error, &self.pool.path))
+    }
+
+    /// Returns the size of the database and its log, in bytes.
+    pub fn bytes_on_disk(&self) -> u64 {
+        let mut log = self.pool.path.as_os_str().to_owned();
+        log.push("-wal");
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        bytes(&self.pool.path) + bytes(Path::new(&log))
     }
 
     /// Closes the database after the writer has ended: interrupts running reads, refuses new ones,

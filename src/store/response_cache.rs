@@ -12,12 +12,12 @@ use crate::time::Timestamp;
 /// The largest answer that is stored, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Limits the size of all answers in bytes; beyond it the oldest are removed.
-const ANSWERS_BYTES_MAX: i64 = 256 << 20;
+pub const ANSWERS_BYTES_MAX: i64 = 256 << 20;
 /// The approximate size of a row without its text, in bytes: the key, twice, and numbers.
 const ROW_BYTES: usize = 200;
 /// The greatest age of an answer, in milliseconds, which is also the most that a node or client
 /// may request.
-const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+pub const ANSWERS_AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// Stores an answer in place of an older one, unless it is too large.
 pub(super) fn insert(db: &Connection, response: &Bought) -> Result<Applied> {
@@ -62,7 +62,7 @@ pub(super) fn prune(
             WHERE ?1 OR created_ms < ?2)
          RETURNING bytes";
     let removed: Vec<i64> =
-        all(db, sql, params![is_over_limit, now.0.saturating_sub(AGE_MAX_MS), step])?;
+        all(db, sql, params![is_over_limit, now.0.saturating_sub(ANSWERS_AGE_MAX_MS), step])?;
     Ok((removed.len(), removed.iter().sum()))
 }
 

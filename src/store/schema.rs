@@ -450,6 +450,37 @@ CREATE INDEX runs_by_duration ON runs (finished_ms - coalesce(started_ms, create
     WHERE finished_ms - coalesce(started_ms, created_ms) IS NOT NULL;
 ",
     "
+-- Requests and responses of clients' calls, if that is switched on; see store/bodies.rs.
+CREATE TABLE bodies (
+    ledger_id   INTEGER PRIMARY KEY,
+    created_ms  INTEGER NOT NULL,
+    end_user    TEXT,                   -- as in the row
+    bytes       INTEGER NOT NULL,       -- stored
+    request     BLOB,                   -- deflated text; null for other content
+    request_bytes INTEGER NOT NULL,     -- as sent
+    is_request_cut INTEGER NOT NULL,
+    request_type TEXT,
+    response    BLOB,
+    response_bytes INTEGER NOT NULL,
+    is_response_cut INTEGER NOT NULL,
+    response_type TEXT
+) STRICT;
+CREATE INDEX bodies_by_time ON bodies (created_ms);
+CREATE INDEX bodies_by_end_user ON bodies (end_user) WHERE end_user IS NOT NULL;
+-- The sum of their bytes.
+CREATE TABLE body_bytes (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    bytes       INTEGER NOT NULL
+) STRICT;
+INSERT INTO body_bytes (one, bytes) VALUES (1, 0);
+CREATE TRIGGER body_added AFTER INSERT ON bodies BEGIN
+    UPDATE body_bytes SET bytes = bytes + new.bytes;
+END;
+CREATE TRIGGER body_removed AFTER DELETE ON bodies BEGIN
+    UPDATE body_bytes SET bytes = bytes - old.bytes;
+END;
+",
+    "
 -- Orders of the list of calls. Only settled calls have values, so each call is written once.
 CREATE INDEX IF NOT EXISTS ledger_by_cost ON ledger (cost_nanousd) WHERE cost_nanousd IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ledger_by_latency ON ledger (latency_ms) WHERE latency_ms IS NOT NULL;

@@ -13,7 +13,7 @@ use super::epochs::{self, Epochs};
 use super::files::DatabaseFiles;
 use super::sql::{all, execute, one, single};
 use super::{
-    block_index, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
+    block_index, bodies, corrections, daily_rollup, days, end_users, flows, keys, node_changes,
     prompt_densities, response_cache, run_changes, stored_objects, suggestions, triggers,
 };
 use crate::error::{Error, Result};
@@ -173,6 +173,16 @@ impl Writer {
         self.transaction(|batch| response_cache::prune(batch.db, too_many, now, step))
     }
 
+    /// Removes up to `step` old bodies; see [`bodies::prune`].
+    pub fn prune_bodies(
+        &mut self,
+        before: Timestamp,
+        bytes_max: u64,
+        step: usize,
+    ) -> Result<usize> {
+        bodies::prune(&self.db, before, bytes_max, step)
+    }
+
     /// Removes up to `step` of the oldest events that are older than `before` or beyond the newest
     /// `keep`. Stops at the first event to keep: times are not quite in the order of the log, and a
     /// client that catches up must not find a gap. Returns their number.
@@ -279,6 +289,8 @@ impl Batch<'_> {
             Change::ForgetObject(name) => stored_objects::forget(db, name),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
+            Change::KeepBody(body) => bodies::insert(db, body),
+            Change::DeleteBodies(which, step) => bodies::delete(db, which, *step),
             Change::SetBudgets { all, version } => {
                 calls.budgets.replace(db, all, version.as_deref()).map(done)
             }

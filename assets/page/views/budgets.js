@@ -67,7 +67,7 @@ function LazyForm({ edited, budgets, ...props }) {
 
 const NoBudgets = () => html`
   <${Empty} title="No budgets yet. Spending has no limit.">
-    <p>A good first budget is 20 USD a month for everything. It only warns, at 80 and at 100 percent, and refuses no call. You can make it a hard limit later.</p>
+    <p>A good first budget is $20 a month for everything. It only warns, at 80 and at 100 percent, and refuses no call. You can make it a hard limit later.</p>
     <button type="button" data-testid="budget-first" onClick=${() => setQuery({ new: "first", edit: null })}>Set this budget</button>
   <//>
 `;

@@ -8,8 +8,9 @@ import { PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, useData, useFlowNames, useMessages, useThrottled } from "../state.js";
 import { confirmAction, Empty, ErrorNote, Facts, Loading, Menu, Money, Section, showError, Time, toast } from "../ui.js";
 
-/** Limits how often the keys are fetched while calls are made. */
+/** Limits how often the keys are fetched while calls are made; slow sums are fetched less often. */
 const REFRESH_PAUSE_MS = 2_000;
+const REST_FACTOR = 10;
 const PATH = "/api/keys";
 const GRACE_DEFAULT_S = 3_600;
 /** The offered times that a replaced key stays valid, in seconds. */
@@ -22,7 +23,7 @@ export function Keys({ query, onCreated }) {
   const budgets = useData("/api/budget");
   const spend = useData(address("/api/ledger/summary", { group_by: "key", from, to }));
   const reload = () => [keys, budgets, spend].forEach((data) => data.reload());
-  const reloadSoon = useThrottled(reload, REFRESH_PAUSE_MS);
+  const reloadSoon = useThrottled(reload, Math.max(REFRESH_PAUSE_MS, REST_FACTOR * (spend.tookMs ?? 0)));
   useMessages(({ type }) => type === "LEDGER_UPDATE" && reloadSoon());
   /** The open dialog: { Part, props }. Its module is loaded when it is needed. */
   const [dialog, setDialog] = useState(null);

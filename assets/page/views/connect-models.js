@@ -76,7 +76,7 @@ function MissingPrices() {
         <div class="code-head"><span class="muted">prices.toml</span><${Copy} text=${snippet} name="entries for the price file" /></div>
         <pre tabindex="0" role="group" aria-label="Entries for the price file">${snippet}</pre>
       </div>
-      <p class="hint">For earlier calls, stop the server and run <code>flowledger reprice --from 2026-11-01 --dry-run</code>, then without <code>--dry-run</code>.</p>
+      <p class="hint">For earlier calls, stop the server and run <code>flowledger reprice --from DATE --dry-run</code>, then without <code>--dry-run</code>.</p>
     </div>
   `;
 }

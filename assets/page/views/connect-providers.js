@@ -77,7 +77,7 @@ function Provider({ provider, onTested }) {
         <div class="budget-title"><h3><bdi>${name}</bdi></h3><${State} of=${isMissing(provider) ? { state: "missing" } : provider} /></div>
         <${Button} onClick=${test} aria-label=${`Test: ${name}`} data-testid="provider-test">Test<//>
       </div>
-      <p class="muted">${kind}${baseUrl && html` at <bdi>${baseUrl}</bdi>`}</p>
+      <p class="muted">${kind === "echo" ? "Works offline, is free, and answers with the prompt." : html`API of ${kind} at <bdi>${baseUrl}</bdi>`}</p>
       ${keys.length > 0 && html`<ul class="provider-keys" aria-label=${`Keys of ${name}`}>${keys.map((key) => html`<li key=${key.name}><${KeyState} item=${key} isOnly=${keys.length === 1} /></li>`)}</ul>`}
       ${provider.lastError && html`<p class="fault" data-testid="provider-error">Last error, <${Time} at=${provider.lastErrorAt} ago />: ${provider.lastError}</p>`}
       <div role="status" data-testid="provider-result">${result && html`<${Result} result=${result} />`}</div>
@@ -110,5 +110,5 @@ function KeyState({ item, isOnly }) {
 
 function Result({ result: { ok, models, error, latencyMs } }) {
   if (!ok) return html`<p class="fault">Test failed: ${error}</p>`;
-  return html`<p class="good-text">Test passed: ${models > 0 ? `${plural(models, "model")} listed ` : ""}in ${duration(latencyMs)}</p>`;
+  return html`<p class="good-text">Test passed in ${duration(latencyMs)}${models > 0 && `: ${plural(models, "model")} listed`}</p>`;
 }

@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact.js";
 import * as api from "../api.js";
 import { CheckField, Form, isWhole, SelectField, TextField, useForm, whole, wholeOrText } from "../forms.js";
-import { dateIn, startOfDay } from "../period.js";
+import { dateIn, startOfDay } from "../period-picker.js";
 import { settings, useData } from "../state.js";
 import { Dialog, toast } from "../ui.js";
 

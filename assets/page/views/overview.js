@@ -1,6 +1,6 @@
 /** The view "Overview": spend, health and what needs attention in a period. */
 
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { count, duration, excludedCalls, isCostUnknown, money, percent, plural, short } from "../format.js";
 import { Meter } from "../meter.js";
 import { dateIn, PeriodPicker, usePeriod } from "../period-picker.js";
@@ -14,7 +14,8 @@ const REST_FACTOR = 5;
 const MODELS_SHOWN = 8;
 const BUDGETS_SHOWN = 4;
 const FAILED = "FAILED,TIMEOUT,CANCELLED,UNKNOWN";
-const RUN_MESSAGES = ["FLOW_STARTED", "FLOW_COMPLETED", "FLOW_FAILED", "FLOW_CANCELLED", "RUN_DELETED", "BUDGET_WARNING", "OPTIMIZATION_AVAILABLE", "OPTIMIZATION_CHANGED"];
+const RUN_ENDS = ["FLOW_COMPLETED", "FLOW_FAILED", "FLOW_CANCELLED"];
+const REFRESHING = ["FLOW_STARTED", ...RUN_ENDS, "RUN_DELETED", "BUDGET_WARNING", "OPTIMIZATION_AVAILABLE", "OPTIMIZATION_CHANGED"];
 
 /** The plot and its library are fetched while the data are. */
 let plotModule = null;
@@ -26,7 +27,7 @@ export default function Overview({ query }) {
   const { data, error, isStale, tookMs, reload } = useData(path);
   const refresh = useThrottled(reload, Math.max(REFRESH_PAUSE_MS, REST_FACTOR * tookMs));
   useMessages(({ type, payload }) => {
-    if (type === "LEDGER_UPDATE" ? payload.entry.status !== "PENDING" : RUN_MESSAGES.includes(type)) refresh();
+    if (type === "LEDGER_UPDATE" ? payload.entry.status !== "PENDING" : REFRESHING.includes(type)) refresh();
   });
   useEffect(() => void loadPlot(), []);
   const link = (filters) => address("/calls", { ...period.query, ...filters });
@@ -42,7 +43,7 @@ export default function Overview({ query }) {
 function Content({ data, period, link, isStale }) {
   const { total, running } = data;
   const hasContent = total.calls > 0 || running.length > 0;
-  if (!hasContent) return html`<${NoCalls} period=${period} />`;
+  if (!hasContent) return html`<${NoCalls} ...${{ data, period, link }} />`;
   return html`
     <div class="overview" aria-busy=${isStale ? "true" : null}>
       <${Tiles} ...${{ data, period, link }} />
@@ -60,7 +61,7 @@ function Content({ data, period, link, isStale }) {
       <${Failures} failures=${data.failures} link=${link} />
       <div class="overview-thirds">
         <${Top} title="Flows" items=${data.flows} href=${({ key }) => link({ flow_id: key })} more="/flows" testid="top-flows" none="No calls of flows in this period." />
-        <${Top} title="Keys" items=${data.keys} href=${({ key }) => link({ key })} more="/connect" testid="top-keys" none="No calls with a key in this period." />
+        <${Top} title="Keys" items=${data.keys} href=${({ key }) => link({ key })} more="/connect?part=keys" testid="top-keys" none="No calls with a key in this period." />
         <${Top} title="Sessions" items=${data.sessions} href=${({ key }) => link({ session: key })} testid="top-sessions" none="No calls with a session in this period." />
       </div>
     </div>
@@ -68,19 +69,26 @@ function Content({ data, period, link, isStale }) {
 }
 
 /** Either nothing was ever called, or only not in this period. */
-function NoCalls({ period }) {
-  const { data } = useData("/api/ledger?limit=1");
-  if (!data) return html`<${Loading} />`;
-  if (data.items.length > 0 && period.from) {
-    return html`<${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>`;
+function NoCalls({ data, period, link }) {
+  const { data: newest } = useData("/api/ledger?limit=1");
+  if (!newest) return html`<${Loading} />`;
+  if (newest.items.length > 0 && period.from) {
+    return html`
+      <${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>
+      <div class="overview overview-thirds">
+        <${Running} ...${{ data, link }} />
+        <${Budgets} budgets=${data.budgets} />
+        <${Savings} savings=${data.savings} />
+      </div>
+    `;
   }
   return html`
     <${Empty} title="No calls yet. Begin in one of two ways:">
       <ul class="begin">
-        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows">Go to flows</a></p></li>
-        <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect">Connect a client</a></p></li>
+        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows?new=1">Create a flow</a></p></li>
+        <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect?part=client">Connect a client</a></p></li>
       </ul>
-      <p>A provider needs a key first: <a href="/connect">see the state of the providers</a>.</p>
+      <p>A provider needs a key first: <a href="/connect?part=providers">see the state of the providers</a>.</p>
     <//>
   `;
 }
@@ -152,7 +160,7 @@ function Excluded({ total, link }) {
   if (!unpriced && !unknown && !Number(subscribed)) return null;
   return html`
     <p class="muted" data-testid="excluded">Not included:${" "}
-      ${unpriced > 0 && html`<a href="/connect">${plural(unpriced, "call")} with unknown price</a>`}
+      ${unpriced > 0 && html`<a href="/connect?part=models">${plural(unpriced, "call")} with unknown price</a>`}
       ${unpriced > 0 && unknown > 0 && ", "}
       ${unknown > 0 && html`<a href=${link({ status: FAILED })}>${plural(unknown, "failed call")} with unknown cost</a>`}
       ${Number(subscribed) > 0 && html`${unpriced + unknown > 0 && ", "}<${Money} usd=${subscribed} /> covered by subscriptions`}
@@ -176,7 +184,7 @@ function Models({ data: { models, total }, link }) {
   const shown = isLong ? sorted : sorted.slice(0, MODELS_SHOWN);
   return html`
     <${Section} title="Cost by model" className="card" testid="models">
-      <table class="table plain">
+      <table class="table bare">
         <thead><tr><th scope="col">Model</th><th scope="col" class="number">Calls</th><th scope="col" class="number wide-only">Failed</th><th scope="col" class="number wide-only">Input</th><th scope="col" class="number wide-only">Output</th><th scope="col" class="number">Cost</th><th scope="col" class="number wide-only">Share</th></tr></thead>
         <tbody>
           ${shown.map((of) => html`
@@ -223,9 +231,14 @@ function Top({ title, items, href, more, none, testid }) {
 
 /** Runs and calls that are not finished; the messages say which node a run is at. */
 function Running({ data: { running, running_calls: calls }, link }) {
-  const [nodes, setNodes] = useState({});
+  // Also of runs that the data do not have yet: their first node starts before the next fetch.
+  const nodes = useRef(new Map()).current;
+  const [, renderAgain] = useState(0);
   useMessages(({ type, payload }) => {
-    if (type === "NODE_STARTED" && running.some(({ runId }) => runId === payload.runId)) setNodes((before) => ({ ...before, [payload.runId]: payload.label ?? payload.nodeId }));
+    if (type === "NODE_STARTED") nodes.set(payload.runId, payload.label ?? payload.nodeId);
+    else if (RUN_ENDS.includes(type)) nodes.delete(payload.runId);
+    else return;
+    if (running.some(({ runId }) => runId === payload.runId)) renderAgain((turn) => turn + 1);
   }, [running]);
   const none = running.length === 0 && !calls;
   return html`
@@ -236,7 +249,7 @@ function Running({ data: { running, running_calls: calls }, link }) {
           ${running.map(({ runId, flowName, status, createdAt, startedAt }) => html`
             <li key=${runId} data-testid="running-run">
               <a class="cut" href=${`/runs/${runId}`}><bdi>${flowName}</bdi></a><${Status} status=${status} />
-              <span class="muted cut">${nodes[runId] && html`<bdi>${nodes[runId]}</bdi>, `}since <${Time} at=${startedAt ?? createdAt} /></span>
+              <span class="muted cut">${nodes.has(runId) && html`<bdi>${nodes.get(runId)}</bdi>, `}since <${Time} at=${startedAt ?? createdAt} /></span>
             </li>
           `)}
         </ul>

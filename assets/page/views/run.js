@@ -1,26 +1,16 @@
 /** The view of one run: its graph, its nodes over time, the selected node, input and output. */
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { stringify } from "../api.js";
-import { count, duration, plural } from "../format.js";
-import { cancelRun, deleteRun, downloadRun, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
+import { count, duration, plural, TRIGGERS } from "../format.js";
+import { Graph } from "../graph.js";
+import { cancelRun, deleteRun, downloadRun, retryRun, runAgain } from "../run-actions.js";
 import { useClock, useRun, useRunGraph } from "../run-data.js";
-import { callsByNode, focusOf, isActive, isResumable, nodeOf, stateOf, sumCalls } from "../run-state.js";
+import { callsByNode, durationMs, focusOf, isActive, isResumable, itemCounts, itemOf, nodeOf, stateOf, sumCalls } from "../run-state.js";
+import { Value } from "../run-texts.js";
 import { Waterfall } from "../run-waterfall.js";
 import { navigate, setQuery } from "../state.js";
-import { Button, CopyLine, Dash, Empty, ErrorNote, Facts, Loading, LongText, Menu, Money, Page, Section, Status, Time } from "../ui.js";
-
-const WIDE = matchMedia("(width >= 64rem)");
-
-function useIsWide() {
-  const [isWide, setWide] = useState(WIDE.matches);
-  useEffect(() => {
-    const listen = () => setWide(WIDE.matches);
-    WIDE.addEventListener("change", listen);
-    return () => WIDE.removeEventListener("change", listen);
-  }, []);
-  return isWide;
-}
+import { Button, CopyLine, Dash, Empty, ErrorNote, Facts, Loading, Menu, Money, Page, Section, Status, Time } from "../ui.js";
 
 /** Loads a part of the view when it is needed first. */
 function useModule(load, isNeeded = true) {
@@ -38,7 +28,7 @@ function Cost({ run, sums }) {
   if (hasTotal && total !== null) return html`<${Money} usd=${total} />`;
   if (!hasTotal && sums.calls === sums.open) return isActive(run) ? html`<span class="muted">none yet</span>` : html`<${Dash} reason="no calls" />`;
   if (sums.cost === null) return html`<${Dash} reason="unknown cost" />`;
-  return html`<${Money} usd=${sums.cost} />${!hasTotal && isActive(run) && html`<span class="muted"> so far</span>`}${sums.unknown > 0 && html`<span class="muted"> + ${plural(sums.unknown, "call")} with unknown cost</span>`}`;
+  return html`<${Money} usd=${sums.cost} />${sums.unknown > 0 && html`<span class="muted"> + ${plural(sums.unknown, "call")} with unknown cost</span>`}`;
 }
 
 function RunFacts({ detail, run, now }) {
@@ -53,8 +43,8 @@ function RunFacts({ detail, run, now }) {
     ["Trigger", TRIGGERS[detail.trigger] ?? detail.trigger],
     ["Started", html`<${Time} at=${startedAt ?? detail.createdAt} />`],
     ["Duration", (elapsed ?? null) === null ? null : duration(elapsed)],
-    ["Tokens in → out", hasTokens ? html`${count(input)} → ${count(output)}${isOn ? html`<span class="muted"> so far</span>` : null}` : null],
-    ["Cost", html`<span data-testid="run-cost"><${Cost} run=${run} sums=${sums} /></span>`],
+    [isOn ? "Tokens so far" : "Tokens in → out", hasTokens ? `${count(input)} → ${count(output)}` : null],
+    [isOn ? "Cost so far" : "Cost", html`<span data-testid="run-cost"><${Cost} run=${run} sums=${sums} /></span>`],
     ["Calls", sums.calls ? html`<a href=${`/calls?run_id=${detail.runId}&period=all`}>${plural(sums.calls, "call")}</a>` : null],
   ]} />`;
 }
@@ -88,53 +78,32 @@ function RunError({ run, onSelect }) {
   `;
 }
 
-const textOf = (value) => (typeof value === "string" ? value : stringify(value, 2));
-
 function Texts({ detail }) {
   const hasInput = detail.input !== null && stringify(detail.input) !== "{}";
   const output = detail.output ?? null;
   return html`
     <${Section} title="Input and output" testid="run-texts">
-      ${hasInput ? html`<${LongText} name="Input" text=${textOf(detail.input)} testid="run-input" />` : html`<p class="muted">This run has no input of its own; the flow's defaults apply.</p>`}
-      ${output !== null ? html`<${LongText} name="Output" text=${textOf(output)} testid="run-output" open />` : html`<p class="muted">${isActive(detail) ? "The output appears when the run ends." : "This run has no output."}</p>`}
+      ${hasInput ? html`<${Value} name="Input" value=${detail.input} testid="run-input" />` : html`<p class="muted">This run has no input of its own; the flow's defaults apply.</p>`}
+      ${output !== null ? html`<${Value} name="Output" value=${output} testid="run-output" open />` : html`<p class="muted">${isActive(detail) ? "The output appears when the run ends." : "This run has no output."}</p>`}
     <//>
   `;
 }
 
 /** The selected node: beside the graph on wide screens, a sheet on phones. */
-function NodePart({ detail, run, graph, nodeId, now, isWide, onClose }) {
-  const module = useModule(() => import("../run-node.js"));
+function NodePart({ detail, run, graph, nodeId, now, onClose }) {
+  const part = useModule(() => import("../run-node.js"));
   const panel = useModule(() => import("../node-panel.js"));
   const node = nodeOf(run, nodeId);
-  const definition = graph?.nodes.find(({ id }) => id === nodeId);
-  const content = module && html`
-    <${module.NodeRun} run=${run} node=${node} response=${detail.nodes.find((one) => one.nodeId === nodeId)} calls=${callsByNode(run).get(nodeId) ?? []} now=${now} />
-    ${definition && panel?.Definition && html`<${Section} title="Definition"><${panel.Definition} node=${definition} graph=${graph} /><//>`}
-  `;
-  return html`<${Panel} title=${node.label} isWide=${isWide} onClose=${onClose}>${content ?? html`<${Loading} />`}<//>`;
-}
-
-function Panel({ title, isWide, onClose, children }) {
-  const ui = useModule(() => import("../ui.js"));
-  const root = useRef(null);
-  const heading = useRef(null);
-  useEffect(() => {
-    // Who selects by keyboard goes on in the panel, and comes back on closing.
-    const from = document.activeElement;
-    if (!isWide || !from?.matches(":focus-visible") || from.closest("h1")) return undefined;
-    const panel = root.current;
-    heading.current.focus();
-    return () => (panel.contains(document.activeElement) || document.activeElement === document.body) && from.isConnected && from.focus();
-  }, []);
-  const onKeyDown = (event) => {
-    if (event.key === "Escape" && !event.defaultPrevented) onClose();
-  };
-  if (!isWide) return ui && html`<${ui.Dialog} title=${title} onClose=${onClose} side testid="node-panel">${children}<//>`;
+  const definition = useMemo(() => {
+    const found = panel && graph?.nodes.find(({ id }) => id === nodeId);
+    return found && html`<details class="fold"><summary>Definition</summary><${panel.Definition} node=${found} /></details>`;
+  }, [panel, graph, nodeId]);
+  if (!part || !panel) return null;
   return html`
-    <aside class="node-panel card" aria-label=${`Node ${title}`} data-testid="node-panel" ref=${root} onKeyDown=${onKeyDown}>
-      <header class="section-head"><h2 tabindex="-1" ref=${heading}><bdi>${title}</bdi></h2><button type="button" class="icon-button" aria-label="Close" data-testid="panel-close" onClick=${onClose}>×</button></header>
-      ${children}
-    </aside>
+    <${panel.NodePanel} title=${node.label} onClose=${onClose}>
+      <${part.NodeRun} key=${nodeId} run=${run} node=${node} response=${detail.nodes.find((one) => one.nodeId === nodeId)} calls=${callsByNode(run).get(nodeId) ?? []} now=${now} />
+      ${definition}
+    <//>
   `;
 }
 
@@ -146,18 +115,33 @@ function Gone({ title, text }) {
   `;
 }
 
-function GraphPart({ run, graph, selected, onSelect }) {
-  const module = useModule(() => import("../graph.js"));
-  if (!module || !graph) return null;
-  const states = new Map([...run.nodes.keys()].map((id) => [id, stateOf(run, id)]));
-  return html`<${module.Graph} nodes=${graph.nodes} edges=${graph.edges} run=${run} states=${(id) => states.get(id) ?? stateOf(run, id)} selected=${selected} onSelect=${onSelect} focus=${focusOf(run)} />`;
+/** Returns a function from node ids to what the graph shows of them. */
+function useGraphStates(run, now) {
+  const byNode = callsByNode(run);
+  return (id) => {
+    const node = run.nodes.get(id);
+    if (!node) return { state: stateOf(run, id) };
+    const state = stateOf(run, id);
+    const calls = byNode.get(id) ?? [];
+    const sums = sumCalls(calls);
+    const ms = durationMs({ ...node, finishedAt: state === "running" ? new Date(now).toISOString() : node.finishedAt });
+    const isMap = calls.some((call) => itemOf(call) !== null);
+    return { state, attempt: node.attempt, cost: sums.calls > sums.open && !sums.unknown ? sums.cost : null, ms: node.startedAt ? ms : null, items: isMap ? itemCounts(run, id) : null, text: node.text };
+  };
+}
+
+function GraphPart({ run, graph, now, selected, onSelect }) {
+  const states = useGraphStates(run, now);
+  if (!graph) return null;
+  return html`<${Graph} graph=${graph} states=${states} selected=${selected} onSelect=${onSelect} focusOn=${focusOf(run)} label="Graph of the run" />`;
 }
 
 export default function Run({ id, query }) {
   const { detail, run, error, isDeleted, setDeleted, reload } = useRun(id);
   const graph = useRunGraph(detail);
   const now = useClock(isActive(run));
-  const isWide = useIsWide();
+  // The same element while the response is the same, so that it is not compared at each message.
+  const texts = useMemo(() => detail && html`<${Texts} detail=${detail} />`, [detail]);
   if (isDeleted) return html`<${Gone} title="Run deleted" text="This run was deleted. Its ledger rows stay." />`;
   if (error?.status === 404) return html`<${Gone} title="Run not found" text="This run does not exist. It may have been deleted, or the retention period has ended." />`;
   if (!detail) return html`<${Page} title="Run">${error ? html`<${ErrorNote} title="Cannot load this run" error=${error} onRetry=${reload} />` : html`<${Loading} />`}<//>`;
@@ -172,13 +156,13 @@ export default function Run({ id, query }) {
       ${error && html`<${ErrorNote} title="Cannot update this run" error=${error} onRetry=${reload} />`}
       <${RunError} run=${run} onSelect=${(nodeId) => setQuery({ node: nodeId })} />
       <${RunFacts} detail=${detail} run=${run} now=${now} />
-      <div class=${selected && isWide ? "run-parts with-panel" : "run-parts"}>
+      <div class="graph-area">
         <div class="run-main">
-          <${GraphPart} run=${run} graph=${graph} selected=${selected} onSelect=${select} />
+          <${GraphPart} run=${run} graph=${graph} now=${now} selected=${selected} onSelect=${select} />
           <${Section} title="Timeline"><${Waterfall} run=${run} detail=${detail} now=${now} selected=${selected} onSelect=${select} /><//>
-          <${Texts} detail=${detail} />
+          ${texts}
         </div>
-        ${selected && html`<${NodePart} key=${selected} detail=${detail} run=${run} graph=${graph} nodeId=${selected} now=${now} isWide=${isWide} onClose=${() => setQuery({ node: null })} />`}
+        ${selected && html`<${NodePart} detail=${detail} run=${run} graph=${graph} nodeId=${selected} now=${now} onClose=${() => setQuery({ node: null })} />`}
       </div>
     <//>
   `;

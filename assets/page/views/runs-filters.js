@@ -2,9 +2,8 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../api.js";
-import { duration } from "../format.js";
+import { duration, TRIGGERS } from "../format.js";
 import { PeriodPicker } from "../period-picker.js";
-import { TRIGGERS } from "../run-actions.js";
 import { setQuery, useFlowNames } from "../state.js";
 import { useId } from "../ui.js";
 
@@ -82,10 +81,9 @@ function FlowField({ query }) {
 function Form({ query }) {
   return html`
     <div class="runs-filter-form form" data-testid="runs-filter-form">
-      <${FlowField} query=${query} />
-      <fieldset><legend>Trigger</legend>${Object.entries(TRIGGERS).map(([name, label]) => html`<label key=${name} class="check"><input type="checkbox" checked=${listed(query, "trigger").includes(name)} onChange=${() => toggle(query, "trigger", name)} />${label}</label>`)}</fieldset>
-      <div class="form-row"><${Bound} query=${query} name="min_cost" label="Cost from" unit="$" /><${Bound} query=${query} name="max_cost" label="Cost up to" unit="$" /></div>
-      <div class="form-row"><${Bound} query=${query} name="min_ms" label="Duration from" unit="s" factor=${1000} /><${Bound} query=${query} name="max_ms" label="Duration up to" unit="s" factor=${1000} /></div>
+      <div class="form-row"><${FlowField} query=${query} />
+      <fieldset><legend>Trigger</legend>${Object.entries(TRIGGERS).map(([name, label]) => html`<label key=${name} class="check"><input type="checkbox" checked=${listed(query, "trigger").includes(name)} onChange=${() => toggle(query, "trigger", name)} />${label}</label>`)}</fieldset></div>
+      <div class="form-row"><${Bound} query=${query} name="min_cost" label="Cost from" unit="$" /><${Bound} query=${query} name="max_cost" label="Cost up to" unit="$" /><${Bound} query=${query} name="min_ms" label="Duration from" unit="s" factor=${1000} /><${Bound} query=${query} name="max_ms" label="Duration up to" unit="s" factor=${1000} /></div>
     </div>
   `;
 }

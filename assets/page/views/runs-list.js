@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../api.js";
-import { freshness, rememberFlows, useMessages, useThrottled } from "../state.js";
+import { freshness, rememberFlows, route, useMessages, useThrottled } from "../state.js";
 
 const PAGE_ROWS = 100;
 /** The API returns at most this many rows at once. */
@@ -15,13 +15,10 @@ const KEPT_MS = 10 * 60_000;
 
 /** The list that was left last: { path, rows, next, scrollY, at }. */
 let kept = null;
-let poppedAt = -Infinity;
-addEventListener("popstate", () => (poppedAt = performance.now()), true);
 
 /** Returns the list left with this path, if the reader just came back to it. */
 function takeKept(path) {
-  const isBack = performance.now() - poppedAt < 1_000;
-  return isBack && kept?.path === path && Date.now() - kept.at < KEPT_MS ? kept : null;
+  return route.get().isBack && kept?.path === path && Date.now() - kept.at < KEPT_MS ? kept : null;
 }
 
 const CHANGES = {

@@ -1,7 +1,9 @@
 /** One suggestion: its reason, evidence and saving, and its actions. */
 
 import { html, useEffect, useState } from "../vendor/preact.js";
+import * as api from "../api.js";
 import { money } from "../format.js";
+import { useMessages } from "../state.js";
 import { Button, ErrorNote, Facts, Time, useId } from "../ui.js";
 import { evidenceFacts, ExpectedSaving, MeasuredSaving, withMoney } from "./saving-texts.js";
 
@@ -62,11 +64,38 @@ export function SavingCard({ item, most, path, actions }) {
   `;
 }
 
+/** Labels of nodes by flow, as promises: many suggestions are for the same flow. */
+const labels = new Map();
+
+async function fetchLabels(flowId) {
+  const flow = await api.getIfAny(`/api/flows/${flowId}`).catch(() => null);
+  return Object.fromEntries((flow?.data?.nodes ?? []).map(({ id, data }) => [id, data?.label]));
+}
+
+/** Returns a function from ids of a flow's nodes to their labels; without a label, to the id. */
+function useNodeLabels(flowId) {
+  const [known, setKnown] = useState({});
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    let isCurrent = true;
+    if (!labels.has(flowId)) labels.set(flowId, fetchLabels(flowId));
+    labels.get(flowId).then((found) => isCurrent && setKnown(found));
+    return () => (isCurrent = false);
+  }, [flowId, turn]);
+  useMessages(({ type, payload }) => {
+    if (type !== "FLOW_CHANGED" || payload.flowId !== flowId) return;
+    labels.delete(flowId);
+    setTurn((before) => before + 1);
+  }, [flowId]);
+  return (id) => known[id] || id;
+}
+
 function Place({ item: { flowId, flowName, nodeId, otherNodeId, status, changedAt } }) {
   const nodes = [nodeId, otherNodeId].filter(Boolean);
+  const labelOf = useNodeLabels(flowId);
   return html`
     <p class="muted" data-testid="saving-place">
-      <a href=${`/flows/${flowId}`}><bdi>${flowName || `flow ${flowId}`}</bdi></a> · ${nodes.length > 1 ? "nodes" : "node"} ${nodes.map((id, at) => html`${at > 0 && " and "}<bdi key=${id}>${id}</bdi>`)}
+      <a href=${`/flows/${flowId}`}><bdi>${flowName || `flow ${flowId}`}</bdi></a> · ${nodes.length > 1 ? "nodes" : "node"} ${nodes.map((id, at) => html`${at > 0 && " and "}<bdi key=${id} title=${id}>${labelOf(id)}</bdi>`)}
       ${PAST_WORDS[status] && html` · ${PAST_WORDS[status]} <${Time} at=${changedAt} ago />`}
     </p>
   `;

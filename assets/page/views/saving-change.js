@@ -2,7 +2,6 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import * as api from "../api.js";
-import { stringify } from "../json.js";
 import { address } from "../state.js";
 import { Button, ErrorNote, Loading } from "../ui.js";
 
@@ -66,7 +65,7 @@ export default function SavingChange({ item, path, body, onApply }) {
   `;
 }
 
-const textOf = (value) => (typeof value === "string" ? value : stringify(value, 2));
+const textOf = (value) => (typeof value === "string" ? value : api.stringify(value, 2));
 const isLong = (value) => typeof value === "string" && (value.includes("\n") || value.length > 80);
 
 /** `what`: "node draft"; `key`: the path of the field, or null for the whole. */

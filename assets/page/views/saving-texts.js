@@ -2,7 +2,7 @@
 
 import { html } from "../vendor/preact.js";
 import { count, duration, plural } from "../format.js";
-import { stringify } from "../json.js";
+import { stringify } from "../api.js";
 import { Money, Time } from "../ui.js";
 
 /** Amounts in texts of the server, such as "0.0136705 USD". */

@@ -1,6 +1,6 @@
 /** The view "Savings": the optimizer's suggestions by state, and their results. */
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
 import * as api from "../api.js";
 import { count } from "../format.js";
 import { address, navigate, useData, useMessages, useThrottled } from "../state.js";
@@ -13,6 +13,8 @@ const REFRESH_PAUSE_MS = 1_000;
 const PRESENT_MAX = 1_000;
 /** … and the number of past suggestions that one press adds. */
 const PAST_STEP = 20;
+/** More cards are shown on demand. */
+const SHOWN_STEP = 50;
 const PATH = "/api/ledger/optimizations";
 
 /** Status, label, the text of an empty list. */
@@ -28,13 +30,13 @@ const limitOf = (status) => (isPresent(status) ? PRESENT_MAX : PAST_STEP);
 
 export default function Savings({ query }) {
   const id = query.get("id");
-  const linked = useData(id && `${PATH}/${encodeURIComponent(id)}`);
+  const linked = fresh(useData(id && `${PATH}/${encodeURIComponent(id)}`));
   const wanted = STATES.find(([status]) => status === query.get("status"))?.[0];
   // A link to a suggestion shows the list that contains it.
   const status = wanted ?? (id && !linked.error ? linked.data?.status : "OPEN") ?? null;
   const open = useData(`${PATH}?status=OPEN&limit=${PRESENT_MAX}`);
   const applied = useData(`${PATH}?status=APPLIED&limit=${PRESENT_MAX}`);
-  const past = useData(status && !isPresent(status) ? `${PATH}?status=${status}&limit=${PAST_STEP}` : null);
+  const past = fresh(useData(status && !isPresent(status) ? `${PATH}?status=${status}&limit=${PAST_STEP}` : null));
   const reload = () => [open, applied, past, linked].forEach((data) => data.reload());
   const reloadSoon = useThrottled(reload, REFRESH_PAUSE_MS);
   const [news, setNews] = useState("");
@@ -59,6 +61,9 @@ export default function Savings({ query }) {
   `;
 }
 
+/** Data of another address must not be shown as those of the present one. */
+const fresh = (data) => (data.isStale ? { ...data, data: null, error: null } : data);
+
 const countOf = (data) => data && `${count(data.items.length)}${(data.next ?? null) === null ? "" : "+"}`;
 
 /** `linked`: the suggestion that the address names, which may be on a later page. */
@@ -70,11 +75,15 @@ function List({ status, list, linked, reload }) {
   if (linked && data && !all.some(({ id }) => id === linked.id)) all.unshift(linked);
   const items = distinct(all).sort(status === "OPEN" ? byGain : byAge);
   const most = Math.max(0, ...items.flatMap(amounts));
-  const root = useRef(null);
+  const [shownMax, setShownMax] = useState(SHOWN_STEP);
+  const shown = items.slice(0, Math.max(shownMax, linked ? 1 + items.findIndex(({ id }) => id === linked.id) : 0));
+  const hasMore = shown.length < items.length || next !== null;
   useEffect(() => {
     if (linked && data) focusOn(linked.id);
   }, [linked?.id, Boolean(data)]);
   const loadMore = async () => {
+    setShownMax(shown.length + SHOWN_STEP);
+    if (next === null || shown.length + SHOWN_STEP <= items.length) return undefined;
     const page = await api.get(`${PATH}?status=${status}&limit=${limitOf(status)}&before=${next}`).catch((failed) => ({ failed }));
     if (page.failed) return toast("error", "Cannot load these suggestions", page.failed.message);
     return setMore((before) => ({ items: [...before.items, ...page.items], next: page.next ?? null }));
@@ -85,11 +94,11 @@ function List({ status, list, linked, reload }) {
     ${!data && !error && html`<${Loading} />`}
     ${data && items.length === 0 && html`<${Empty} title=${emptyTitle}>${emptyText && html`<p>${emptyText}</p>`}<//>`}
     ${data && items.length > 0 && html`
-      <ol class="savings" aria-label=${`${STATES.find(([of]) => of === status)[1]} suggestions`} data-testid="savings" ref=${root}>
-        ${items.map((item, at) => html`<${SavingCard} key=${item.id} item=${item} most=${most} path=${`${PATH}/${item.id}`} actions=${actionsOf(item, items[at + 1] ?? items[at - 1], reload)} />`)}
+      <ol class="savings" aria-label=${`${STATES.find(([of]) => of === status)[1]} suggestions`} data-testid="savings">
+        ${shown.map((item, at) => html`<${SavingCard} key=${item.id} item=${item} most=${most} path=${`${PATH}/${item.id}`} actions=${actionsOf(item, items[at + 1] ?? items[at - 1], reload)} />`)}
       </ol>
     `}
-    ${next !== null && html`<div class="buttons"><${Button} onClick=${loadMore} data-testid="saving-more">Load more<//></div>`}
+    ${hasMore && html`<div class="buttons"><${Button} onClick=${loadMore} data-testid="saving-more">Load more<//></div>`}
   `;
 }
 
