@@ -73,8 +73,8 @@ SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
 FROM mixed";
 
 /// Changes to the indexes of the product, for comparison: as before the orders of the list.
-pub const FORMER: &str = "DROP INDEX ledger_by_cost; DROP INDEX ledger_by_latency;
-    DROP INDEX ledger_by_input; DROP INDEX ledger_by_output; DROP INDEX ledger_by_key;";
+pub const FORMER: &str = "DROP INDEX ledger_costs; DROP INDEX ledger_latencies;
+    DROP INDEX ledger_inputs; DROP INDEX ledger_outputs; DROP INDEX ledger_by_key;";
 /// An index for each filter in place of the blocks. Only settled calls have a final model and
 /// status.
 pub const ONE_FOR_EACH_FILTER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id);
