@@ -97,3 +97,87 @@ fn runs_are_filtered_ordered_and_continued() {
     assert_eq!(graph["nodes"][0]["data"]["prompt"], "{{ 1 / input.zero }}");
     assert_eq!(server.get("/api/runs/nothing/graph").status, 404);
 }
+
+#[test]
+fn calls_are_filtered_sorted_and_named() {
+    let server = TestServer::start();
+    let mut first = agent("a", "echo", "echo-1", "one");
+    first["data"]["label"] = json!("The first");
+    let nodes = [first, agent("b", "echo", "echo-1", "{{ nodes.a.output }} and two or three")];
+    let flow = server.save(&chain("Both, \"named\"", &nodes));
+    let bad = server.save(&chain("Bad", &[agent("a", "echo", "echo-1", "x")]));
+    let run = server.run(flow, &json!({}))["runId"].as_str().unwrap().to_owned();
+    server.run(bad, &json!({}));
+    server.run(bad, &json!({}));
+    let list = |query: &str| server.get(&format!("/api/ledger?names=true&{query}")).json();
+    let labels = |query: &str| names(&list(query), "node_label");
+    let all = list("");
+    let rows = all["items"].as_array().unwrap();
+    assert_eq!(
+        names(&all, "flow_name"),
+        rows.iter()
+            .map(|row| {
+                if row["flow_id"] == json!(flow) { "Both, \"named\"" } else { "Bad" }.to_owned()
+            })
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(labels(&format!("flow_id={flow}&sort=input_tokens")), ["B", "The first"]);
+    assert_eq!(labels(&format!("flow_id={flow}&sort=input_tokens&order=asc")), ["The first", "B"]);
+    assert_eq!(labels(&format!("run_id={run}&order=asc")), ["The first", "B"]);
+    assert_eq!(labels("node=b"), ["B"]);
+    assert_eq!(labels("q=NAMED").len(), 2);
+    assert_eq!(labels(&format!("q={run}")).len(), 2);
+    assert_eq!(labels("status=SUCCESS,TIMEOUT&max_cost=1&min_ms=0").len(), 4);
+    assert_eq!(labels("status=TIMEOUT,UNKNOWN"), Vec::<String>::new());
+    assert_eq!(server.get("/api/ledger?limit=1").json()["items"][0].get("flow_name"), None);
+
+    for sort in ["time", "cost", "latency", "input_tokens", "output_tokens"] {
+        for order in ["desc", "asc"] {
+            let (mut found, mut before) = (Vec::new(), String::new());
+            let query = format!("sort={sort}&order={order}");
+            loop {
+                let page = list(&format!("{query}&limit=1{before}"));
+                found.extend(
+                    page["items"].as_array().unwrap().iter().map(|row| row["id"].to_string()),
+                );
+                match &page["next"] {
+                    Value::Null => break,
+                    Value::String(next) => before = format!("&before={next}"),
+                    next => before = format!("&before={next}"),
+                }
+            }
+            let csv = server.get(&format!("/api/ledger.csv?{query}"));
+            let csv = String::from_utf8(csv.body).unwrap();
+            let ids: Vec<&str> =
+                csv.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+            assert_eq!(found, ids, "{query}");
+            found.sort();
+            found.dedup();
+            assert_eq!(found.len(), rows.len(), "{query}");
+        }
+    }
+    let csv = server.get(&format!("/api/ledger.csv?flow_id={flow}&order=asc"));
+    let csv = String::from_utf8(csv.body).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert!(lines[0].ends_with(",billing,flow_name,node_label"), "{csv}");
+    assert!(lines[1].ends_with(",\"Both, \"\"named\"\"\",The first"), "{csv}");
+
+    let id = rows[0]["id"].to_string();
+    let row = server.get(&format!("/api/ledger/{id}")).json();
+    assert_eq!((&row["id"], &row["flow_name"]), (&rows[0]["id"], &json!("Bad")));
+    for path in ["/api/ledger/99999", "/api/ledger/x"] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+    for query in
+        ["sort=name", "order=up", "status=BROKEN", "before=x", "before=1:1", "cost=0", "q2=x"]
+    {
+        assert_eq!(server.get(&format!("/api/ledger?{query}")).status, 422, "{query}");
+    }
+
+    // A deleted flow has the name of its newest run, and its nodes have their ids.
+    server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
+    assert_eq!(labels(&format!("run_id={run}&order=asc")), ["a", "b"]);
+    assert_eq!(labels("q=named").len(), 2);
+    let sums = server.get("/api/ledger/summary?group_by=node&q=named").json();
+    assert_eq!((&sums["total"]["calls"], sums["items"].as_array().unwrap().len()), (&json!(2), 2));
+}

@@ -79,8 +79,13 @@ fn an_origin_is_stored_filtered_and_grouped() {
     }
     let csv = server.get("/api/ledger.csv?session=s-2").text();
     let (header, row) = csv.trim_end().split_once('\n').unwrap();
-    assert!(header.trim_end().ends_with(",client,session,end_user,project,billing"), "{header}");
-    assert!(row.ends_with(",OpenAI/Python,s-2,'=ann,website,"), "{row}");
+    assert!(
+        header
+            .trim_end()
+            .ends_with(",client,session,end_user,project,billing,flow_name,node_label"),
+        "{header}"
+    );
+    assert!(row.ends_with(",OpenAI/Python,s-2,'=ann,website,,,"), "{row}");
 }
 
 #[test]

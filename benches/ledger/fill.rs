@@ -54,7 +54,7 @@ mixed AS (SELECT n, (n * 2654435761 + (n >> 7) * 40503) % 1000003 AS h FROM numb
 INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider,
     model_used, agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
     output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
-    reserved_nanousd, reserved_tokens)
+    reserved_nanousd, reserved_tokens, key_name, session, end_user)
 SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
     printf('%08x-0000-7000-8000-%012x', n / 12, n / 12), 'node-' || (n % 12), 1,
     printf('%08x-0000-7000-8000-%012x:node-%d', n / 12, n / 12, n % 12),
@@ -67,15 +67,20 @@ SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
     200 + h % 3000, h % 100, 0, 50 + h % 900, h % 40, 'provider', 1000 + h % 900000, 300 + h % 4000,
     CASE WHEN h % 50000 = 9 THEN 'TIMEOUT' WHEN h % 50000 = 10 THEN 'UNKNOWN'
         WHEN h % 50000 = 11 THEN 'CANCELLED' WHEN h % 100 < 3 THEN 'FAILED' ELSE 'SUCCESS' END,
-    CASE WHEN h % 100 < 3 THEN 'the provider answered with 503' END, 20000, 4000
+    CASE WHEN h % 100 < 3 THEN 'the provider answered with 503' END, 20000, 4000,
+    CASE WHEN h % 20000 = 12 THEN 'rare-key' WHEN h % 3 = 0 THEN 'team-' || (h % 5) END,
+    CASE WHEN h % 4 = 0 THEN 'session-' || (n / 50) END, CASE WHEN h % 4 = 0 THEN 'user-' || (h % 900) END
 FROM mixed";
 
-/// Alternative indexes for comparison.
-pub const FORMER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);";
-pub const ONE_FOR_EACH_FILTER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);
-    CREATE INDEX ledger_by_model ON ledger (model_used, id);
-    CREATE INDEX ledger_by_provider ON ledger (provider, id);
-    CREATE INDEX ledger_by_status ON ledger (status, id);";
+/// Changes to the indexes of the product, for comparison: as before the orders of the list.
+pub const FORMER: &str = "DROP INDEX ledger_costs; DROP INDEX ledger_latencies;
+    DROP INDEX ledger_inputs; DROP INDEX ledger_outputs; DROP INDEX ledger_by_key;";
+/// An index for each filter in place of the blocks. Only settled calls have a final model and
+/// status.
+pub const ONE_FOR_EACH_FILTER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id);
+    CREATE INDEX ledger_by_provider ON ledger (provider);
+    CREATE INDEX ledger_by_model ON ledger (model_used) WHERE status != 'PENDING';
+    CREATE INDEX ledger_by_status ON ledger (status) WHERE status != 'PENDING';";
 
 /// Cost of a call for the writer thread.
 #[derive(Default)]
@@ -96,19 +101,12 @@ pub struct Books {
 }
 
 impl Books {
-    /// Adds these indexes to those of the product. Without any, blocks are noted.
-    pub fn new(indexes: &str) -> Self {
+    /// Makes these changes to the indexes of the product.
+    pub fn new(indexes: &str, notes_blocks: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(&dir.path().join("data")).unwrap();
         open(dir.path()).execute_batch(indexes).unwrap();
-        Self {
-            _store: store,
-            writer,
-            dir,
-            written: 0,
-            cost: Cost::default(),
-            notes_blocks: indexes.is_empty(),
-        }
+        Self { _store: store, writer, dir, written: 0, cost: Cost::default(), notes_blocks }
     }
 
     pub fn write(&mut self, count: u64) {

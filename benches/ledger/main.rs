@@ -33,7 +33,7 @@ const AIM_MS: f64 = 50.0;
 /// Target for the growth of the server's memory during a CSV export.
 const AIM_CSV_KB: i64 = 4_096;
 /// Target for the write cost of a call, relative to the former indexes.
-const AIM_RATIO: f64 = 1.05;
+const AIM_RATIO: f64 = 1.10;
 /// Repetitions of each query after a first one.
 const TIMES: usize = 30;
 /// Time limit for the server to note its blocks and build the daily rollup.
@@ -171,6 +171,32 @@ fn targets(newest: i64) -> Vec<String> {
         format!("before={deep}&model=rare-model"),
         format!("before={deep}&status=TIMEOUT&flow_id=2"),
     ]);
+    for sort in ["cost", "latency", "input_tokens", "output_tokens"] {
+        pages.push(format!("sort={sort}"));
+        pages.push(format!("sort={sort}&order=asc"));
+        pages.push(format!("sort={sort}&before=1000:{deep}"));
+        pages.push(format!("sort={sort}&status=FAILED"));
+        pages.push(format!("sort={sort}&from={}", ago(30)));
+        pages.push(format!("sort={sort}&from={}&to={}", ago(61), ago(60)));
+    }
+    pages.extend(
+        [
+            "order=asc",
+            "order=asc&model=rare-model",
+            "status=FAILED,TIMEOUT,CANCELLED,UNKNOWN",
+            "key=team-0",
+            "key=rare-key",
+            "session=session-700",
+            "end_user=user-7",
+            "sort=cost&key=rare-key",
+            "sort=cost&model=rare-model",
+            "q=rare-model",
+            "q=503",
+            "node=node-7&min_cost=0.0009",
+            "names=true",
+        ]
+        .map(str::to_owned),
+    );
     let mut targets = Vec::new();
     for page in &pages {
         for limit in [50, 100] {
@@ -240,18 +266,19 @@ fn writing() {
     );
     println!("{:<40} {:>9} {:>9} {:>10} {:>7}", "", "CPU us", "DB bytes", "disk bytes", "CPU");
     let sets = [
-        ("an index of flows, as before", fill::FORMER),
-        ("blocks, as it is", ""),
-        ("an index for each filter", fill::ONE_FOR_EACH_FILTER),
+        ("blocks, without the indexes of orders", fill::FORMER, true),
+        ("blocks, as it is", "", true),
+        ("an index for each filter, no blocks", fill::ONE_FOR_EACH_FILTER, false),
     ];
-    let mut all: Vec<Books> = sets.iter().map(|(_, indexes)| Books::new(indexes)).collect();
+    let mut all: Vec<Books> =
+        sets.iter().map(|(_, indexes, blocks)| Books::new(indexes, *blocks)).collect();
     for _ in 0..TURNS {
         for books in &mut all {
             books.write(CALLS / TURNS);
         }
     }
     let us = |books: &Books| books.cost.cpu.as_secs_f64() * 1e6 / CALLS as f64;
-    for ((name, indexes), books) in sets.iter().zip(&all) {
+    for ((name, indexes, _), books) in sets.iter().zip(&all) {
         let ratio = us(books) / us(&all[0]);
         let aim = if indexes.is_empty() {
             format!("  aim: <= {AIM_RATIO}: {}", aim(ratio <= AIM_RATIO))

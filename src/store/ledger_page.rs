@@ -4,11 +4,12 @@
 //! seconds; its cursor continues behind the last examined row. Rows are examined in the order of
 //! the list, or, if an index finds few candidates, all of these are sorted.
 
+use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, StatementStatus, params_from_iter};
+use rusqlite::{Connection, StatementStatus, params, params_from_iter};
 
 use super::block_index;
 use super::ledger::ENTRY_COLUMNS;
@@ -17,12 +18,18 @@ use super::reader::Store;
 use super::sql::{all, one, single};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, LedgerEntry, text_enum};
+use crate::money::Usd;
 
 /// Limits the rows that a page examines.
 const EXAMINED_MAX: usize = 50_000;
 /// Rows that may be examined for each row of a page, because the index of blocks finds a rare row
 /// only with its block.
 const EXAMINED_FOR_EACH: usize = 128;
+/// A segment has the ids that are equal without these bits.
+const SEGMENT_BITS: u32 = 10;
+/// Rows that are read of each segment at first, and then at a time.
+const FIRST_ROWS: usize = 2;
+const NEXT_ROWS: usize = 64;
 /// Limits the rows that are sorted for a page.
 const SORTED_MAX: usize = 5_000;
 
@@ -54,7 +61,9 @@ impl Order {
     }
 }
 
-/// The column of an order. Its index has the rows with a value.
+/// The column of an order. Its index has the rows with a value, in segments of the ledger. An index
+/// over all rows would be written at as many places as there are calls in a transaction, which
+/// costs four times as much; a page merges the segments.
 struct Key {
     column: &'static str,
     has_value: &'static str,
@@ -70,25 +79,25 @@ impl LedgerSort {
                 column: "cost_nanousd",
                 has_value: "cost_nanousd IS NOT NULL",
                 has_none: "cost_nanousd IS NULL",
-                index: "ledger_by_cost",
+                index: "ledger_costs",
             }),
             Self::Latency => Some(&Key {
                 column: "latency_ms",
                 has_value: "latency_ms IS NOT NULL",
                 has_none: "latency_ms IS NULL",
-                index: "ledger_by_latency",
+                index: "ledger_latencies",
             }),
             Self::InputTokens => Some(&Key {
                 column: "input_tokens",
                 has_value: "usage_source != 'none'",
                 has_none: "usage_source = 'none'",
-                index: "ledger_by_input",
+                index: "ledger_inputs",
             }),
             Self::OutputTokens => Some(&Key {
                 column: "output_tokens",
                 has_value: "usage_source != 'none'",
                 has_none: "usage_source = 'none'",
-                index: "ledger_by_output",
+                index: "ledger_outputs",
             }),
         }
     }
@@ -276,42 +285,23 @@ fn by_name(filter: &LedgerFilter) -> Option<Access> {
     })
 }
 
-/// Returns the bounds of a column as a condition, if it has any.
-fn bounds(
-    index: &'static str,
-    column: &str,
-    min: Option<i64>,
-    (comparison, max): (&str, Option<i64>),
-) -> Option<Access> {
-    let mut conditions = Vec::new();
-    let mut values = Vec::new();
-    for (comparison, bound) in [(">=", min), (comparison, max)] {
-        if let Some(bound) = bound {
-            conditions.push(format!("{column} {comparison} ?"));
-            values.push(Value::from(bound));
-        }
-    }
-    let condition = conditions.join(" AND ");
-    (!values.is_empty()).then_some(Access { index, condition, values })
-}
-
 fn by_time(filter: &LedgerFilter) -> Option<Access> {
-    let (from, to) = (filter.from.map(|from| from.0), filter.to.map(|to| to.0));
-    bounds("ledger_by_time", "timestamp_ms", from, ("<", to))
+    let from = filter.from.map_or(i64::MIN, |from| from.0);
+    let to = filter.to.map_or(i64::MAX, |to| to.0);
+    let values = vec![Value::from(from), Value::from(to)];
+    let has_bound = filter.from.is_some() || filter.to.is_some();
+    let condition = "timestamp_ms >= ? AND timestamp_ms < ?";
+    has_bound.then(|| Access::new("ledger_by_time", condition, values))
 }
 
-/// Returns the rows that have a value within the filter's bounds for it, if there are any bounds.
-fn by_value(filter: &LedgerFilter, sort: LedgerSort) -> Option<Access> {
-    let key = sort.key()?;
-    let (min, max) = match sort {
-        LedgerSort::Cost => (filter.cost_min, filter.cost_max),
-        LedgerSort::Latency => {
-            return bounds(key.index, key.column, filter.ms_min, ("<=", filter.ms_max));
-        }
-        _ => return None,
-    };
-    let nanousd = |usd: Option<crate::money::Usd>| usd.map(|usd| usd.nanousd);
-    bounds(key.index, key.column, nanousd(min), ("<=", nanousd(max)))
+/// Returns the filter's bounds of the value that rows are sorted by.
+fn value_bounds(filter: &LedgerFilter, sort: LedgerSort) -> (Option<i64>, Option<i64>) {
+    let nanousd = |usd: Option<Usd>| usd.map(|usd| usd.nanousd);
+    match sort {
+        LedgerSort::Cost => (nanousd(filter.cost_min), nanousd(filter.cost_max)),
+        LedgerSort::Latency => (filter.ms_min, filter.ms_max),
+        _ => (None, None),
+    }
 }
 
 /// Examines rows in the order of a list.
@@ -332,6 +322,40 @@ struct Scan<'a> {
     last: Option<LedgerCursor>,
     /// True if rows were not examined.
     is_cut: bool,
+}
+
+/// The rows of a segment of an index that are still to be examined.
+struct Segment {
+    number: i64,
+    /// Values and ids of the next rows.
+    rows: VecDeque<(i64, i64)>,
+    is_over: bool,
+}
+
+impl Segment {
+    /// Returns the next row, which follows `after`; reads up to `limit` rows if none is left.
+    fn next(
+        &mut self,
+        db: &Connection,
+        key: &Key,
+        order: Order,
+        (value, id): (i64, i64),
+        limit: usize,
+    ) -> Result<Option<(i64, i64)>> {
+        if self.rows.is_empty() && !self.is_over {
+            let Key { column, has_value, index, .. } = key;
+            let comparison = order.comparison();
+            let sql = format!(
+                "SELECT {column}, id FROM ledger INDEXED BY {index}
+                 WHERE id >> {SEGMENT_BITS} = ?1 AND {has_value} AND {column} {comparison}= ?2
+                    AND ({column} {comparison} ?2 OR id {comparison} ?3)
+                 ORDER BY {column} {order}, id {order} LIMIT ?4"
+            );
+            self.rows = all::<_, Vec<_>>(db, &sql, params![self.number, value, id, limit])?.into();
+            self.is_over = self.rows.len() < limit;
+        }
+        Ok(self.rows.pop_front())
+    }
 }
 
 impl LedgerCursor {
@@ -370,7 +394,11 @@ impl Scan<'_> {
             Some(LedgerCursor::Value(value, id)) => Some((value, id)),
             _ => None,
         };
-        if self.by_value(small.as_ref(), key, after)? {
+        let is_complete = match &small {
+            Some(small) => self.sort_by_value(small, key, after)?,
+            None => self.merge_by_value(key, after)?,
+        };
+        if is_complete {
             return Ok(());
         }
         self.by_id(small.as_ref(), None, Some(key))
@@ -383,12 +411,7 @@ impl Scan<'_> {
         if is_by_time && named.is_some() {
             return Ok(None);
         }
-        let others = [
-            by_time(self.filter),
-            by_value(self.filter, LedgerSort::Cost),
-            by_value(self.filter, LedgerSort::Latency),
-        ];
-        for access in named.into_iter().chain(others.into_iter().flatten()) {
+        for access in named.into_iter().chain(by_time(self.filter)) {
             if access.is_small(self.db, self.sorted_max)? {
                 return Ok(Some(access));
             }
@@ -396,38 +419,76 @@ impl Scan<'_> {
         Ok(None)
     }
 
-    /// Examines the rows with a value. Returns true once the page is complete.
-    fn by_value(
+    /// Examines the rows of `small` that have a value. Returns true once the page is complete.
+    fn sort_by_value(
         &mut self,
-        small: Option<&Access>,
+        small: &Access,
         key: &Key,
         after: Option<(i64, i64)>,
     ) -> Result<bool> {
         let Key { column, has_value, .. } = key;
+        let Access { index, condition, values } = small;
         let (order, comparison) = (self.order, self.order.comparison());
-        // Equal values are a part of their own, because SQLite would read all of them again for
-        // each page.
-        let parts = match after {
-            None => vec![(String::from("1"), Vec::new())],
-            Some((value, id)) => vec![
-                (format!("{column} = ? AND id {comparison} ?"), vec![value, id]),
-                (format!("{column} {comparison} ?"), vec![value]),
-            ],
-        };
-        let own_bounds = by_value(self.filter, self.sort);
-        for (part, values) in parts {
-            let mut condition = format!("{has_value} AND {part}");
-            let mut values: Vec<Value> = values.into_iter().map(Value::from).collect();
-            let index = small.map_or(key.index, |access| access.index);
-            for access in own_bounds.iter().chain(small) {
-                condition.push_str(&format!(" AND {}", access.condition));
-                values.extend(access.values.iter().cloned());
+        let mut values = values.clone();
+        let mut rest = String::new();
+        if let Some((value, id)) = after {
+            rest = format!(" AND ({column}, id) {comparison} (?, ?)");
+            values.extend([Value::from(value), Value::from(id)]);
+        }
+        let source = format!(
+            "ledger INDEXED BY {index} WHERE {condition} AND {has_value}{rest}
+             ORDER BY {column} {order}, id {order}"
+        );
+        self.examine(&source, values, None)
+    }
+
+    /// Examines the rows with a value, in the order of the values. Returns true once the page is
+    /// complete.
+    fn merge_by_value(&mut self, key: &Key, after: Option<(i64, i64)>) -> Result<bool> {
+        let (min, max) = value_bounds(self.filter, self.sort);
+        let is_desc = self.order == Order::Desc;
+        let (first, last) = if is_desc { (max, min) } else { (min, max) };
+        // Inverted bits invert the order.
+        let rank = |value: i64| if is_desc { value } else { !value };
+        let begin = (first.unwrap_or(rank(i64::MAX)), rank(i64::MAX));
+        let after = after.unwrap_or(begin);
+        let after = if rank(after.0) > rank(begin.0) { begin } else { after };
+        let end: i64 = single(self.db, "SELECT coalesce(max(id), 0) FROM ledger", [])?;
+        let mut segments: Vec<Segment> = (0..=end >> SEGMENT_BITS)
+            .map(|number| Segment { number, rows: VecDeque::new(), is_over: false })
+            .collect();
+        let mut heap = BinaryHeap::new();
+        for (at, segment) in segments.iter_mut().enumerate() {
+            if let Some((value, id)) = segment.next(self.db, key, self.order, after, FIRST_ROWS)? {
+                heap.push((rank(value), rank(id), at));
             }
-            let source = format!(
-                "ledger INDEXED BY {index} WHERE {condition} ORDER BY {column} {order}, id {order}"
-            );
-            if self.examine(&source, values, None)? {
+        }
+        let (condition, mut values) = self.filter.sql();
+        let sql = format!("SELECT {condition} FROM ledger WHERE id = ?");
+        values.push(Value::Null);
+        while let Some((value, id, at)) = heap.pop() {
+            if self.left == 0 {
+                self.is_cut = true;
                 return Ok(true);
+            }
+            let (value, id) = (rank(value), rank(id));
+            if last.is_some_and(|last| rank(value) < rank(last)) {
+                return Ok(false);
+            }
+            self.left -= 1;
+            let found = LedgerCursor::Value(value, id);
+            self.last = Some(found);
+            values.pop();
+            values.push(Value::from(id));
+            if one::<Option<bool>>(self.db, &sql, params_from_iter(&values))? == Some(Some(true)) {
+                self.found.push(found);
+                if self.found.len() > self.limit {
+                    return Ok(true);
+                }
+            }
+            let next = segments[at].next(self.db, key, self.order, (value, id), NEXT_ROWS)?;
+            if let Some((value, id)) = next {
+                heap.push((rank(value), rank(id), at));
             }
         }
         Ok(false)
@@ -440,7 +501,7 @@ impl Scan<'_> {
         after: Option<i64>,
         key: Option<&Key>,
     ) -> Result<()> {
-        if key.is_some() && by_value(self.filter, self.sort).is_some() {
+        if key.is_some() && value_bounds(self.filter, self.sort) != (None, None) {
             // All matching rows have a value.
             return Ok(());
         }

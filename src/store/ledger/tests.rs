@@ -269,7 +269,7 @@ fn pages_of_every_order_contain_each_row_once() {
         now: 20_000 * MS_PER_DAY,
     };
     books.write(ROWS);
-    for turn in 0..400 {
+    for turn in 0..200 {
         let parts = books.random.below(1 << PARTS) & books.random.below(1 << PARTS);
         let mut query = LedgerQuery {
             filter: if turn < 30 { LedgerFilter::default() } else { books.filter(parts) },
