@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway;
-use crate::journal::Retention;
+pub use crate::journal::{BodyLimits, Retention};
 use crate::providers::{
     FailedCallCosts, FetchRules, HealthRules, PoolKey, ProviderConfig, Rate, Timeouts,
 };

@@ -7,6 +7,7 @@ mod bodies;
 mod budget;
 mod end_users;
 mod flow_list;
+mod flow_names;
 mod flows;
 mod heavy_reads;
 mod hooks;

@@ -4,6 +4,7 @@
 //! - `aimock`: an independent implementation of the providers' APIs, as a child process.
 //! - `bad_input`: bad input gets a clear answer, and no data is stored.
 //! - `binary`: runs the program as a child process.
+//! - `bodies`: stored bodies of clients' calls: texts, secrets, limits and removal.
 //! - `browser`: a headless Chromium with deadlines and cleanup.
 //! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
@@ -52,6 +53,7 @@
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
+//! - `page_runs`: runs in the page: live output, attempts, items, retry and lists.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -73,6 +75,7 @@ mod access;
 mod aimock;
 mod bad_input;
 mod binary;
+mod bodies;
 mod browser;
 mod budget_bounds;
 mod budgets;
@@ -123,6 +126,7 @@ mod page_files;
 mod page_graph;
 mod page_live;
 mod page_load;
+mod page_runs;
 mod pools;
 mod prices;
 mod prompt_cache;

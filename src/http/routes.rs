@@ -61,6 +61,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Delete, "/api/bodies", |c, _| bodies::delete_all(c)),
     (Get, "/api/settings", |c, _| settings::get(c)),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),
     (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),
     (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.id("suggestion")?, &r.body()?)),
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),

@@ -7,9 +7,7 @@ import { PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, setQuery, settings, useData, useFlowNames, useMessages, useStore, useThrottled } from "../state.js";
 import { Button, Empty, ErrorNote, Loading, Menu, Money, Page, showError } from "../ui.js";
 import { TableEnd, VirtualTable } from "../virtual-table.js";
-import { shownColumns } from "./calls-columns.js";
-import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, sortOf } from "./calls-filters.js";
-import { useCallList } from "./calls-list.js";
+import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, shownColumns, sortOf, useCallList } from "./calls-rows.js";
 
 const SEARCH_PAUSE_MS = 300;
 const SUMS_PAUSE_MS = 4_000;
@@ -83,8 +81,8 @@ function List({ query, period, parameters, sort, order, isFiltered }) {
     if (index + step > list.rows.length - 5) list.loadMore();
   };
   const onSort = ({ by, order: direction }) => setQuery({ sort: by === "time" ? null : by, order: direction === "desc" ? null : direction });
-  // A page of a bounded search that found little: it goes on only if the reader wants it.
-  const isPaused = query.has("q") && list.isLastPageShort && list.next !== null;
+  // The server examines a limited number of rows for a page. If it found few, it goes on only if the reader wants it.
+  const isPaused = list.isLastPageShort && list.next !== null;
   const panel = open !== null && html`<${Lazy} part="panel" id=${open} row=${list.find(open)} onClose=${onClose} onStep=${onStep} isFirst=${index <= 0} isLast=${index === list.rows.length - 1} />`;
   if (list.error && list.isStale) return html`<${ErrorNote} title="Cannot load the calls" error=${list.error} onRetry=${list.load} />${panel}`;
   if (list.isStale && list.rows.length === 0) return html`<${Loading} />${panel}`;
