@@ -129,8 +129,8 @@ pub struct Opening {
 ///
 /// # Errors
 /// [`Error::Busy`], before anything is written, if the writer's thread cannot be started.
-pub fn serve(sockets: &Sockets, opening: Box<Opening>) -> Result<()> {
-    let Opening { stream, answer, address, subscription } = *opening;
+pub fn serve(sockets: &Sockets, opening: Opening) -> Result<()> {
+    let Opening { stream, answer, address, subscription } = opening;
     let Subscription { since, filter } = subscription;
     let handler = &sockets.handler;
     let outbox = sockets.outbox(&stream, Arc::new(Events { epoch: handler.epoch().to_owned() }));

@@ -421,7 +421,7 @@ impl Connection {
         let sockets = &self.shared.sockets;
         let served = match live {
             Live::WebSocket(upgrade) => sockets.serve(upgrade),
-            Live::Events(opening) => event_stream::serve(sockets, opening),
+            Live::Events(opening) => event_stream::serve(sockets, *opening),
         };
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);

@@ -125,7 +125,7 @@ fn the_stream_has_the_messages_of_the_websocket() {
     let hello = stream.hello();
     assert_eq!((&hello["seq"], &hello["recovered"]), (&json!(newest(&server)), &json!(true)));
     let mut socket = server.client();
-    assert_eq!(clients(&server), 2);
+    eventually("both are registered", || clients(&server) == 2);
     run(&server, flow);
     broadcast(&server, "not logged");
     let last = |message: &Value| message["payload"]["delta"] == "not logged";

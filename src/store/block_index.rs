@@ -12,8 +12,7 @@
 
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::ledger_filter::LedgerFilter;
-use super::ledger_page::Order;
+use super::ledger_filter::{LedgerFilter, Order};
 use super::sql::{FromRow, all, execute, one, single};
 use crate::error::Result;
 

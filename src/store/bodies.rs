@@ -8,7 +8,6 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, Receipt};
 use super::reader::Store;
 use super::sql::{execute, single};
 use crate::error::{Error, Result};
@@ -92,7 +91,7 @@ pub enum Bodies {
     OfEndUser(Vec<String>),
 }
 
-pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<Applied> {
+pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<()> {
     let NewBody { ledger_id, end_user, at, request, response } = body;
     let sql = "INSERT INTO bodies (ledger_id, created_ms, end_user, bytes, request, request_bytes,
             is_request_cut, request_type, response, response_bytes, is_response_cut, response_type)
@@ -113,11 +112,11 @@ pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<Applied> {
         response.is_cut,
         response.content_type
     ];
-    execute(db, sql, params)?;
-    Ok(Receipt::Done.into())
+    execute(db, sql, params).map(drop)
 }
 
-pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<Applied> {
+/// Removes up to `step` bodies. Returns their number.
+pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<usize> {
     // The old text is overwritten in the file as well.
     db.pragma_update(None, "secure_delete", true)?;
     let some = |condition: &str| {
@@ -139,7 +138,7 @@ pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<App
         }
     };
     db.pragma_update(None, "secure_delete", false)?;
-    Ok(Receipt::DeletedBodies(count).into())
+    Ok(count)
 }
 
 /// Removes those of the `step` oldest bodies that are older than `before`, or that exceed

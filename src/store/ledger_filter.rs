@@ -1,8 +1,8 @@
-//! Filters of ledger rows.
+//! Filters and directions of lists of ledger rows.
 
 use rusqlite::types::Value;
 
-use crate::event::CallStatus;
+use crate::event::{CallStatus, text_enum};
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::time::Timestamp;
@@ -41,6 +41,21 @@ pub struct LedgerFilter {
     pub text: Option<String>,
     /// The flows whose name contains `text`; the store sets them.
     pub text_flows: Vec<FlowId>,
+}
+
+text_enum! {
+    #[derive(Default)]
+    pub enum Order {
+        #[default]
+        Desc = "desc",
+        Asc = "asc",
+    }
+}
+
+impl Order {
+    pub(super) fn comparison(self) -> &'static str {
+        if self == Self::Desc { "<" } else { ">" }
+    }
 }
 
 impl LedgerFilter {

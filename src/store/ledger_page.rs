@@ -13,7 +13,7 @@ use rusqlite::{Connection, StatementStatus, params, params_from_iter};
 
 use super::block_index;
 use super::ledger::ENTRY_COLUMNS;
-use super::ledger_filter::LedgerFilter;
+use super::ledger_filter::{LedgerFilter, Order};
 use super::reader::Store;
 use super::sql::{all, one, single};
 use crate::error::{Error, Result};
@@ -43,21 +43,6 @@ text_enum! {
         Latency = "latency",
         InputTokens = "input_tokens",
         OutputTokens = "output_tokens",
-    }
-}
-
-text_enum! {
-    #[derive(Default)]
-    pub enum Order {
-        #[default]
-        Desc = "desc",
-        Asc = "asc",
-    }
-}
-
-impl Order {
-    fn comparison(self) -> &'static str {
-        if self == Self::Desc { "<" } else { ">" }
     }
 }
 

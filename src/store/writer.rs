@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::call_changes::CallWriter;
-use super::change::{Applied, Change, done};
+use super::change::{Applied, Change, Receipt, done};
 use super::checkpoint::Checkpointer;
 use super::connection::named;
 use super::epochs::{self, Epochs};
@@ -289,8 +289,11 @@ impl Batch<'_> {
             Change::ForgetObject(name) => stored_objects::forget(db, name),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
-            Change::KeepBody(body) => bodies::insert(db, body),
-            Change::DeleteBodies(which, step) => bodies::delete(db, which, *step),
+            Change::KeepBody(body) => bodies::insert(db, body).map(done),
+            Change::DeleteBodies(which, step) => {
+                let count = bodies::delete(db, which, *step)?;
+                Ok(Receipt::DeletedBodies(count).into())
+            }
             Change::SetBudgets { all, version } => {
                 calls.budgets.replace(db, all, version.as_deref()).map(done)
             }
