@@ -13,6 +13,7 @@ mod hooks;
 mod keys;
 mod ledger;
 mod metrics;
+mod models;
 mod optimizations;
 mod overview;
 mod prices;

@@ -221,6 +221,7 @@ impl Server {
                 retention: config.retention,
                 is_token_required: config.token.is_some(),
                 hashes_end_users: config.gateway.hash_end_users,
+                alias_models: config.gateway.alias_models(),
             },
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),

@@ -205,7 +205,7 @@ fn cached_and_refused_calls_have_bodies_too() {
     for _ in 0..2 {
         assert_eq!(server.request("POST", CHAT, &cached, request.as_bytes()).status, 200);
     }
-    let budget = json!([{"name": "b", "limitUsd": 0.000_001, "period": "day", "hard": true}]);
+    let budget = json!({"budgets": [{"name": "b", "per": "day", "limitUsd": "0.000001"}]});
     let set = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
     assert_eq!(set.status, 200, "{}", set.text());
     let refused = server.post(CHAT, &chat("gpt-4o-mini", false));
