@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowledger::error::Result;
 use flowledger::event::Filter;
-use flowledger::hub::{Ending, Replay};
+use flowledger::hub::{Encoding, Ending, Replay};
 use flowledger::ids::{ClientId, Seq};
 use flowledger::listener::{Listener, Rules};
 use flowledger::websocket::{BucketRate, Goodbye, Handler, Limits, Peer, Pings, Sockets};
@@ -31,6 +31,10 @@ struct Echo {
 impl Handler for Echo {
     fn next_id(&self) -> ClientId {
         self.clients.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn epoch(&self) -> &str {
+        ""
     }
 
     fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
@@ -61,7 +65,14 @@ impl Handler for Echo {
 struct NothingMissed;
 
 impl Replay for NothingMissed {
-    fn page(&self, _: Seq, upto: Seq, _: &Filter, _: &mut Vec<u8>) -> Result<Seq> {
+    fn page(
+        &self,
+        _: Seq,
+        upto: Seq,
+        _: &Filter,
+        _: &dyn Encoding,
+        _: &mut Vec<u8>,
+    ) -> Result<Seq> {
         Ok(upto)
     }
 }

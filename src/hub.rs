@@ -63,12 +63,22 @@ pub mod close {
     pub const TRY_AGAIN: u16 = 1013;
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    WebSocket,
+    EventStream,
+}
+
 /// Formats messages for the wire.
 pub trait Encoding: Send + Sync {
-    /// Appends one message with this text to `out`.
-    fn text(&self, text: &str, out: &mut Vec<u8>);
+    /// Encodings of one format write the same bytes: the hub encodes messages only once for all
+    /// clients with the same filter and format.
+    fn format(&self) -> Format;
+    /// Appends one message with this text to `out`. A client that has read it has seen all events
+    /// up to `position`, if that is known.
+    fn text(&self, position: Option<Seq>, text: &str, out: &mut Vec<u8>);
     fn ping(&self) -> Vec<u8>;
-    /// Returns a close frame; `code` is one of [`close`].
+    /// Returns the last bytes for a client; `code` is one of [`close`].
     fn close(&self, code: u16, reason: &str) -> Vec<u8>;
 }
 
@@ -109,6 +119,7 @@ enum Command {
         address: SocketAddr,
         outbox: Arc<Outbox>,
         since: Option<Position>,
+        filter: Filter,
     },
     Unregister {
         id: ClientId,
@@ -138,7 +149,6 @@ pub struct Hub {
 
 struct Shared {
     stats: Stats,
-    encoding: Arc<dyn Encoding>,
     epochs: Epochs,
     newest_id: AtomicU64,
     audience: Mutex<Audience>,
@@ -178,7 +188,6 @@ impl Publish for Hub {
 impl Hub {
     /// Starts the hub's thread. `newest`, `oldest` and `epochs` describe the event log.
     pub fn start(
-        encoding: Arc<dyn Encoding>,
         newest: Seq,
         oldest: Seq,
         epochs: Epochs,
@@ -187,7 +196,6 @@ impl Hub {
         let (commands, received) = bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             stats: Stats::default(),
-            encoding,
             epochs,
             newest_id: AtomicU64::default(),
             audience: Mutex::default(),
@@ -210,13 +218,15 @@ impl Hub {
         self.shared.newest_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Adds a client. It receives `HELLO`, the events after `since`, and every later message.
+    /// Adds a client. It receives `HELLO`, then the events after `since` and every later message, as
+    /// far as they pass its filter.
     pub fn register(
         &self,
         id: ClientId,
         address: SocketAddr,
         outbox: Arc<Outbox>,
         since: Option<Position>,
+        filter: Filter,
     ) -> Result<()> {
         // From here on messages go through the channel, so that the client misses none.
         lock(&self.shared.audience).clients += 1;
@@ -225,6 +235,7 @@ impl Hub {
             address,
             outbox: Arc::clone(&outbox),
             since,
+            filter,
         });
         // The command may have arrived after the hub last read its channel. Then the hub will not
         // close the client.
@@ -292,11 +303,6 @@ impl Hub {
         &self.shared.stats
     }
 
-    /// Formats messages for the wire.
-    pub fn encoding(&self) -> &Arc<dyn Encoding> {
-        &self.shared.encoding
-    }
-
     fn send_command(&self, command: Command) -> Result<()> {
         self.commands.send(command).map_err(|_| Error::Stopping)
     }
@@ -317,6 +323,19 @@ struct Client {
     filter: Arc<Filter>,
 }
 
+impl Client {
+    fn group(&self) -> Group {
+        Group { format: self.outbox.encoding().format(), filter: Arc::clone(&self.filter) }
+    }
+}
+
+/// Clients that receive the same bytes.
+#[derive(PartialEq, Eq, Hash)]
+struct Group {
+    format: Format,
+    filter: Arc<Filter>,
+}
+
 #[derive(Default)]
 struct Waiting {
     messages: Vec<Message>,
@@ -329,8 +348,8 @@ struct State {
     newest: Seq,
     oldest: Seq,
     clients: HashMap<ClientId, Client>,
-    /// Clients by filter, so that a filter costs once, not once per client.
-    groups: HashMap<Arc<Filter>, HashMap<ClientId, Arc<Outbox>>>,
+    /// Clients by filter and format, so that a filter costs once, not once per client.
+    groups: HashMap<Group, HashMap<ClientId, Arc<Outbox>>>,
 }
 
 impl State {
@@ -352,8 +371,9 @@ impl State {
                 // Keep the order: earlier messages go out before a client registers or subscribes.
                 self.fan_out(&mut waiting);
                 match command {
-                    Command::Register { id, address, outbox, since } => {
-                        self.register(id, address, outbox, since);
+                    Command::Register { id, address, outbox, since, filter } => {
+                        let filter = Arc::new(filter);
+                        self.register(id, Client { address, outbox, filter }, since);
                     }
                     Command::Unregister { id, ending } => self.unregister(id, ending),
                     Command::Subscribe { id, filter } => self.subscribe(id, filter),
@@ -368,14 +388,8 @@ impl State {
         }
     }
 
-    fn register(
-        &mut self,
-        id: ClientId,
-        address: SocketAddr,
-        outbox: Arc<Outbox>,
-        since: Option<Position>,
-    ) {
-        log::info!("client connected id={id} address={address}");
+    fn register(&mut self, id: ClientId, client: Client, since: Option<Position>) {
+        log::info!("client connected id={id} address={}", client.address);
         self.shared.stats.registered.fetch_add(1, Ordering::Relaxed);
         // Messages without an audience were logged before this client came.
         self.newest = self.newest.max(lock(&self.shared.audience).undelivered);
@@ -388,16 +402,17 @@ impl State {
             epoch: self.shared.epochs.current().to_owned(),
             recovered,
         };
-        outbox.push_reply(&self.frame(&hello.body()));
         // A client that cannot catch up receives only new events; `HELLO` says so.
         let since = since.filter(|_| recovered).map(|since| since.seq);
         if let Some(since) = since {
             self.shared.stats.replay_events.record(self.newest - since);
         }
+        let outbox = &client.outbox;
+        outbox.push_reply(&outbox.frame(Some(since.unwrap_or(self.newest)), &hello.body()));
+        outbox.set_filter(Arc::clone(&client.filter));
         outbox.open(since, self.newest);
-        let filter = Arc::new(Filter::default());
-        self.groups.entry(Arc::clone(&filter)).or_default().insert(id, Arc::clone(&outbox));
-        self.clients.insert(id, Client { address, outbox, filter });
+        self.join_group(id, &client);
+        self.clients.insert(id, client);
         self.shared.stats.clients.store(self.clients.len(), Ordering::Relaxed);
     }
 
@@ -412,7 +427,7 @@ impl State {
         let Some(client) = self.clients.remove(&id) else {
             return;
         };
-        self.leave_group(id, &client.filter);
+        self.leave_group(id, &client.group());
         lock(&self.shared.audience).clients -= 1;
         self.shared.stats.clients.store(self.clients.len(), Ordering::Relaxed);
         // The outbox's own reason is more precise, unless it ended only because the reader evicted
@@ -434,31 +449,33 @@ impl State {
     }
 
     fn subscribe(&mut self, id: ClientId, filter: Filter) {
-        let Some(client) = self.clients.get(&id) else {
+        let Some(mut client) = self.clients.remove(&id) else {
             return;
         };
-        let (outbox, old) = (Arc::clone(&client.outbox), Arc::clone(&client.filter));
-        self.leave_group(id, &old);
-        let filter = Arc::new(filter);
-        outbox.set_filter(Arc::clone(&filter));
-        self.groups.entry(Arc::clone(&filter)).or_default().insert(id, outbox);
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.filter = filter;
-        }
+        self.leave_group(id, &client.group());
+        client.filter = Arc::new(filter);
+        client.outbox.set_filter(Arc::clone(&client.filter));
+        self.join_group(id, &client);
+        self.clients.insert(id, client);
     }
 
-    fn leave_group(&mut self, id: ClientId, filter: &Arc<Filter>) {
-        if let Some(members) = self.groups.get_mut(filter) {
+    fn join_group(&mut self, id: ClientId, client: &Client) {
+        let members = self.groups.entry(client.group()).or_default();
+        members.insert(id, Arc::clone(&client.outbox));
+    }
+
+    fn leave_group(&mut self, id: ClientId, group: &Group) {
+        if let Some(members) = self.groups.get_mut(group) {
             members.remove(&id);
             if members.is_empty() {
-                self.groups.remove(filter);
+                self.groups.remove(group);
             }
         }
     }
 
     fn send(&mut self, id: ClientId, message: &Message) {
         if let Some(client) = self.clients.get(&id) {
-            let frame = self.frame(&message.text);
+            let frame = client.outbox.frame(None, &message.text);
             // `unregister` counts an eviction.
             if client.outbox.push_reply(&frame) == Pushed::Taken {
                 self.count(std::iter::once(Pushed::Taken), 1, frame.len());
@@ -466,13 +483,8 @@ impl State {
         }
     }
 
-    fn frame(&self, text: &str) -> Arc<[u8]> {
-        let mut bytes = Vec::with_capacity(text.len() + 10);
-        self.shared.encoding.text(text, &mut bytes);
-        bytes.into()
-    }
-
-    /// Encodes the waiting messages once per distinct filter and passes them to every client.
+    /// Encodes the waiting messages once per distinct filter and format and passes them to every
+    /// client.
     fn fan_out(&mut self, waiting: &mut Waiting) {
         let messages = std::mem::take(&mut waiting.messages);
         waiting.bytes = 0;
@@ -483,12 +495,15 @@ impl State {
         if let Some(seq) = newest(&messages) {
             self.newest = seq;
         }
-        for (filter, members) in &self.groups {
+        for (group, members) in &self.groups {
+            let Some(encoding) = members.values().next().map(|outbox| outbox.encoding()) else {
+                continue;
+            };
             let mut bytes = Vec::new();
             let mut count = 0;
             for message in &messages {
-                if filter.passes(message.flow_id, message.type_name) {
-                    self.shared.encoding.text(&message.text, &mut bytes);
+                if group.filter.passes(message.flow_id, message.type_name) {
+                    encoding.text(message.seq, &message.text, &mut bytes);
                     count += 1;
                 }
             }

@@ -10,6 +10,7 @@ pub mod config;
 mod engine;
 pub mod error;
 pub mod event;
+pub mod event_stream;
 mod flow;
 pub mod gateway;
 mod http;

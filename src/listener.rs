@@ -32,6 +32,7 @@ use self::connections::{ConnectionPermit, Connections, Full, Kind, machine};
 use self::request_body::{BodyBytes, BodyOwner};
 use self::request_head::{BadRequestHead, Body};
 use crate::error::{Error, Result};
+use crate::event_stream::{self, Opening, Subscription};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::hub::Position;
 use crate::threads::{OnFatal, Threads, vital};
@@ -258,7 +259,13 @@ enum Next {
     KeepAlive,
     Close,
     Refuse(ApiError),
-    Upgrade(Box<Upgrade>),
+    Live(Live),
+}
+
+/// What a connection becomes for the rest of its time.
+enum Live {
+    WebSocket(Box<Upgrade>),
+    Events(Box<Opening>),
 }
 
 impl Connection {
@@ -266,15 +273,15 @@ impl Connection {
     fn serve(mut self: Box<Self>) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        if let Some(upgrade) = self.serve_requests() {
-            self.serve_websocket(upgrade);
+        if let Some(live) = self.serve_requests() {
+            self.serve_live(live);
         }
     }
 
-    /// Answers requests until the connection ends or becomes a WebSocket. Not inlined, because the
-    /// thread of a WebSocket would carry its stack for days.
+    /// Answers requests until the connection ends or becomes a WebSocket or an event stream. Not
+    /// inlined, because the thread of a WebSocket would carry its stack for days.
     #[inline(never)]
-    fn serve_requests(&mut self) -> Option<Box<Upgrade>> {
+    fn serve_requests(&mut self) -> Option<Live> {
         let mut first = true;
         loop {
             let head = match self.read_head(first) {
@@ -292,7 +299,7 @@ impl Connection {
                     self.refuse(&denied, Some(&head));
                     return None;
                 }
-                Next::Upgrade(upgrade) => return Some(upgrade),
+                Next::Live(live) => return Some(live),
             }
         }
     }
@@ -307,6 +314,12 @@ impl Connection {
         if head.path() == "/ws" {
             return match self.shared.access.check_token(head) {
                 Ok(()) => self.upgrade(head),
+                Err(denied) => Next::Refuse(denied),
+            };
+        }
+        if head.path() == "/api/events" && head.method == "GET" {
+            return match self.shared.access.check_token(head) {
+                Ok(()) => self.open_events(head),
                 Err(denied) => Next::Refuse(denied),
             };
         }
@@ -371,13 +384,45 @@ impl Connection {
             address: self.address,
             since,
         };
-        Next::Upgrade(Box::new(upgrade))
+        Next::Live(Live::WebSocket(Box::new(upgrade)))
     }
 
-    /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
-    /// that an idle client does not keep it.
-    fn serve_websocket(&self, upgrade: Box<Upgrade>) {
-        let served = self.shared.sockets.serve(upgrade);
+    /// Makes the connection an event stream, or refuses the request.
+    fn open_events(&mut self, head: &RequestHead) -> Next {
+        let (_, query) = head.target.split_once('?').unwrap_or_default();
+        let subscription = match Subscription::read(query, head.header("last-event-id")) {
+            Ok(subscription) => subscription,
+            Err(faults) => {
+                let denied = ApiError::new(422, "invalid", "cannot read the request");
+                return Next::Refuse(ApiError { faults, ..denied });
+            }
+        };
+        if !self.permit.become_websocket() {
+            return refuse(503, "busy", "too many live clients; try again later");
+        }
+        let shared = &self.shared;
+        let is_unread = Cell::new(false);
+        let origin = shared.access.allowed_origin(head);
+        let answer = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread)
+            .to(head, false, origin)
+            .head_until_close(&[
+                ("content-type", "text/event-stream"),
+                ("referrer-policy", "no-referrer"),
+                ("x-accel-buffering", "no"),
+            ]);
+        let (stream, address) = (Arc::clone(&self.stream), self.address);
+        self.buffer = Vec::new();
+        Next::Live(Live::Events(Box::new(Opening { stream, answer, address, subscription })))
+    }
+
+    /// Serves a WebSocket or an event stream for the rest of the connection. The request's head is
+    /// let go of by now, so that an idle client does not keep it.
+    fn serve_live(&self, live: Live) {
+        let sockets = &self.shared.sockets;
+        let served = match live {
+            Live::WebSocket(upgrade) => sockets.serve(upgrade),
+            Live::Events(opening) => event_stream::serve(sockets, opening),
+        };
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);
         }

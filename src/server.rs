@@ -26,7 +26,7 @@ use crate::scheduler::Scheduler;
 use crate::store::{Change, EndUsers, NewFlow, Store};
 use crate::threads::OnFatal;
 use crate::time::Timestamp;
-use crate::websocket::{Frames, HubClients, Limits, Sockets};
+use crate::websocket::{HubClients, Limits, Sockets};
 
 /// Flows saved for new users; they need no key and no network.
 const EXAMPLES: &[&str] = &[
@@ -99,8 +99,7 @@ impl Core {
         let store = Arc::new(store);
         let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
         let epochs = writer.epochs().clone();
-        let (hub, hub_thread) =
-            Hub::start(Arc::new(Frames), newest, oldest, epochs, Arc::clone(on_fatal))?;
+        let (hub, hub_thread) = Hub::start(newest, oldest, epochs, Arc::clone(on_fatal))?;
         let publisher: Box<dyn Publish> = match tap {
             Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),
@@ -223,6 +222,7 @@ impl Server {
                 hashes_end_users: config.gateway.hash_end_users,
                 alias_models: config.gateway.alias_models(),
             },
+            token: config.token.clone(),
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),
         });

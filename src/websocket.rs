@@ -29,7 +29,7 @@ use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
 use crate::event::{Event, Filter, Request, encode};
-use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Position, Replay, close};
+use crate::hub::{Encoding, Ending, Eviction, Format, Hub, Outbox, Position, Replay, close};
 use crate::ids::{ClientId, Seq};
 use crate::store::Store;
 
@@ -57,7 +57,11 @@ pub const FILTER_ITEMS_MAX: usize = 1_000;
 pub struct Frames;
 
 impl Encoding for Frames {
-    fn text(&self, text: &str, out: &mut Vec<u8>) {
+    fn format(&self) -> Format {
+        Format::WebSocket
+    }
+
+    fn text(&self, _: Option<Seq>, text: &str, out: &mut Vec<u8>) {
         format_frame(Frame::message(text.to_owned(), OpCode::Data(Data::Text), true), out);
     }
 
@@ -96,7 +100,14 @@ struct LogReplay {
 }
 
 impl Replay for LogReplay {
-    fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
+    fn page(
+        &self,
+        after: Seq,
+        upto: Seq,
+        filter: &Filter,
+        encoding: &dyn Encoding,
+        out: &mut Vec<u8>,
+    ) -> Result<Seq> {
         let events = self.store.events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
         // The log has no gaps, but its oldest events may have been deleted since `HELLO`.
         if events.first().is_none_or(|first| first.seq != after + 1) {
@@ -104,7 +115,7 @@ impl Replay for LogReplay {
         }
         for event in &events {
             if filter.passes(event.flow_id, &event.type_name) {
-                Frames.text(&encode(event.seq, &event.body), out);
+                encoding.text(Some(event.seq), &encode(event.seq, &event.body), out);
             }
         }
         Ok(events.last().map_or(upto, |last| last.seq))
@@ -129,7 +140,7 @@ impl Default for Pings {
 
 impl Pings {
     /// Returns the longest time without input from a client.
-    fn silence_max(self) -> Duration {
+    pub(crate) fn silence_max(self) -> Duration {
         self.interval.saturating_add(self.timeout)
     }
 }
@@ -139,6 +150,9 @@ impl Pings {
 pub trait Handler: Send + Sync {
     /// Returns an unused number for a new client.
     fn next_id(&self) -> ClientId;
+
+    /// Returns the present epoch of the event log, which is part of positions.
+    fn epoch(&self) -> &str;
 
     /// Returns the source of missed events, for a client whose [`Outbox::open`] had a `since`.
     fn replay(&self) -> Arc<dyn Replay + Send + Sync>;
@@ -160,6 +174,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The last event that the client has seen.
     pub since: Option<Position>,
+    /// The client's first filter.
+    pub filter: Filter,
     /// Messages on their way to the client.
     pub outbox: Arc<Outbox>,
 }
@@ -167,9 +183,7 @@ pub struct Peer {
 impl Peer {
     /// Sends a text to this client alone.
     pub fn send_text(&self, text: &str) {
-        let mut frame = Vec::with_capacity(text.len() + FRAME_HEAD_BYTES_MAX);
-        Frames.text(text, &mut frame);
-        self.outbox.push_reply(&frame.into());
+        self.outbox.push_reply(&self.outbox.frame(None, text));
     }
 
     /// Sends a binary message to this client alone.
@@ -207,13 +221,18 @@ impl Handler for HubClients {
         self.hub.next_client_id()
     }
 
+    fn epoch(&self) -> &str {
+        self.hub.epoch()
+    }
+
     fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
         Arc::new(LogReplay { store: Arc::clone(&self.store) })
     }
 
     fn opened(&self, client: &Peer) -> Result<()> {
         let outbox = Arc::clone(&client.outbox);
-        self.hub.register(client.id, client.address, outbox, client.since.clone())
+        let (since, filter) = (client.since.clone(), client.filter.clone());
+        self.hub.register(client.id, client.address, outbox, since, filter)
     }
 
     /// An invalid request is reported to this client alone.
@@ -262,9 +281,9 @@ pub struct Upgrade {
 }
 
 /// Ends a client cleanly if its reader panics.
-struct PanicGuard<'a> {
-    sockets: &'a Sockets,
-    client: &'a Peer,
+pub(crate) struct PanicGuard<'a> {
+    pub sockets: &'a Sockets,
+    pub client: &'a Peer,
 }
 
 impl Drop for PanicGuard<'_> {
@@ -339,19 +358,10 @@ impl Sockets {
     #[expect(clippy::boxed_local, reason = "unboxed, it would lie on the frame of `serve`")]
     fn open(&self, upgrade: Box<Upgrade>) -> Result<(Peer, JoinHandle<()>, Result<Vec<u8>>)> {
         let Upgrade { stream, answer, rest, address, since } = *upgrade;
-        let id = self.handler.next_id();
-        let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
-        let outbox = Outbox::new(sink, Arc::new(Frames), self.limits.outbox_bytes);
-        let client = Peer { id, address, since, outbox: Arc::new(outbox) };
-        let writer = {
-            let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
-            let replay = self.handler.replay();
-            Builder::new()
-                .name(format!("ws-writer-{id}"))
-                .stack_size(WRITER_STACK_BYTES)
-                .spawn(move || outbox.run(&*replay, interval))
-                .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
-        };
+        let outbox = self.outbox(&stream, Arc::new(Frames));
+        let (id, filter) = (self.handler.next_id(), Filter::default());
+        let client = Peer { id, address, since, filter, outbox };
+        let writer = self.start_writer(&client)?;
         // Safe to write here: the outbox is empty until the handler knows it.
         let rest = (&*stream)
             .write_all(&answer)
@@ -359,6 +369,25 @@ impl Sockets {
             .and_then(|()| self.handler.opened(&client))
             .map(|()| rest);
         Ok((client, writer, rest))
+    }
+
+    pub(crate) fn outbox(
+        &self,
+        stream: &Arc<TcpStream>,
+        encoding: Arc<dyn Encoding>,
+    ) -> Arc<Outbox> {
+        let sink = Box::new(StreamSink::new(Arc::clone(stream)));
+        Arc::new(Outbox::new(sink, encoding, self.limits.outbox_bytes))
+    }
+
+    pub(crate) fn start_writer(&self, client: &Peer) -> Result<JoinHandle<()>> {
+        let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
+        let replay = self.handler.replay();
+        Builder::new()
+            .name(format!("ws-writer-{}", client.id))
+            .stack_size(WRITER_STACK_BYTES)
+            .spawn(move || outbox.run(&*replay, interval))
+            .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))
     }
 
     /// Reads messages until the client is gone, and returns the reason. Not inlined, so that the
@@ -555,7 +584,7 @@ mod tests {
             .unwrap();
         let store = Arc::new(store);
         let replay = LogReplay { store };
-        let page = |after| replay.page(after, 9, &Filter::default(), &mut Vec::new());
+        let page = |after| replay.page(after, 9, &Filter::default(), &Frames, &mut Vec::new());
         assert_eq!(page(2).unwrap(), 9);
         writer.prune_events(5, crate::time::Timestamp(0), 500).unwrap();
         assert!(page(2).is_err());
@@ -580,7 +609,7 @@ mod tests {
         let replay = LogReplay { store };
         let page = |after| {
             let mut out = Vec::new();
-            let reached = replay.page(after, 4, &Filter::default(), &mut out);
+            let reached = replay.page(after, 4, &Filter::default(), &Frames, &mut out);
             (reached.unwrap(), out.len())
         };
         let ends = [0, 1, 2, 3].map(|after| page(after).0);
@@ -595,6 +624,9 @@ mod tests {
     impl Handler for Broken {
         fn next_id(&self) -> ClientId {
             1
+        }
+        fn epoch(&self) -> &str {
+            ""
         }
         fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
             let dir = tempfile::tempdir().unwrap();

@@ -78,6 +78,9 @@ fn a_body_is_what_the_client_sent_and_got() {
         "request_content_type": "application/json", "response_content_type": "application/json",
     });
     assert_eq!(body(&server, &rows[0]), expected);
+    let has_body =
+        |row: &Value| server.get(&format!("/api/ledger/{}", row["id"])).json()["has_body"].clone();
+    assert_eq!([has_body(&rows[0]), has_body(&rows[1])], [json!(true), json!(false)]);
     // Prompts and outputs of flows are part of their runs.
     assert_eq!(server.get(&path(&rows[1])).status, 404);
     assert_eq!(server.get("/api/ledger/99/body").status, 404);

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["providers", "store"],
     &["hub", "journal", "verify"],
     &["calls"],
-    &["engine", "optimizer", "websocket"],
+    &["engine", "event_stream", "optimizer", "websocket"],
     &["listener", "scheduler"],
     &["gateway"],
     &["http"],

@@ -24,6 +24,7 @@
 //! - `counts`: answers whose counts are missing, late, invalid or billed at another rate.
 //! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
+//! - `events`: server-sent events: reconnects, filters, limits, slow clients, shutdown.
 //! - `flow_events`: every change of a flow and each deleted run is announced.
 //! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
 //! - `history`: run history, resuming after a failure, deletion and retention.
@@ -52,6 +53,7 @@
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
+//! - `page_runs`: runs in the page: live output, attempts, items, retry and lists.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -94,6 +96,7 @@ mod conformance;
 mod counts;
 mod disk;
 mod docs;
+mod events;
 mod flow_events;
 mod harness;
 mod history;
@@ -124,6 +127,7 @@ mod page_files;
 mod page_graph;
 mod page_live;
 mod page_load;
+mod page_runs;
 mod pools;
 mod prices;
 mod prompt_cache;

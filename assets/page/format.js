@@ -94,3 +94,6 @@ export function describe(error) {
   const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
   return [error.message, ...details].join("; ");
 }
+
+/** What starts runs, by the names of the API. */
+export const TRIGGERS = { __proto__: null, api: "API or page", cli: "Command line", hook: "Webhook", schedule: "Schedule" };

@@ -70,7 +70,7 @@ const noState = () => null;
  * `graph` is `{ nodes, edges }` of a document. `states` is null for a definition, else a Map or a function from node ids
  * (strings) to `{ state, attempt, cost, ms, items, text }`: `state` is "waiting", "running", "completed", "failed",
  * "skipped" or "cancelled", `items` `{ done, open, failed }` of a map, `text` the output of a condition. Keep `graph`
- * the same object between renderings, since a new one is laid out again. `onSelect(id)` is called for a click or Enter.
+ * the same object between renderings, since a new one is laid out again. `onSelect(id, event)` is called for a click or Enter.
  * The graph scrolls to the node `focusOn` whenever that changes, until the reader moves it.
  */
 export function Graph({ graph, states = null, selected = null, onSelect, focusOn = null, label = "Graph of the flow", testid = "graph" }) {
@@ -106,7 +106,7 @@ export function Graph({ graph, states = null, selected = null, onSelect, focusOn
             <${Edges} plan=${plan} stateOf=${stateOf} selected=${selected} />
             ${plan.nodes.map(({ id, node, x, y }) => html`
               <${NodeBox} key=${id} id=${id} node=${node} place=${{ left: `${x}px`, top: `${y}px`, width: `${plan.nodeWidth}px`, height: `${plan.nodeHeight}px` }} state=${hasStates ? (stateOf(id) ?? { state: "waiting" }) : null}
-                isSelected=${selected === id} isReachable=${reachable === id} next=${steps.textOf(id)} onSelect=${() => { hasMoved.current = true; setCurrent(id); onSelect?.(id); }} />
+                isSelected=${selected === id} isReachable=${reachable === id} next=${steps.textOf(id)} onSelect=${(event) => { hasMoved.current = true; setCurrent(id); onSelect?.(id, event); }} />
             `)}
           </div>
         </div>
@@ -174,15 +174,15 @@ function NodeBox({ id, node, place, state, isSelected, isReachable, next, onSele
   const type = typeOf(node);
   const label = labelOf(node);
   const detail = detailOf(node);
-  const parts = state && stateParts(state, type);
-  const name = [label, type === "agent" ? "" : type, ...(parts ?? [detail])].filter(Boolean).join(", ");
+  const parts = state ? stateParts(state, type) : [];
   // The icon says "completed" already; the room is for the numbers.
-  const line = parts?.[0] === "completed" && parts.length > 1 ? parts.slice(1) : parts;
+  const isShort = parts[0] === "completed" && parts.length > 1;
   return html`
-    <button type="button" class="graph-node" style=${place} data-testid="node" data-node-id=${id} data-type=${type} data-state=${state?.state} aria-label=${name} aria-description=${next} aria-pressed=${isSelected ? "true" : "false"} tabindex=${isReachable ? 0 : -1} title=${`${label}\n${detail.slice(0, 500)}`} onClick=${onSelect}>
+    <button type="button" class="graph-node" style=${place} data-testid="node" data-node-id=${id} data-type=${type} data-state=${state?.state} aria-description=${next} aria-pressed=${isSelected ? "true" : "false"} tabindex=${isReachable ? 0 : -1} title=${`${label}\n${detail.slice(0, 500)}`} onClick=${onSelect}>
       <span class="graph-label"><${Icon} path=${typeIcon(type)} className="graph-type" /><bdi class="cut">${label}</bdi></span>
+      <span class="hidden-text">, ${type === "agent" ? "" : `${type}, `}</span>
       <span class="graph-detail cut"><bdi>${detail.slice(0, 120)}</bdi></span>
-      ${state && html`<span class="graph-state cut"><${Icon} path=${STATE_ICONS[state.state] ?? STATE_ICONS.waiting} size="14" /> ${line.join(" · ")}</span>`}
+      ${state && html`<span class="hidden-text">, </span><span class="graph-state cut"><${Icon} path=${STATE_ICONS[state.state] ?? STATE_ICONS.waiting} size="14" /> ${isShort && html`<span class="hidden-text">completed, </span>`}${parts.slice(isShort ? 1 : 0).join(" · ")}</span>`}
     </button>
   `;
 }

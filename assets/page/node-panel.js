@@ -9,9 +9,9 @@ const WIDE = "(width >= 68rem)";
 
 /**
  * The frame of a panel. The focus moves to its title when it opens, and back when it closes. `actions` are buttons
- * beside the title.
+ * beside the title, `focusOn` a selector of what has the focus instead of the title.
  */
-export function NodePanel({ title, onClose, actions, children, testid = "node-panel" }) {
+export function NodePanel({ title, onClose, actions, children, focusOn = null, testid = "node-panel" }) {
   const [isWide, setWide] = useState(() => matchMedia(WIDE).matches);
   useEffect(() => {
     const query = matchMedia(WIDE);
@@ -20,18 +20,19 @@ export function NodePanel({ title, onClose, actions, children, testid = "node-pa
     return () => query.removeEventListener("change", change);
   }, []);
   const Frame = isWide ? Aside : Sheet;
-  return html`<${Frame} ...${{ title, onClose, actions, testid }}>${children}<//>`;
+  return html`<${Frame} ...${{ title, onClose, actions, focusOn, testid }}>${children}<//>`;
 }
 
 const Sheet = ({ title, onClose, actions, testid, children }) => html`<${Dialog} side title=${title} onClose=${onClose} actions=${actions} testid=${testid}>${children}<//>`;
 
-function Aside({ title, onClose, actions, testid, children }) {
+function Aside({ title, onClose, actions, focusOn, testid, children }) {
   const titleId = useId("panel");
   const heading = useRef(null);
   const opener = useRef(null);
   useEffect(() => {
     if (document.activeElement !== heading.current) opener.current = document.activeElement;
-    heading.current.focus({ preventScroll: true });
+    const wanted = focusOn && heading.current.closest("aside").querySelector(focusOn);
+    (wanted || heading.current).focus({ preventScroll: true });
   }, [title]);
   useEffect(() => () => opener.current?.isConnected && opener.current.focus({ preventScroll: true }), []);
   const onKeyDown = (event) => {

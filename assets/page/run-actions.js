@@ -10,8 +10,6 @@ const BULK_PARALLEL = 4;
 /** How many reasons a result of a bulk action lists. */
 const REASONS_MAX = 3;
 
-export const TRIGGERS = { __proto__: null, api: "API or page", cli: "Command line", hook: "Webhook", schedule: "Schedule" };
-
 const pathOf = (runId, action = "") => `/api/runs/${encodeURIComponent(runId)}${action}`;
 
 const send = {

@@ -11,6 +11,9 @@ const REFETCH_PAUSE_MS = 1_500;
 const REST_FACTOR = 10;
 /** Messages until then are drawn together: a reader cannot follow more. */
 const DRAW_PAUSE_MS = 100;
+const DRAW_PAUSE_LARGE_MS = 250;
+/** A run with more calls takes longer to draw. */
+const CALLS_LARGE = 100;
 const CLOCK_MS = 250;
 
 /**
@@ -22,7 +25,7 @@ export function useRun(id) {
   const [, drawAgain] = useState(0);
   const [isDeleted, setDeleted] = useState(false);
   const own = useRef({ run: null, detail: null, messages: [] }).current;
-  const draw = useThrottled(() => drawAgain((turn) => turn + 1), DRAW_PAUSE_MS);
+  const draw = useThrottled(() => drawAgain((turn) => turn + 1), own.run?.calls.size > CALLS_LARGE ? DRAW_PAUSE_LARGE_MS : DRAW_PAUSE_MS);
   if (data && data !== own.detail) {
     const isFirst = !own.run;
     own.detail = data;

@@ -1,6 +1,6 @@
 /** A node of a run: its state, prompt, output (streaming as it comes), attempts and items. */
 
-import { html, useLayoutEffect, useRef } from "./vendor/preact.js";
+import { html, useLayoutEffect, useMemo, useRef } from "./vendor/preact.js";
 import { count, duration, plural } from "./format.js";
 import { Attempts, Tokens } from "./run-attempts.js";
 import { MapItems } from "./run-items.js";
@@ -62,6 +62,8 @@ export function NodeRun({ run, node, response, calls, now }) {
   const isStreaming = state === "running" && (node.text !== "" || node.isTextCut) && !response?.items;
   // The response may be a moment older than the end of the node.
   const output = response?.output ?? (state === "completed" ? node.text : null);
+  // The same element until an item or a call changes, so that a long list is not compared at each message.
+  const items = useMemo(() => response?.items && html`<${MapItems} items=${response.items} calls=${calls} />`, [response, calls]);
   const isCached = node.usage?.cached || (calls.length > 0 && calls.at(-1).cached);
   // If there was an attempt, it already shows the last error.
   const error = node.error && node.error !== calls.at(-1)?.error_message ? node.error : null;
@@ -75,7 +77,7 @@ export function NodeRun({ run, node, response, calls, now }) {
       ${!isStreaming && (output ?? "") !== "" && html`<${Value} key=${node.nodeId} name="Output" value=${output} testid="node-output" open />`}
       ${text("Prompt as sent", response?.prompt, "node-prompt")}
       ${text("System prompt as sent", response?.system, "node-system")}
-      ${response?.items ? html`<${MapItems} key=${node.nodeId} items=${response.items} calls=${calls} />` : html`<${Attempts} calls=${calls} />`}
+      ${items ?? html`<${Attempts} calls=${calls} />`}
     </div>
   `;
 }

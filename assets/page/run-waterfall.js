@@ -91,10 +91,11 @@ function Row({ row, scale, start, isSelected, isSlowest, onSelect, onHover, chil
   return html`
     <li class=${isItem ? "wf-item" : ""}>
       <div class="wf-row" data-testid=${isItem ? "waterfall-item" : "waterfall-row"} data-node-id=${row.node ?? row.id} data-state=${row.state}>
-        <button type="button" class="wf-button" aria-pressed=${isSelected ? "true" : "false"} aria-label=${`${row.label}: ${text}${isSlowest ? " · slowest node" : ""}`} onClick=${onSelect} onMouseEnter=${() => onHover(row, text)} onFocus=${() => onHover(row, text)} onMouseLeave=${() => onHover(null)} onBlur=${() => onHover(null)}>
+        <button type="button" class="wf-button" aria-pressed=${isSelected ? "true" : "false"} onClick=${onSelect} onMouseEnter=${() => onHover(row, text)} onFocus=${() => onHover(row, text)} onMouseLeave=${() => onHover(null)} onBlur=${() => onHover(null)}>
           <span class="wf-label"><span class="wf-dot" data-state=${row.state} aria-hidden="true"></span><bdi class="cut">${row.label}</bdi>${isSlowest && html`<span class="badge" data-testid="slowest">slowest</span>`}</span>
           <span class="wf-track"><${Bars} row=${row} scale=${scale} /></span>
           <span class="wf-time number">${row.from === null ? row.state : duration(row.ms)}</span>
+          <span class="hidden-text">${text}</span>
         </button>
       </div>
       ${children}
@@ -103,7 +104,8 @@ function Row({ row, scale, start, isSelected, isSlowest, onSelect, onHover, chil
 }
 
 function Items({ row, now, ...rest }) {
-  const [isOpen, setOpen] = useState(row.items.length <= ITEMS_OPEN_MAX);
+  const [choice, setOpen] = useState(null);
+  const isOpen = choice ?? row.items.length <= ITEMS_OPEN_MAX;
   const [shown, setShown] = useState(ITEMS_STEP);
   const rows = isOpen ? itemRows({ ...row, items: row.items.slice(0, shown) }, now) : [];
   const failed = row.items.filter(({ status, error }) => status === "FAILED" || error).length;

@@ -45,6 +45,7 @@ addEventListener("popstate", () => route.set({ ...readRoute(), isBack: true }));
 /** Goes to an address of the page. With `replace`, the address before is not kept in the history. */
 export function navigate(address, { replace = false } = {}) {
   if (address === location.pathname + location.search) return;
+  if (leaveGuard) return void askToLeave(() => navigate(address, { replace }));
   history[replace ? "replaceState" : "pushState"](null, "", address);
   const before = route.get();
   route.set(readRoute());

@@ -78,10 +78,9 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
     let end_users = EndUsers::load(&store, config.gateway.hash_end_users)?;
     let filter = LedgerFilter {
         flow_id: query.flow,
-        run_id: None,
         model: query.model,
         provider: query.provider,
-        status: query.status,
+        statuses: query.status.into_iter().collect(),
         role: query.role,
         key: query.key,
         tag: query.tag,
@@ -91,6 +90,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         project: query.project,
         from: query.from,
         to: query.to,
+        ..LedgerFilter::default()
     };
     let written = if query.csv {
         let mut csv = ledger_csv(Arc::new(store), filter)?;

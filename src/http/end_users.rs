@@ -11,7 +11,7 @@ use super::ledger::{self, RowFormat};
 use super::reply::{self, Answer, With};
 use super::request::Query;
 use crate::error::{Error, Result};
-use crate::store::{Bodies, Change, LedgerFilter, Receipt};
+use crate::store::{Bodies, Change, LedgerFilter, LedgerQuery, Receipt};
 
 /// `GET /api/end-users/{name}/export`: all rows of an end user, newest first.
 pub fn export(context: &Context, name: &str, mut query: Query) -> Answer {
@@ -28,6 +28,7 @@ pub fn export(context: &Context, name: &str, mut query: Query) -> Answer {
     let filters = context.end_users.forms(&decoded(name)?).into_iter();
     let filters = filters
         .map(|name| LedgerFilter { end_user: Some(name), ..LedgerFilter::default() })
+        .map(|filter| LedgerQuery { filter, ..LedgerQuery::default() })
         .collect();
     let rows = ledger::all_rows(Arc::clone(&context.store), filters, format)?;
     Ok(reply::stream(content_type, rows).with("content-disposition", "attachment"))

@@ -7,23 +7,29 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Context;
+use super::flow_names::{FlowNames, NamedRow};
 use super::reply::{self, Answer, With};
 use super::request::Query;
 use crate::error::{Error, Result};
 use crate::event::LedgerEntry;
 use crate::listener::Presence;
-use crate::store::{LedgerFilter, Store, Summary, Sums};
+use crate::store::{LedgerFilter, LedgerPage, LedgerQuery, Store, Summary, Sums};
 
 const PAGE_ROWS: usize = 500;
 
-fn filter(context: &Context, query: &mut Query) -> LedgerFilter {
+fn filter(context: &Context, query: &mut Query) -> Result<LedgerFilter> {
     let end_user: Option<String> = query.take("end_user");
-    LedgerFilter {
+    let cost: Option<String> = query.take("cost");
+    if cost.as_deref().is_some_and(|cost| cost != "unknown") {
+        return Err(Error::invalid("cannot read the query", "cost", "must be `unknown`"));
+    }
+    Ok(LedgerFilter {
         flow_id: query.take("flow_id"),
         run_id: query.take("run_id"),
+        node: query.take("node"),
         model: query.take("model"),
         provider: query.take("provider"),
-        status: query.take("status"),
+        statuses: query.take_list("status"),
         role: query.take("role"),
         key: query.take("key"),
         tag: query.take("tag"),
@@ -33,18 +39,57 @@ fn filter(context: &Context, query: &mut Query) -> LedgerFilter {
         project: query.take("project"),
         from: query.take("from"),
         to: query.take("to"),
-    }
+        cost_min: query.take("min_cost"),
+        cost_max: query.take("max_cost"),
+        ms_min: query.take("min_ms"),
+        ms_max: query.take("max_ms"),
+        cached: query.take("cached"),
+        is_cost_unknown: cost.is_some(),
+        text: query.take("q"),
+        ..LedgerFilter::default()
+    })
+}
+
+pub(super) fn ledger_query(context: &Context, query: &mut Query) -> Result<LedgerQuery> {
+    Ok(LedgerQuery {
+        filter: filter(context, query)?,
+        sort: query.take("sort").unwrap_or_default(),
+        order: query.take("order").unwrap_or_default(),
+        before: query.take("before"),
+    })
 }
 
 pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
-    let filter = filter(context, &mut query);
+    let ledger_query = ledger_query(context, &mut query)?;
     let limit = query.take_limit();
-    let before = query.take("before");
+    let has_names = query.take("names").unwrap_or(false);
     query.finish()?;
-    let read = |store: &Store| store.ledger(&filter, before, limit + 1);
-    let mut rows = context.heavy_reads.run(&context.store, client, read)?;
-    let next = reply::cut(&mut rows, limit, |row| row.id);
+    let read = |store: &Store| store.ledger_page(&ledger_query, limit);
+    let LedgerPage { rows, next } = context.heavy_reads.run(&context.store, client, read)?;
+    if !has_names {
+        return Ok(reply::list(&rows, next));
+    }
+    let mut names = FlowNames::default();
+    names.read(&context.store, &rows)?;
+    let rows: Vec<NamedRow<'_>> = rows.iter().map(|row| names.row(row)).collect();
     Ok(reply::list(&rows, next))
+}
+
+#[derive(Serialize)]
+struct RowWithBody<R> {
+    #[serde(flatten)]
+    row: R,
+    has_body: bool,
+}
+
+/// `GET /api/ledger/{id}`: one row with names, and whether its bodies are stored.
+pub fn get(context: &Context, id: i64) -> Answer {
+    let row = context.store.ledger_row(id)?;
+    let row = row.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))?;
+    let mut names = FlowNames::default();
+    names.read(&context.store, std::slice::from_ref(&row))?;
+    let has_body = context.store.has_body(id)?;
+    Ok(reply::json(200, &RowWithBody { row: names.row(&row), has_body }))
 }
 
 /// Not `json!`, which would turn exact amounts of money into floating point numbers.
@@ -57,7 +102,7 @@ struct Groups {
 }
 
 pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer {
-    let filter = filter(context, &mut query);
+    let filter = filter(context, &mut query)?;
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
     let read = |store: &Store| store.summary(&filter, &group_by);
@@ -68,16 +113,17 @@ pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer
 
 /// `GET /api/ledger.csv`: the same rows as CSV, read and sent page by page.
 pub fn csv(context: &Context, mut query: Query) -> Answer {
-    let filter = filter(context, &mut query);
+    let ledger_query = ledger_query(context, &mut query)?;
     query.finish()?;
-    let rows = ledger_csv(Arc::clone(&context.store), filter)?;
+    let rows = all_rows(Arc::clone(&context.store), vec![ledger_query], RowFormat::Csv)?;
     Ok(reply::stream("text/csv; charset=utf-8", rows)
         .with("content-disposition", "attachment; filename=\"ledger.csv\""))
 }
 
 /// Returns the rows as CSV, newest first, read page by page.
 pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
-    all_rows(store, vec![filter], RowFormat::Csv)
+    let query = LedgerQuery { filter, ..LedgerQuery::default() };
+    all_rows(store, vec![query], RowFormat::Csv)
 }
 
 #[derive(Clone, Copy)]
@@ -86,27 +132,30 @@ pub(super) enum RowFormat {
     NdJson,
 }
 
-/// Returns the rows of each filter, newest first, read page by page.
+/// Returns the rows of each query in its order, read page by page.
 pub(super) fn all_rows(
     store: Arc<Store>,
-    filters: Vec<LedgerFilter>,
+    queries: Vec<LedgerQuery>,
     format: RowFormat,
 ) -> Result<impl Read + Send + use<>> {
     let header = match format {
-        RowFormat::Csv => encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter()),
+        RowFormat::Csv => {
+            let names = COLUMNS.iter().map(|(name, _)| *name);
+            encode([names.chain(NAME_COLUMNS)].into_iter())
+        }
         RowFormat::NdJson => Ok(Vec::new()),
     };
     let header = header.map_err(Error::io("cannot encode the column names"))?;
-    let filters = filters.into_iter().collect();
-    Ok(Rows { store, filters, format, before: None, ready: io::Cursor::new(header) })
+    let names = FlowNames::default();
+    Ok(Rows { store, queries: queries.into(), format, names, ready: io::Cursor::new(header) })
 }
 
 struct Rows {
     store: Arc<Store>,
     /// The present one and the following ones.
-    filters: VecDeque<LedgerFilter>,
+    queries: VecDeque<LedgerQuery>,
     format: RowFormat,
-    before: Option<i64>,
+    names: FlowNames,
     ready: io::Cursor<Vec<u8>>,
 }
 
@@ -114,29 +163,33 @@ impl Read for Rows {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let count = self.ready.read(buffer)?;
-            let Some(filter) = self.filters.front().filter(|_| count == 0 && !buffer.is_empty())
+            let Some(query) = self.queries.front_mut().filter(|_| count == 0 && !buffer.is_empty())
             else {
                 return Ok(count);
             };
-            let rows =
-                self.store.ledger(filter, self.before, PAGE_ROWS).map_err(io::Error::other)?;
-            self.before = rows.last().map(|row| row.id);
-            if rows.len() < PAGE_ROWS {
-                self.filters.pop_front();
-                self.before = None;
+            let page = self.store.ledger_page(query, PAGE_ROWS).map_err(io::Error::other)?;
+            query.before = page.next;
+            if page.next.is_none() {
+                self.queries.pop_front();
             }
-            self.ready = io::Cursor::new(self.format.encode(&rows)?);
+            self.ready = io::Cursor::new(self.encode(&page.rows)?);
         }
     }
 }
 
-impl RowFormat {
-    fn encode(self, rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Csv => {
-                encode(rows.iter().map(|row| COLUMNS.iter().map(move |(_, value)| value(row))))
+impl Rows {
+    fn encode(&mut self, rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
+        match self.format {
+            RowFormat::Csv => {
+                self.names.read(&self.store, rows).map_err(io::Error::other)?;
+                let names = &self.names;
+                encode(rows.iter().map(|row| {
+                    let named = names.row(row);
+                    let own = COLUMNS.iter().map(move |(_, value)| value(row));
+                    own.chain([text(named.flow_name), text(named.node_label)])
+                }))
             }
-            Self::NdJson => {
+            RowFormat::NdJson => {
                 let mut lines = Vec::new();
                 for row in rows {
                     serde_json::to_writer(&mut lines, row)?;
@@ -147,6 +200,9 @@ impl RowFormat {
         }
     }
 }
+
+/// The last columns.
+const NAME_COLUMNS: [&str; 2] = ["flow_name", "node_label"];
 
 type Column = (&'static str, fn(&LedgerEntry) -> String);
 

@@ -218,13 +218,9 @@ fn read(store: &Store, from: Option<Timestamp>, to: Option<Timestamp>) -> Result
         Ok(groups)
     };
     let (models, total) = store.summary(&filter, "model")?;
-    let mut failures = Vec::new();
-    for status in [CallStatus::Failed, CallStatus::Timeout, CallStatus::Unknown] {
-        let filter = LedgerFilter { status: Some(status), ..filter.clone() };
-        failures.extend(store.ledger(&filter, None, FAILURES)?);
-    }
-    failures.sort_by_key(|row| std::cmp::Reverse(row.id));
-    failures.truncate(FAILURES);
+    let statuses = vec![CallStatus::Failed, CallStatus::Timeout, CallStatus::Unknown];
+    let failed = LedgerFilter { statuses, ..filter.clone() };
+    let failures = store.ledger(&failed, None, FAILURES)?;
     let shown_from = Timestamp(first.0.max(to.0.saturating_sub(DAYS_MAX * DAY_MS)));
     Ok(Period {
         from: first,

@@ -5,8 +5,8 @@ use tiny_http::Method::{self, Delete, Get, Options, Patch, Post, Put};
 use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
-    Context, assets, bodies, budget, end_users, flows, health, hooks, keys, ledger, metrics,
-    models, optimizations, overview, prices, providers, runs, schedules, settings,
+    Context, assets, bodies, budget, calls_page, end_users, flows, health, hooks, keys, ledger,
+    metrics, models, optimizations, overview, prices, providers, runs, schedules, settings,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -21,7 +21,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/flows/*", |_, r| assets::shell(r.head)),
     (Get, "/runs", |_, r| assets::shell(r.head)),
     (Get, "/runs/*", |_, r| assets::shell(r.head)),
-    (Get, "/calls", |_, r| assets::shell(r.head)),
+    (Get, "/calls", |c, r| calls_page::get(c, r)),
     (Get, "/savings", |_, r| assets::shell(r.head)),
     (Get, "/budgets", |_, r| assets::shell(r.head)),
     (Get, "/connect", |_, r| assets::shell(r.head)),
@@ -45,6 +45,8 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
     (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
     (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
+    // The listener answers GET itself; this is for HEAD and for other methods.
+    (Get, "/api/events", |_, _| Ok(reply::stream("text/event-stream", std::io::empty()))),
     (Get, "/api/runs", |c, r| runs::list(c, r.query(), &r.client)),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
@@ -60,6 +62,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/models", |c, r| models::list(c, r.query(), &r.client)),
     (Get, "/api/settings", |c, _| settings::get(c)),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),
     (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),
     (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.id("suggestion")?, &r.body()?)),
     (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),

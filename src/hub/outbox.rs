@@ -21,6 +21,8 @@ use crate::ids::Seq;
 pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// Limits the bytes that the writer takes from the queue at a time.
 const WRITE_BYTES_MAX: usize = 256 << 10;
+/// Reserved for the bytes of a frame around its text.
+const FRAME_EXTRA_BYTES: usize = 10;
 /// Limits the wait for the client's close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -37,9 +39,16 @@ pub trait Sink: Send + Sync {
 
 /// Reads the events that a client missed from the log, page by page.
 pub trait Replay {
-    /// Appends a page of the messages in (`after`, `upto`] that pass `filter` to `out`, formatted
-    /// for the wire. Returns the position of the last event read, or `upto` if there are no more.
-    fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq>;
+    /// Appends a page of the messages in (`after`, `upto`] that pass `filter` to `out`, in this
+    /// encoding. Returns the position of the last event read, or `upto` if there are no more.
+    fn page(
+        &self,
+        after: Seq,
+        upto: Seq,
+        filter: &Filter,
+        encoding: &dyn Encoding,
+        out: &mut Vec<u8>,
+    ) -> Result<Seq>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +117,17 @@ impl Outbox {
     /// Creates an outbox for the client behind `sink`; its writer thread calls [`Outbox::run`].
     pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
         Self { sink, encoding, queue_bytes_max, state: Mutex::default(), wake: Condvar::new() }
+    }
+
+    pub fn encoding(&self) -> &dyn Encoding {
+        &*self.encoding
+    }
+
+    /// Formats one message for this client; see [`Encoding::text`].
+    pub fn frame(&self, position: Option<Seq>, text: &str) -> Arc<[u8]> {
+        let mut frame = Vec::with_capacity(text.len() + FRAME_EXTRA_BYTES);
+        self.encoding.text(position, text, &mut frame);
+        frame.into()
     }
 
     /// Passes events on from now on. With `since`, the client first receives those in
@@ -324,7 +344,7 @@ impl Outbox {
         filter: &Filter,
     ) -> io::Result<()> {
         let mut frames = Vec::new();
-        let reached = match replay.page(after, upto, filter, &mut frames) {
+        let reached = match replay.page(after, upto, filter, self.encoding(), &mut frames) {
             Ok(reached) => reached,
             Err(error) => {
                 log::error!("cannot replay events to a client: {error}");
@@ -416,13 +436,17 @@ fn take_chunks(state: &mut State) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Format;
     use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
     /// Frames in these tests are texts in angle brackets.
     struct Plain;
 
     impl Encoding for Plain {
-        fn text(&self, text: &str, out: &mut Vec<u8>) {
+        fn format(&self) -> Format {
+            Format::WebSocket
+        }
+        fn text(&self, _: Option<Seq>, text: &str, out: &mut Vec<u8>) {
             out.extend_from_slice(format!("<{text}>").as_bytes());
         }
         fn ping(&self) -> Vec<u8> {
@@ -467,10 +491,17 @@ mod tests {
     struct Log(Vec<Seq>);
 
     impl Replay for Log {
-        fn page(&self, after: Seq, upto: Seq, _: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
+        fn page(
+            &self,
+            after: Seq,
+            upto: Seq,
+            _: &Filter,
+            encoding: &dyn Encoding,
+            out: &mut Vec<u8>,
+        ) -> Result<Seq> {
             let next = self.0.iter().find(|seq| **seq > after && **seq <= upto);
             if let Some(seq) = next {
-                Plain.text(&seq.to_string(), out);
+                encoding.text(Some(*seq), &seq.to_string(), out);
             }
             Ok(next.copied().unwrap_or(upto))
         }
@@ -516,7 +547,7 @@ mod tests {
 
     fn frame(text: &str) -> Arc<[u8]> {
         let mut bytes = Vec::new();
-        Plain.text(text, &mut bytes);
+        Plain.text(None, text, &mut bytes);
         bytes.into()
     }
 

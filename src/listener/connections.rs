@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Limits the number of WebSocket clients.
+/// Limits the number of WebSocket and event-stream clients.
 const WEBSOCKETS_MAX: usize = 10_000;
 /// Limits the number of HTTP connections.
 const HTTP_MAX: usize = 1_024;
@@ -29,6 +29,7 @@ pub enum Kind {
     Http,
     /// HTTP, accepted while all other connections are in use.
     Probe,
+    /// A WebSocket or an event stream.
     WebSocket,
 }
 
@@ -196,7 +197,7 @@ impl ConnectionPermit {
         connection.map(|it| it.idle_since = None).is_some()
     }
 
-    /// Counts the connection as a WebSocket. Returns false if their limit is reached.
+    /// Counts the connection as a WebSocket or an event stream. Returns false if their limit is reached.
     pub fn become_websocket(&mut self) -> bool {
         let mut table = self.connections.table();
         // `close` leaves WebSockets open, because the hub closes them with a close frame.

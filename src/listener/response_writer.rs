@@ -190,6 +190,15 @@ impl<'a> ResponseWriter<'a> {
         self.write(&bytes, State::Streaming)
     }
 
+    /// Returns the head of a response whose end is the end of the connection. The caller sends it
+    /// and the body.
+    pub(super) fn head_until_close(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+        self.keep_alive = false;
+        let mut bytes = self.head(200, fields);
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
     /// Sends the next piece. Returns false if it could not be sent.
     pub fn piece(&mut self, bytes: &[u8]) -> bool {
         if self.state != State::Streaming || self.without_body {

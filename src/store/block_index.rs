@@ -13,6 +13,7 @@
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::ledger_filter::LedgerFilter;
+use super::ledger_page::Order;
 use super::sql::{FromRow, all, execute, one, single};
 use crate::error::Result;
 
@@ -225,41 +226,60 @@ impl BlockFilter {
     }
 }
 
-/// Passes spans of ids (the first, and the first beyond) to `read`, newest first and all below
-/// `before`, until `read` returns that it has enough. Together the spans contain all rows of
-/// the filter.
+/// Passes spans of ids (the first, and the first beyond) to `read`, until `read` returns that it has
+/// enough: in the order of descending ids, all below `start`, or of ascending ids, all above it.
+/// Together the spans contain all rows of the filter.
 pub(super) fn spans(
     db: &Connection,
     filter: &LedgerFilter,
-    before: i64,
+    order: Order,
+    start: i64,
     mut read: impl FnMut(i64, i64) -> Result<bool>,
 ) -> Result<()> {
     let block_filter = BlockFilter::new(db, filter)?;
-    let mut statement = db.prepare_cached(
-        "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block <= ?1
-         ORDER BY block DESC",
-    )?;
-    let mut blocks = statement.query([before.div_euclid(ROWS)])?;
-    // The span to read next; all ids below it are still to be examined.
-    let (mut from, mut end) = (before, before);
+    let (comparison, direction) = match order {
+        Order::Desc => ("<=", "DESC"),
+        Order::Asc => (">=", "ASC"),
+    };
+    let sql = format!(
+        "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block {comparison} ?1
+         ORDER BY block {direction}"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut blocks = statement.query([start.div_euclid(ROWS)])?;
+    // The span to read next. Ids beyond it, in this order, are still to be examined.
+    let begin = if order == Order::Desc { start } else { start.saturating_add(1) };
+    let (mut from, mut end) = (begin, begin);
     while let Some(row) = blocks.next()? {
-        let block: i64 = row.get(0)?;
-        let start = block * ROWS;
+        let first = row.get::<_, i64>(0)? * ROWS;
+        let beyond = first + ROWS;
         let is_candidate = block_filter.may_match(row)?;
         // Rows between this block and the previous one are not indexed.
-        from = if is_candidate { start.min(from) } else { (start + ROWS).min(from) };
+        match (order, is_candidate) {
+            (Order::Desc, true) => from = from.min(first),
+            (Order::Desc, false) => from = from.min(beyond),
+            (Order::Asc, true) => end = end.max(beyond),
+            (Order::Asc, false) => end = end.max(first),
+        }
         if from < end && (!is_candidate || end - from >= SPAN_ROWS_MAX) {
             if read(from, end)? {
                 return Ok(());
             }
-            end = from;
+            match order {
+                Order::Desc => end = from,
+                Order::Asc => from = end,
+            }
         }
         if !is_candidate {
-            (from, end) = (start.min(from), start.min(end));
+            (from, end) = match order {
+                Order::Desc => (from.min(first), end.min(first)),
+                Order::Asc => (from.max(beyond), end.max(beyond)),
+            };
         }
     }
-    if end > 0 {
-        read(0, end)?;
+    match order {
+        Order::Desc if end > 0 => read(0, end).map(drop),
+        Order::Asc if from < i64::MAX => read(from, i64::MAX).map(drop),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -42,7 +42,7 @@ const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens)
      sum(compared_price), sum(subscription_cost)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 /// The names that only rows have.
-const ROW_NAMES: &str = "key_name, tags, client, session, end_user, project";
+const ROW_NAMES: &str = "node_id, key_name, tags, client, session, end_user, project";
 
 /// Returns the next day that can be summed up, if any. All earlier days are summed up or have
 /// no rows.

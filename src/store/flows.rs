@@ -33,6 +33,16 @@ impl Store {
             .ok_or_else(|| Error::NotFound(format!("flow {id}")))
     }
 
+    /// Returns the name and the document of a flow; of a deleted one only the name that its newest
+    /// run had.
+    pub fn flow_name(&self, id: FlowId) -> Result<Option<(String, Option<String>)>> {
+        let sql = "SELECT name, document FROM flows WHERE id = ?1 UNION ALL
+             SELECT flow_name, NULL FROM
+                (SELECT flow_name FROM runs WHERE flow_id = ?1 ORDER BY id DESC LIMIT 1)
+             LIMIT 1";
+        self.one(sql, [id])
+    }
+
     pub fn has_flow(&self, id: FlowId) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)";
         self.read(|db| single(db, sql, [id]))

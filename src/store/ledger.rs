@@ -2,15 +2,15 @@
 
 use std::ops::AddAssign;
 
+use rusqlite::params_from_iter;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
+use super::daily_rollup;
 use super::days::{self, Day, Plan};
 use super::ledger_filter::LedgerFilter;
 use super::reader::Store;
 use super::sql::{all, single};
-use super::{block_index, daily_rollup};
 use crate::error::{Error, Result};
 use crate::event::{Attribution, CallStatus, LedgerDetails, LedgerEntry, Usage};
 use crate::money::Usd;
@@ -153,6 +153,7 @@ pub const GROUPS: &[Group] = &[
     group("role", "agent_role"),
     group("day", "date(timestamp_ms / 1000, 'unixepoch')"),
     group("status", "status"),
+    of_rows("node", "node_id"),
     of_rows("key", "key_name"),
     of_rows("client", "client"),
     of_rows("session", "session"),
@@ -165,39 +166,14 @@ pub const GROUPS: &[Group] = &[
 ];
 
 impl Store {
-    /// Returns up to `limit` rows with ids below `before`, newest first.
-    pub fn ledger(
-        &self,
-        filter: &LedgerFilter,
-        before: Option<i64>,
-        limit: usize,
-    ) -> Result<Vec<LedgerEntry>> {
-        let before = before.unwrap_or(i64::MAX);
-        self.read(|db| {
-            // One read transaction, so that the index of blocks and the rows are of the
-            // same snapshot.
-            let snapshot = db.unchecked_transaction()?;
-            let mut rows = Vec::new();
-            let mut read = |from, end| {
-                rows.extend(page(&snapshot, filter, from, end, limit - rows.len())?);
-                Ok(rows.len() >= limit)
-            };
-            if filter.uses_block_index() {
-                block_index::spans(&snapshot, filter, before, read)?;
-            } else {
-                read(0, before)?;
-            }
-            Ok(rows)
-        })
-    }
-
     pub fn ledger_row(&self, id: i64) -> Result<Option<LedgerEntry>> {
         self.one(&format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1"), [id])
     }
 
     /// Returns rows that are still pending because their process ended, oldest first.
     pub fn pending_calls(&self) -> Result<Vec<LedgerEntry>> {
-        let filter = LedgerFilter { status: Some(CallStatus::Pending), ..LedgerFilter::default() };
+        let filter =
+            LedgerFilter { statuses: vec![CallStatus::Pending], ..LedgerFilter::default() };
         let mut rows = self.ledger(&filter, None, usize::MAX)?;
         rows.reverse();
         Ok(rows)
@@ -219,7 +195,8 @@ impl Store {
         self.read(|db| {
             // One read transaction, so that the daily sums and the rows are of the same snapshot.
             let snapshot = db.unchecked_transaction()?;
-            let (table, values) = table(filter, group, days::rolled_up_until(&snapshot)?);
+            let filter = filter.resolved(&snapshot)?;
+            let (table, values) = table(&filter, group, days::rolled_up_until(&snapshot)?);
             let sql = summary_sql(group, &table);
             let groups: Vec<Summary> = all(&snapshot, &sql, params_from_iter(&values))?;
             let mut total = Sums::default();
@@ -255,26 +232,6 @@ fn table(filter: &LedgerFilter, group: &Group, rolled_up_until: Day) -> (String,
     // A run has few rows, which are found by its id.
     let moment = if filter.has_own_index() { "+timestamp_ms" } else { "timestamp_ms" };
     (daily_rollup::table(of_days, &condition, moment), values)
-}
-
-fn page_sql(condition: &str) -> String {
-    format!(
-        "SELECT {ENTRY_COLUMNS} FROM ledger WHERE {condition} AND id >= ? AND id < ?
-         ORDER BY id DESC LIMIT ?"
-    )
-}
-
-fn page(
-    db: &Connection,
-    filter: &LedgerFilter,
-    from: i64,
-    end: i64,
-    limit: usize,
-) -> Result<Vec<LedgerEntry>> {
-    let (condition, mut values) = filter.sql();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    values.extend([from, end, limit].map(Value::from));
-    all(db, &page_sql(&condition), params_from_iter(values))
 }
 
 fn summary_sql(group: &Group, table: &str) -> String {

@@ -4,6 +4,7 @@ use rusqlite::types::Value;
 
 use crate::event::CallStatus;
 use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// Conditions for ledger rows; a row must meet all that are set.
@@ -13,7 +14,8 @@ pub struct LedgerFilter {
     pub run_id: Option<RunId>,
     pub model: Option<String>,
     pub provider: Option<String>,
-    pub status: Option<CallStatus>,
+    /// Any of these; empty for all.
+    pub statuses: Vec<CallStatus>,
     pub role: Option<String>,
     /// The name of a client's key.
     pub key: Option<String>,
@@ -26,6 +28,19 @@ pub struct LedgerFilter {
     pub from: Option<Timestamp>,
     /// Only rows before this time.
     pub to: Option<Timestamp>,
+    pub node: Option<String>,
+    pub cost_min: Option<Usd>,
+    pub cost_max: Option<Usd>,
+    /// Bounds of the latency in milliseconds.
+    pub ms_min: Option<i64>,
+    pub ms_max: Option<i64>,
+    pub cached: Option<bool>,
+    /// Only settled rows without a cost.
+    pub is_cost_unknown: bool,
+    /// A part of a name, a label, an id or the error, in any case of ASCII letters.
+    pub text: Option<String>,
+    /// The flows whose name contains `text`; the store sets them.
+    pub text_flows: Vec<FlowId>,
 }
 
 impl LedgerFilter {
@@ -39,7 +54,7 @@ impl LedgerFilter {
             flow_id: self.flow_id,
             model: self.model.clone(),
             provider: self.provider.clone(),
-            status: self.status,
+            statuses: self.statuses.clone(),
             ..Self::default()
         }
     }
@@ -51,6 +66,14 @@ impl LedgerFilter {
             || self.tag.is_some()
             || self.client.is_some()
             || self.project.is_some()
+            || self.node.is_some()
+            || self.cost_min.is_some()
+            || self.cost_max.is_some()
+            || self.ms_min.is_some()
+            || self.ms_max.is_some()
+            || self.cached.is_some()
+            || self.is_cost_unknown
+            || self.text.is_some()
     }
 
     /// Returns whether an index finds the few rows of a run, a session or an end user.
@@ -58,19 +81,19 @@ impl LedgerFilter {
         self.run_id.is_some() || self.session.is_some() || self.end_user.is_some()
     }
 
-    /// Returns whether matching rows may be so far apart that the index of blocks helps. Rows of a
-    /// run, a session or an end user and pending rows have indexes of their own.
+    /// Returns whether the filter has a condition that the index of blocks contains.
     pub(super) fn uses_block_index(&self) -> bool {
-        let is_indexed = self.has_own_index() || self.status == Some(CallStatus::Pending);
-        !is_indexed && *self != Self::default()
+        self.from.is_some() || self.to.is_some() || self.names_only() != Self::default()
     }
 
     /// Returns the SQL condition and its parameters. Unary `+` keeps SQLite from using the index of
     /// times, so that rows are read in the order of their ids.
     pub(super) fn sql(&self) -> (String, Vec<Value>) {
-        let conditions: [(&str, Option<Value>); 13] = [
+        let usd = |usd: Option<Usd>| usd.map(|usd| Value::from(usd.nanousd));
+        let conditions: [(&str, Option<Value>); 19] = [
             ("flow_id = ?", self.flow_id.map(Value::from)),
             ("run_id = ?", self.run_id.clone().map(Value::from)),
+            ("node_id = ?", self.node.clone().map(Value::from)),
             ("model_used = ?", self.model.clone().map(Value::from)),
             ("provider = ?", self.provider.clone().map(Value::from)),
             ("agent_role = ?", self.role.clone().map(Value::from)),
@@ -82,11 +105,24 @@ impl LedgerFilter {
             ("project = ?", self.project.clone().map(Value::from)),
             ("+timestamp_ms >= ?", self.from.map(|moment| Value::from(moment.0))),
             ("+timestamp_ms < ?", self.to.map(|moment| Value::from(moment.0))),
+            // With the name of the table, because corrections have a cost as well.
+            ("ledger.cost_nanousd >= ?", usd(self.cost_min)),
+            ("ledger.cost_nanousd <= ?", usd(self.cost_max)),
+            ("latency_ms >= ?", self.ms_min.map(Value::from)),
+            ("latency_ms <= ?", self.ms_max.map(Value::from)),
+            ("cached = ?", self.cached.map(Value::from)),
         ];
-        let mut sql = String::from("1");
-        // Not a parameter, so that SQLite's planner can use the index of pending rows.
-        if let Some(status) = self.status {
-            sql.push_str(&format!(" AND status = '{status}'"));
+        // Not parameters, so that SQLite's planner can use the index of pending rows.
+        let mut sql = match self.statuses.as_slice() {
+            [] => String::from("1"),
+            [status] => format!("1 AND status = '{status}'"),
+            several => {
+                let list: Vec<_> = several.iter().map(|status| format!("'{status}'")).collect();
+                format!("1 AND status IN ({})", list.join(", "))
+            }
+        };
+        if self.is_cost_unknown {
+            sql.push_str(" AND ledger.cost_nanousd IS NULL AND status != 'PENDING'");
         }
         let mut values = Vec::new();
         for (condition, value) in conditions {
@@ -96,6 +132,16 @@ impl LedgerFilter {
                 values.push(value);
             }
         }
+        if let Some(text) = &self.text {
+            let flows: Vec<_> = self.text_flows.iter().map(FlowId::to_string).collect();
+            let flows = flows.join(", ");
+            sql.push_str(&format!(" AND (instr(lower({TEXTS}), ?) > 0 OR flow_id IN ({flows}))"));
+            values.push(Value::from(text.to_ascii_lowercase()));
+        }
         (sql, values)
     }
 }
+
+/// The columns that a text is looked for in.
+const TEXTS: &str = "concat_ws(char(10), node_id, provider, model_used, key_name, tags, session,
+    client, end_user, project, run_id, error_message)";

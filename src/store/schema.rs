@@ -480,6 +480,14 @@ CREATE TRIGGER body_removed AFTER DELETE ON bodies BEGIN
     UPDATE body_bytes SET bytes = bytes - old.bytes;
 END;
 ",
+    "
+-- Orders of the list of calls. Only settled calls have values, so each call is written once.
+CREATE INDEX IF NOT EXISTS ledger_by_cost ON ledger (cost_nanousd) WHERE cost_nanousd IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ledger_by_latency ON ledger (latency_ms) WHERE latency_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ledger_by_input ON ledger (input_tokens) WHERE usage_source != 'none';
+CREATE INDEX IF NOT EXISTS ledger_by_output ON ledger (output_tokens) WHERE usage_source != 'none';
+CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key_name) WHERE key_name IS NOT NULL;
+",
 ];
 
 /// SQLite's mark of the program that owns a file: `flwl`. Databases of earlier versions have none.
@@ -512,6 +520,13 @@ pub fn migrate(db: &mut Connection) -> Result<usize> {
              supports {}; use a newer flowledger",
             STEPS.len()
         )));
+    }
+    if (1..STEPS.len()).contains(&version) {
+        log::info!(
+            "migrating the database from schema version {version} to {}; a million calls take a \
+             few seconds",
+            STEPS.len()
+        );
     }
     for (at, step) in STEPS.iter().enumerate().skip(version) {
         let transaction = db.transaction()?;

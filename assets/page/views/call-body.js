@@ -39,7 +39,7 @@ export default function Body({ id }) {
 function Part({ name, id, text, size, isCut, type }) {
   const { readable, streamed } = useMemo(() => read(text ?? "", type ?? ""), [text, type]);
   const [isRaw, setRaw] = useState(false);
-  if (text === null || text === undefined || text === "") return html`<p class="muted">${name}: empty.</p>`;
+  if (!text) return html`<p class="muted">${name}: ${size ? `${bytes(size)} that are not text` : "empty"}.</p>`;
   const file = `call-${id}-${name.toLowerCase()}.${streamed || !readable ? "txt" : "json"}`;
   return html`
     <div class="body-part" data-testid=${`body-${name.toLowerCase()}`}>

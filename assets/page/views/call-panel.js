@@ -3,10 +3,9 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { getIfAny } from "../api.js";
 import { count, duration } from "../format.js";
-import { address, setQuery, useFlowNames, useMessages } from "../state.js";
+import { address, setQuery, useData, useFlowNames, useMessages } from "../state.js";
 import { Copy, CopyLine, Dialog, ErrorNote, Facts, Loading, Money, Section, Status, Time } from "../ui.js";
-import { costText, tokens } from "./calls-columns.js";
-import { FILTERS, isCounted, isRefused } from "./calls-filters.js";
+import { costText, FILTERS, isCounted, isRefused, tokens } from "./calls-rows.js";
 
 const isKnown = (value) => value !== null && value !== undefined;
 
@@ -142,7 +141,6 @@ const SOURCES = { __proto__: null, price: "our price × tokens", provider: "stat
 
 function Costs({ row }) {
   const usd = (value) => (isKnown(value) ? html`<${Money} usd=${value} />` : null);
-  const price = isKnown(row.price_id) ? html`<a href=${`/api/prices/${row.price_id}`} target="_blank" rel="noopener">price ${row.price_id}</a>` : null;
   return html`
     <${Section} title="Cost" className="call-part">
       <${Facts} testid="call-costs" facts=${[
@@ -153,10 +151,29 @@ function Costs({ row }) {
         ["By a price added later", usd(row.corrected_cost_usd)],
         ["Saved by the cache", usd(row.saved_usd)],
         ["Billing", row.billing ? `covered by a ${row.billing}` : null],
-        ["Price", price],
       ]} />
+      ${isKnown(row.price_id) && html`<${Price} id=${row.price_id} />`}
       ${row.cost_note && html`<p class="muted" data-testid="call-cost-note">${row.cost_note}</p>`}
     <//>
+  `;
+}
+
+const PRICE_NAMES = [["input", "Input"], ["cache_read", "Cached input"], ["cache_write", "Cache write"], ["cache_write_1h", "Cache write, 1 hour"], ["output", "Output"], ["reasoning", "Reasoning"]];
+
+/** The price of the calculation, fetched when it is opened. */
+function Price({ id }) {
+  const [isOpen, setOpen] = useState(false);
+  const { data, error, reload } = useData(isOpen ? `/api/prices/${id}` : null);
+  const rates = data?.usd_per_mtok ?? {};
+  return html`
+    <details class="call-price" onToggle=${({ target }) => setOpen(target.open)} data-testid="call-price">
+      <summary>Price ${id}</summary>
+      ${error && html`<${ErrorNote} title="Cannot load the price" error=${error} onRetry=${reload} />`}
+      ${data && html`
+        <p class="muted">Dollars for a million tokens of ${data.provider} / ${data.model}, from ${data.source}${data.tiers?.length ? "; other prices for long prompts" : ""}.</p>
+        <${Facts} facts=${[...PRICE_NAMES.map(([key, label]) => [label, isKnown(rates[key]) ? html`<${Money} usd=${rates[key]} />` : null]), ["For each request", Number(data.usd_per_request) ? html`<${Money} usd=${data.usd_per_request} />` : null]]} />
+      `}
+    </details>
   `;
 }
 

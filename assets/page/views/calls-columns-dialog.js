@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact.js";
 import { changeSettings, settings, useStore } from "../state.js";
 import { Button, Dialog } from "../ui.js";
-import { COLUMNS, shownColumns } from "./calls-columns.js";
+import { COLUMNS, shownColumns } from "./calls-rows.js";
 
 export default function ColumnsDialog({ onClose }) {
   const { callColumns } = useStore(settings);

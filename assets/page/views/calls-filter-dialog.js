@@ -4,7 +4,7 @@ import { html, useState } from "../vendor/preact.js";
 import { moneyOrUnknown, plural } from "../format.js";
 import { address, setQuery, useData, useFlowNames } from "../state.js";
 import { Button, Dialog, ErrorNote, Field, Loading } from "../ui.js";
-import { STATUSES } from "./calls-filters.js";
+import { STATUSES } from "./calls-rows.js";
 
 /** More values than this are only found by typing. */
 const VALUES_MAX = 200;

@@ -7,9 +7,7 @@ import { PeriodPicker, usePeriod } from "../period-picker.js";
 import { address, setQuery, settings, useData, useFlowNames, useMessages, useStore, useThrottled } from "../state.js";
 import { Button, Empty, ErrorNote, Loading, Menu, Money, Page, showError } from "../ui.js";
 import { TableEnd, VirtualTable } from "../virtual-table.js";
-import { shownColumns } from "./calls-columns.js";
-import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, sortOf } from "./calls-filters.js";
-import { useCallList } from "./calls-list.js";
+import { chipText, FAILED, FILTERS, filtersOf, matcher, parametersOf, shownColumns, sortOf, useCallList } from "./calls-rows.js";
 
 const SEARCH_PAUSE_MS = 300;
 const SUMS_PAUSE_MS = 4_000;
@@ -45,7 +43,7 @@ export default function Calls({ query }) {
         <div class="toolbar">
           <${Search} query=${query} />
           <${QuickFilters} query=${query} sort=${sort} />
-          <${Menu} label="Add filter" testid="add-filter" items=${FILTERS.map((filter) => ({ label: filter.label, testid: `add-filter-${filter.name}`, onClick: () => setDialog({ filter }) }))} />
+          <${Menu} label="Add filter" testid="add-filter" items=${FILTERS.filter(({ kind }) => kind !== "flag").map((filter) => ({ label: filter.label, testid: `add-filter-${filter.name}`, onClick: () => setDialog({ filter }) }))} />
           <span class="toolbar-end">
             <${Button} kind="quiet wide-only" data-testid="choose-columns" onClick=${() => setDialog({ columns: true })}>Columns<//>
             <${Csv} path=${address("/api/ledger.csv", { ...parameters, ...order })} />
@@ -63,9 +61,9 @@ export default function Calls({ query }) {
 
 /** The table and the panel of the open call. */
 function List({ query, period, parameters, sort, order, isFiltered }) {
-  const path = address("/api/ledger", { ...parameters, ...order });
+  const path = address("/api/ledger", { names: true, ...parameters, ...order });
   const matches = useMemo(() => (query.has("q") ? null : matcher(query, period)), [path]);
-  const list = useCallList({ path: path.includes("?") ? path : `${path}?`, isNewestFirst: sort.by === "time" && sort.order === "desc", matches });
+  const list = useCallList({ path, isNewestFirst: sort.by === "time" && sort.order === "desc", matches });
   const { callColumns, zone } = useStore(settings);
   const isPhone = useIsPhone();
   const columns = useMemo(() => shownColumns(callColumns, isPhone, zone), [callColumns, isPhone, zone]);
@@ -83,8 +81,8 @@ function List({ query, period, parameters, sort, order, isFiltered }) {
     if (index + step > list.rows.length - 5) list.loadMore();
   };
   const onSort = ({ by, order: direction }) => setQuery({ sort: by === "time" ? null : by, order: direction === "desc" ? null : direction });
-  // A page of a bounded search that found little: it goes on only if the reader wants it.
-  const isPaused = query.has("q") && list.isLastPageShort && list.next !== null;
+  // The server examines a limited number of rows for a page. If it found few, it goes on only if the reader wants it.
+  const isPaused = list.isLastPageShort && list.next !== null;
   const panel = open !== null && html`<${Lazy} part="panel" id=${open} row=${list.find(open)} onClose=${onClose} onStep=${onStep} isFirst=${index <= 0} isLast=${index === list.rows.length - 1} />`;
   if (list.error && list.isStale) return html`<${ErrorNote} title="Cannot load the calls" error=${list.error} onRetry=${list.load} />${panel}`;
   if (list.isStale && list.rows.length === 0) return html`<${Loading} />${panel}`;
@@ -147,6 +145,8 @@ function QuickFilters({ query, sort }) {
     ["Failed", query.get("status") === FAILED, { status: FAILED }, { status: null }],
     ["Most expensive", sort.by === "cost" && sort.order === "desc", { sort: "cost", order: null }, { sort: null }],
     ["Slowest", sort.by === "latency" && sort.order === "desc", { sort: "latency", order: null }, { sort: null }],
+    ["Cached", query.get("cached") === "true", { cached: "true" }, { cached: null }],
+    ["Unknown cost", query.get("cost") === "unknown", { cost: "unknown" }, { cost: null }],
   ];
   return html`
     <span class="quick-filters" role="group" aria-label="Quick filters">
@@ -164,7 +164,7 @@ function Chips({ query, onEdit }) {
     <ul class="chips" aria-label="Filters">
       ${filters.map(({ filter, value }) => html`
         <li key=${filter.name} class="chip" data-testid="filter-chip" data-filter=${filter.name}>
-          <button type="button" class="chip-text" title="Change this filter" onClick=${() => onEdit(filter)}>${filter.label}: <bdi>${chipText(filter, value, flowName)}</bdi></button>
+          <button type="button" class="chip-text" title="Change this filter" onClick=${() => onEdit(filter)} disabled=${filter.kind === "flag"}>${filter.label}: <bdi>${chipText(filter, value, flowName)}</bdi></button>
           <button type="button" aria-label=${`Remove the filter ${filter.label}`} data-testid="remove-filter" onClick=${() => setQuery({ [filter.name]: null })}>×</button>
         </li>
       `)}

@@ -18,13 +18,7 @@ export default function Connect({ query }) {
   /** The key that was just made, until the view is left: { name, key }. The server shows it only once. */
   const [created, setCreated] = useState(null);
   const part = query.get("part");
-  useEffect(() => {
-    // Links to a part of this view go to its heading.
-    const target = part && document.getElementById(`connect-${part}`);
-    if (!target) return;
-    target.scrollIntoView();
-    target.focus({ preventScroll: true });
-  }, [part]);
+  useEffect(() => goTo(part && document.getElementById(`connect-${part}`)), [part]);
   const links = PARTS.map(([name, label]) => html`<li key=${name}><a href=${address("/connect", { ...Object.fromEntries(query), part: name })} aria-current=${part === name ? "true" : null}>${label}</a></li>`);
   return html`
     <${Page} title="Connect" subtitle="Point a client at flowledger, and its calls appear in the ledger.">
@@ -35,6 +29,25 @@ export default function Connect({ query }) {
       <div class="part" id="connect-models" tabindex="-1"><${Models} /></div>
     <//>
   `;
+}
+
+/** How long a part keeps its place while the parts above it load. */
+const LOADING_MS = 3_000;
+
+/** Goes to a part of the view, and stays there while the parts above it load, until the reader acts. */
+function goTo(target) {
+  if (!target) return undefined;
+  target.focus({ preventScroll: true });
+  const observer = new ResizeObserver(() => target.scrollIntoView());
+  observer.observe(target.parentElement);
+  for (const part of target.parentElement.children) observer.observe(part);
+  const stop = () => observer.disconnect();
+  const timer = setTimeout(stop, LOADING_MS);
+  for (const type of ["wheel", "pointerdown", "keydown"]) addEventListener(type, stop, { once: true, passive: true });
+  return () => {
+    stop();
+    clearTimeout(timer);
+  };
 }
 
 function Clients({ query, created }) {

@@ -43,7 +43,7 @@ export default function Overview({ query }) {
 function Content({ data, period, link, isStale }) {
   const { total, running } = data;
   const hasContent = total.calls > 0 || running.length > 0;
-  if (!hasContent) return html`<${NoCalls} period=${period} />`;
+  if (!hasContent) return html`<${NoCalls} ...${{ data, period, link }} />`;
   return html`
     <div class="overview" aria-busy=${isStale ? "true" : null}>
       <${Tiles} ...${{ data, period, link }} />
@@ -69,16 +69,23 @@ function Content({ data, period, link, isStale }) {
 }
 
 /** Either nothing was ever called, or only not in this period. */
-function NoCalls({ period }) {
-  const { data } = useData("/api/ledger?limit=1");
-  if (!data) return html`<${Loading} />`;
-  if (data.items.length > 0 && period.from) {
-    return html`<${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>`;
+function NoCalls({ data, period, link }) {
+  const { data: newest } = useData("/api/ledger?limit=1");
+  if (!newest) return html`<${Loading} />`;
+  if (newest.items.length > 0 && period.from) {
+    return html`
+      <${Empty} title=${`No calls in this period (${period.label}).`}><p><a class="button" href="/?period=all">Show all time</a></p><//>
+      <div class="overview overview-thirds">
+        <${Running} ...${{ data, link }} />
+        <${Budgets} budgets=${data.budgets} />
+        <${Savings} savings=${data.savings} />
+      </div>
+    `;
   }
   return html`
     <${Empty} title="No calls yet. Begin in one of two ways:">
       <ul class="begin">
-        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows">Go to flows</a></p></li>
+        <li><h2>Run a flow</h2><p>Create a flow from a template and run it. Its steps, tokens and costs appear here.</p><p><a class="button primary" href="/flows?new=1">Create a flow</a></p></li>
         <li><h2>Connect a client</h2><p>Use flowledger as the base URL of a client of OpenAI, Anthropic, Gemini or Ollama. Each of its calls appears here.</p><p><a class="button primary" href="/connect?part=client">Connect a client</a></p></li>
       </ul>
       <p>A provider needs a key first: <a href="/connect?part=providers">see the state of the providers</a>.</p>

@@ -1,10 +1,10 @@
 /** The view of one run: its graph, its nodes over time, the selected node, input and output. */
 
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { stringify } from "../api.js";
-import { count, duration, plural } from "../format.js";
+import { count, duration, plural, TRIGGERS } from "../format.js";
 import { Graph } from "../graph.js";
-import { cancelRun, deleteRun, downloadRun, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
+import { cancelRun, deleteRun, downloadRun, retryRun, runAgain } from "../run-actions.js";
 import { useClock, useRun, useRunGraph } from "../run-data.js";
 import { callsByNode, durationMs, focusOf, isActive, isResumable, itemCounts, itemOf, nodeOf, stateOf, sumCalls } from "../run-state.js";
 import { Value } from "../run-texts.js";
@@ -93,13 +93,16 @@ function Texts({ detail }) {
 function NodePart({ detail, run, graph, nodeId, now, onClose }) {
   const part = useModule(() => import("../run-node.js"));
   const panel = useModule(() => import("../node-panel.js"));
-  if (!part || !panel) return null;
   const node = nodeOf(run, nodeId);
-  const definition = graph?.nodes.find(({ id }) => id === nodeId);
+  const definition = useMemo(() => {
+    const found = panel && graph?.nodes.find(({ id }) => id === nodeId);
+    return found && html`<details class="fold"><summary>Definition</summary><${panel.Definition} node=${found} /></details>`;
+  }, [panel, graph, nodeId]);
+  if (!part || !panel) return null;
   return html`
     <${panel.NodePanel} title=${node.label} onClose=${onClose}>
       <${part.NodeRun} key=${nodeId} run=${run} node=${node} response=${detail.nodes.find((one) => one.nodeId === nodeId)} calls=${callsByNode(run).get(nodeId) ?? []} now=${now} />
-      ${definition && html`<details class="fold"><summary>Definition</summary><${panel.Definition} node=${definition} /></details>`}
+      ${definition}
     <//>
   `;
 }
@@ -137,6 +140,8 @@ export default function Run({ id, query }) {
   const { detail, run, error, isDeleted, setDeleted, reload } = useRun(id);
   const graph = useRunGraph(detail);
   const now = useClock(isActive(run));
+  // The same element while the response is the same, so that it is not compared at each message.
+  const texts = useMemo(() => detail && html`<${Texts} detail=${detail} />`, [detail]);
   if (isDeleted) return html`<${Gone} title="Run deleted" text="This run was deleted. Its ledger rows stay." />`;
   if (error?.status === 404) return html`<${Gone} title="Run not found" text="This run does not exist. It may have been deleted, or the retention period has ended." />`;
   if (!detail) return html`<${Page} title="Run">${error ? html`<${ErrorNote} title="Cannot load this run" error=${error} onRetry=${reload} />` : html`<${Loading} />`}<//>`;
@@ -155,7 +160,7 @@ export default function Run({ id, query }) {
         <div class="run-main">
           <${GraphPart} run=${run} graph=${graph} now=${now} selected=${selected} onSelect=${select} />
           <${Section} title="Timeline"><${Waterfall} run=${run} detail=${detail} now=${now} selected=${selected} onSelect=${select} /><//>
-          <${Texts} detail=${detail} />
+          ${texts}
         </div>
         ${selected && html`<${NodePart} detail=${detail} run=${run} graph=${graph} nodeId=${selected} now=${now} onClose=${() => setQuery({ node: null })} />`}
       </div>

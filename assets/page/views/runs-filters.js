@@ -2,9 +2,8 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { get } from "../api.js";
-import { duration } from "../format.js";
+import { duration, TRIGGERS } from "../format.js";
 import { PeriodPicker } from "../period-picker.js";
-import { TRIGGERS } from "../run-actions.js";
 import { setQuery, useFlowNames } from "../state.js";
 import { useId } from "../ui.js";
 

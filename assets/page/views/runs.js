@@ -1,11 +1,10 @@
 /** The view of all runs: filters in the address, live rows, actions on one run and on several. */
 
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
-import { count, duration, plural, short } from "../format.js";
+import { count, duration, short, TRIGGERS } from "../format.js";
 import { usePeriod } from "../period-picker.js";
-import { actOnRuns, cancelRun, deleteRun, fitting, retryRun, runAgain, TRIGGERS } from "../run-actions.js";
 import { address, createStore, navigate, setQuery, useStore } from "../state.js";
-import { Button, Dash, Empty, ErrorNote, Loading, Menu, Money, Page, Status, Time } from "../ui.js";
+import { Dash, Empty, ErrorNote, Loading, Menu, Money, Page, showError, Status, Time } from "../ui.js";
 import { TableEnd, VirtualTable } from "../virtual-table.js";
 import { clearFilters, Filters, hasFilters, listed, parametersOf } from "./runs-filters.js";
 import { useRunList } from "./runs-list.js";
@@ -37,13 +36,14 @@ function SelectAll({ rowsOf }) {
 }
 
 function RunMenu({ run, list }) {
+  const act = (name) => async () => (await import("../run-actions.js"))[name](run);
   const remove = async () => {
-    if (await deleteRun(run)) list().remove([run.runId]);
+    if (await act("deleteRun")()) list().remove([run.runId]);
   };
   return html`<${Menu} label="⋯" kind="quiet" name=${`Actions for run of ${run.flowName}`} testid="row-menu" items=${[
-    isActive(run) && { label: "Cancel", onClick: () => cancelRun(run), testid: "row-cancel" },
-    (run.status === "FAILED" || run.status === "CANCELLED") && { label: "Retry from failed node", onClick: () => retryRun(run), testid: "row-retry" },
-    { label: "Run again", onClick: () => runAgain(run), testid: "row-again" },
+    isActive(run) && { label: "Cancel", onClick: act("cancelRun"), testid: "row-cancel" },
+    (run.status === "FAILED" || run.status === "CANCELLED") && { label: "Retry from failed node", onClick: act("retryRun"), testid: "row-retry" },
+    { label: "Run again", onClick: act("runAgain"), testid: "row-again" },
     { label: "Show flow", href: `/flows/${run.flowId}` },
     isOver(run) && { label: "Delete run…", danger: true, onClick: remove, testid: "row-delete" },
   ]} />`;
@@ -52,9 +52,11 @@ function RunMenu({ run, list }) {
 /** Columns for which only wide screens have room. */
 const WIDE_ONLY = ["tokens", "trigger"];
 const WIDE = matchMedia("(width >= 80rem)");
+/** Widths of columns on other screens. */
+const NARROW_WIDTHS = { __proto__: null, select: 4, time: 17, duration: 9.5, cost: 11, error: 11 };
 
 const columnsOf = (list) => [
-  { name: "select", label: "Select", header: html`<${SelectAll} rowsOf=${() => list().rows} />`, isPlain: true, width: 3, cell: (run) => html`<${SelectBox} run=${run} />` },
+  { name: "select", label: "Select", header: html`<${SelectAll} rowsOf=${() => list().rows} />`, isPlain: true, width: 3.5, cell: (run) => html`<${SelectBox} run=${run} />` },
   { name: "flow", label: "Flow", width: 19, cell: (run) => html`<bdi>${run.flowName}</bdi>` },
   { name: "status", label: "Status", width: 11, cell: (run) => html`<${Status} status=${run.status} />` },
   { name: "time", label: "Created", sort: "time", isDescOnly: true, width: 13, cell: (run) => html`<${Time} at=${run.createdAt} />` },
@@ -77,29 +79,22 @@ function useMedia(media) {
   return isMatching;
 }
 
-/** Actions on the selected runs. */
-function BulkBar({ list }) {
+/** Shows the actions on the selected runs; most visits need none. */
+function Bulk({ list }) {
   const selected = useStore(selection);
+  const [module, setModule] = useState(null);
   const runs = list.rows.filter(({ runId }) => selected.has(runId));
-  if (runs.length === 0) return null;
-  const act = async (action) => {
-    const succeeded = await actOnRuns(action, runs);
-    if (!succeeded) return;
-    if (action === "delete") list.remove(succeeded);
-    // The others stay selected, for another attempt.
-    select(succeeded, false);
+  const isNeeded = runs.length > 0;
+  useEffect(() => {
+    if (isNeeded && !module) import("./runs-bulk.js").then(setModule, (error) => showError("Cannot load the actions", error));
+  }, [isNeeded]);
+  if (!isNeeded || !module) return null;
+  const onDone = (action, runIds) => {
+    if (action === "delete") list.remove(runIds);
+    select(runIds, false);
     list.look();
   };
-  const button = (action, label, kind) => {
-    const number = fitting(action, runs).length;
-    return number > 0 && html`<${Button} kind=${kind} data-testid=${`bulk-${action}`} onClick=${() => act(action)}>${label}${number < runs.length ? ` ${count(number)}` : ""}<//>`;
-  };
-  return html`
-    <div class="bulk-bar" role="region" aria-label="Selected runs" data-testid="bulk-bar">
-      <strong role="status">${plural(runs.length, "run")} selected</strong>
-      <div class="buttons">${button("cancel", "Cancel", "danger")}${button("retry", "Retry", "")}${button("delete", "Delete…", "danger")}<button type="button" class="quiet" onClick=${() => selection.set(new Set())}>Clear selection</button></div>
-    </div>
-  `;
+  return html`<${module.BulkBar} runs=${runs} onDone=${onDone} onClear=${() => selection.set(new Set())} />`;
 }
 
 function Nothing({ query, label }) {
@@ -116,7 +111,10 @@ export default function Runs({ query }) {
   const [present] = useState({ list });
   present.list = list;
   const isWide = useMedia(WIDE);
-  const columns = useMemo(() => columnsOf(() => present.list).filter(({ name }) => isWide || !WIDE_ONLY.includes(name)), [isWide]);
+  const columns = useMemo(() => {
+    const all = columnsOf(() => present.list);
+    return isWide ? all : all.filter(({ name }) => !WIDE_ONLY.includes(name)).map((column) => ({ ...column, width: NARROW_WIDTHS[column.name] ?? column.width }));
+  }, [isWide]);
   useEffect(() => () => selection.set(new Set()), []);
   const isFirst = list.isStale && list.rows.length === 0;
   const footer = html`<${TableEnd} isLoading=${list.isLoading && list.next !== null && !list.isStale} error=${list.rows.length ? list.error : null} onRetry=${list.loadMore} shown=${list.rows.length} word="run" hasMore=${list.next !== null} />`;
@@ -129,7 +127,7 @@ export default function Runs({ query }) {
       ${(list.rows.length > 0 || list.newsCount() > 0 || list.next !== null) && html`<div aria-busy=${list.isStale ? "true" : null}>
         <${VirtualTable} label="Runs" className="runs" rowTestid="run-row" columns=${columns} rows=${list.rows} keyOf=${(run) => run.runId} hrefOf=${(run) => `/runs/${run.runId}`} onOpen=${(run) => navigate(`/runs/${run.runId}`)} dataOf=${(run) => ({ "data-run-id": run.runId, "data-status": run.status })} opensDialog=${false} sort=${{ by, order: "desc" }} onSort=${(wanted) => setQuery({ sort: wanted.by === "time" ? null : wanted.by })} news=${list.newsCount()} newsWord="run" isNewsQuiet=${by === "time"} onNews=${list.showNews} onMore=${list.next === null || list.isLoading || list.error ? null : list.loadMore} footer=${footer} />
       </div>`}
-      <${BulkBar} list=${list} />
+      <${Bulk} list=${list} />
     <//>
   `;
 }

@@ -75,7 +75,7 @@ function Access({ server }) {
 
 /** Stored requests and responses of calls. */
 function Bodies({ server }) {
-  const days = server?.retention?.bodies_days ?? null;
+  const { bodies_days: days = null, bodies_mb: megabytes = null } = server?.retention ?? {};
   const deleteAll = async () => {
     const isSure = await confirmAction({
       title: "Delete all stored bodies?",
@@ -92,7 +92,7 @@ function Bodies({ server }) {
   };
   return html`
     <${Section} title="Requests and responses of calls" className="card" testid="bodies">
-      ${server && days !== null && html`<p>Bodies are stored for ${plural(days, "day")}. Secrets in them are masked.</p>`}
+      ${server && days !== null && html`<p>Bodies are stored for ${days < 1 ? "less than a day" : plural(days, "day")}${megabytes !== null && `, at most ${count(megabytes)} MiB`}. Secrets in them are masked.</p>`}
       ${server && days === null && html`<p>Bodies are not stored. To look into future calls, set <code>bodies_days</code> under <code>[retention]</code> in the configuration file, and restart the server.</p>`}
       <div><${Button} kind="danger" data-testid="delete-bodies" onClick=${deleteAll}>Delete all stored bodies<//></div>
     <//>
@@ -146,9 +146,7 @@ function About({ server }) {
   `;
 }
 
-/** Texts of the cache's settings, for example { "ttl_s": 3600 } as "ttl s 3600". */
 function cacheText(cache) {
-  if (cache === undefined) return null;
-  if (!cache) return "off";
-  return Object.entries(cache).filter(([, value]) => value !== null && typeof value !== "object").map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ");
+  if (!cache) return null;
+  return `at most ${bytes(cache.bytes_max)}, ${bytes(cache.response_bytes_max)} for a response, ${plural(cache.days_max, "day")}`;
 }

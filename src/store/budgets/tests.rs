@@ -372,7 +372,9 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE prompt_densities;
+            "DROP INDEX runs_by_cost;
+             DROP INDEX runs_by_duration;
+             DROP TABLE prompt_densities;
              CREATE TABLE origins AS
                  SELECT id, client, session, end_user, project, billing FROM ledger;
              DROP TABLE secrets;
@@ -404,7 +406,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 13
+            schema::version() - 14
         ))
         .unwrap();
     drop(connection);

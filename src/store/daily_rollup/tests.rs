@@ -56,7 +56,7 @@ fn sums(store: &Store) -> Vec<String> {
         LedgerFilter {
             model: Some("m1".into()),
             provider: Some("p1".into()),
-            status: Some(CallStatus::Success),
+            statuses: vec![CallStatus::Success],
             to: at(3 * MS_PER_DAY),
             ..LedgerFilter::default()
         },
