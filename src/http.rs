@@ -5,6 +5,7 @@
 mod assets;
 mod bodies;
 mod budget;
+mod calls_page;
 mod end_users;
 mod flow_list;
 mod flow_names;
@@ -48,10 +49,13 @@ use crate::optimizer::Optimizer;
 use crate::optimizer::trial::Trials;
 use crate::providers::Providers;
 use crate::scheduler::Scheduler;
+use crate::secret::Secret;
 use crate::store::{EndUsers, Store};
 use crate::threads::panic_message;
 
 pub struct Context {
+    /// The listener checks it; the page decides by it what it may show at a public address.
+    pub token: Option<Secret>,
     pub store: Arc<Store>,
     pub journal: Journal,
     pub engine: Engine,

@@ -221,6 +221,7 @@ impl Server {
                 is_token_required: config.token.is_some(),
                 hashes_end_users: config.gateway.hash_end_users,
             },
+            token: config.token.clone(),
             heavy_reads: HeavyReads::default(),
             flow_facts: FlowFacts::default(),
         });

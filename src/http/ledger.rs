@@ -50,7 +50,7 @@ fn filter(context: &Context, query: &mut Query) -> Result<LedgerFilter> {
     })
 }
 
-fn ledger_query(context: &Context, query: &mut Query) -> Result<LedgerQuery> {
+pub(super) fn ledger_query(context: &Context, query: &mut Query) -> Result<LedgerQuery> {
     Ok(LedgerQuery {
         filter: filter(context, query)?,
         sort: query.take("sort").unwrap_or_default(),

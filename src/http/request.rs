@@ -73,6 +73,23 @@ impl Query {
         }
     }
 
+    /// Returns a parameter that stays.
+    pub fn peek(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Replaces a parameter.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.pairs.retain(|(key, _)| key != name);
+        self.pairs.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Returns the parameters as the query of an address, except some.
+    pub fn to_text(&self, except: &[&str]) -> String {
+        let pairs = self.pairs.iter().filter(|(key, _)| !except.contains(&key.as_str()));
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+    }
+
     /// Takes a list of values that are separated by commas; a missing one is empty.
     pub fn take_list<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Vec<T> {
         let text: String = self.take(name).unwrap_or_default();

@@ -5,8 +5,8 @@ use tiny_http::Method::{self, Delete, Get, Options, Patch, Post, Put};
 use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
-    Context, assets, bodies, budget, end_users, flows, health, hooks, keys, ledger, metrics,
-    optimizations, overview, prices, providers, runs, schedules, settings,
+    Context, assets, bodies, budget, calls_page, end_users, flows, health, hooks, keys, ledger,
+    metrics, optimizations, overview, prices, providers, runs, schedules, settings,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -21,7 +21,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/flows/*", |_, r| assets::shell(r.head)),
     (Get, "/runs", |_, r| assets::shell(r.head)),
     (Get, "/runs/*", |_, r| assets::shell(r.head)),
-    (Get, "/calls", |_, r| assets::shell(r.head)),
+    (Get, "/calls", |c, r| calls_page::get(c, r)),
     (Get, "/savings", |_, r| assets::shell(r.head)),
     (Get, "/budgets", |_, r| assets::shell(r.head)),
     (Get, "/connect", |_, r| assets::shell(r.head)),

@@ -14,7 +14,8 @@ const same = (of) => (row, wanted) => String(of(row) ?? "") === wanted;
 
 /**
  * `name` in the address and in the API. `group`: the name in `group_by` that lists the values. `matches(row, value)`
- * is undefined if only the server knows. `kind`: "several" (values separated by commas), "number" or "text".
+ * is undefined if only the server knows. `kind`: "several" (values separated by commas), "number", "text" or "flag" (only by a
+ * button).
  */
 export const FILTERS = [
   { name: "status", label: "Status", kind: "several", matches: (row, wanted) => listed(wanted).includes(row.status) },
@@ -34,6 +35,8 @@ export const FILTERS = [
   { name: "max_cost", label: "Cost up to", kind: "number", unit: "$", matches: (row, most) => isKnown(row.total_cost_usd) && Number(row.total_cost_usd) <= Number(most) },
   { name: "min_ms", label: "Latency from", kind: "number", unit: "ms", matches: (row, least) => isKnown(row.latency_ms) && row.latency_ms >= Number(least) },
   { name: "max_ms", label: "Latency up to", kind: "number", unit: "ms", matches: (row, most) => isKnown(row.latency_ms) && row.latency_ms <= Number(most) },
+  { name: "cached", label: "From the cache", kind: "flag", matches: (row, wanted) => String(row.cached ?? false) === wanted },
+  { name: "cost", label: "Cost", kind: "flag", matches: (row) => row.total_cost_usd === null && row.status !== "PENDING" },
 ];
 
 export const STATUSES = ["PENDING", "SUCCESS", "FAILED", "TIMEOUT", "CANCELLED", "UNKNOWN"];
@@ -73,6 +76,7 @@ export function matcher(query, { from, to }) {
 export function chipText(filter, value, flowName) {
   if (filter.name === "flow_id") return flowName(Number(value));
   if (filter.name === "status") return value === FAILED ? "failed" : value.toLowerCase().split(",").join(" or ");
+  if (filter.name === "cached") return value === "true" ? "yes" : "no";
   if (filter.unit) return filter.unit === "$" ? `$${value}` : `${value} ${filter.unit}`;
   return value;
 }

@@ -43,7 +43,7 @@ export default function Calls({ query }) {
         <div class="toolbar">
           <${Search} query=${query} />
           <${QuickFilters} query=${query} sort=${sort} />
-          <${Menu} label="Add filter" testid="add-filter" items=${FILTERS.map((filter) => ({ label: filter.label, testid: `add-filter-${filter.name}`, onClick: () => setDialog({ filter }) }))} />
+          <${Menu} label="Add filter" testid="add-filter" items=${FILTERS.filter(({ kind }) => kind !== "flag").map((filter) => ({ label: filter.label, testid: `add-filter-${filter.name}`, onClick: () => setDialog({ filter }) }))} />
           <span class="toolbar-end">
             <${Button} kind="quiet wide-only" data-testid="choose-columns" onClick=${() => setDialog({ columns: true })}>Columns<//>
             <${Csv} path=${address("/api/ledger.csv", { ...parameters, ...order })} />
@@ -61,9 +61,9 @@ export default function Calls({ query }) {
 
 /** The table and the panel of the open call. */
 function List({ query, period, parameters, sort, order, isFiltered }) {
-  const path = address("/api/ledger", { ...parameters, ...order });
+  const path = address("/api/ledger", { names: true, ...parameters, ...order });
   const matches = useMemo(() => (query.has("q") ? null : matcher(query, period)), [path]);
-  const list = useCallList({ path: path.includes("?") ? path : `${path}?`, isNewestFirst: sort.by === "time" && sort.order === "desc", matches });
+  const list = useCallList({ path, isNewestFirst: sort.by === "time" && sort.order === "desc", matches });
   const { callColumns, zone } = useStore(settings);
   const isPhone = useIsPhone();
   const columns = useMemo(() => shownColumns(callColumns, isPhone, zone), [callColumns, isPhone, zone]);
@@ -145,6 +145,8 @@ function QuickFilters({ query, sort }) {
     ["Failed", query.get("status") === FAILED, { status: FAILED }, { status: null }],
     ["Most expensive", sort.by === "cost" && sort.order === "desc", { sort: "cost", order: null }, { sort: null }],
     ["Slowest", sort.by === "latency" && sort.order === "desc", { sort: "latency", order: null }, { sort: null }],
+    ["Cached", query.get("cached") === "true", { cached: "true" }, { cached: null }],
+    ["Unknown cost", query.get("cost") === "unknown", { cost: "unknown" }, { cost: null }],
   ];
   return html`
     <span class="quick-filters" role="group" aria-label="Quick filters">
@@ -162,7 +164,7 @@ function Chips({ query, onEdit }) {
     <ul class="chips" aria-label="Filters">
       ${filters.map(({ filter, value }) => html`
         <li key=${filter.name} class="chip" data-testid="filter-chip" data-filter=${filter.name}>
-          <button type="button" class="chip-text" title="Change this filter" onClick=${() => onEdit(filter)}>${filter.label}: <bdi>${chipText(filter, value, flowName)}</bdi></button>
+          <button type="button" class="chip-text" title="Change this filter" onClick=${() => onEdit(filter)} disabled=${filter.kind === "flag"}>${filter.label}: <bdi>${chipText(filter, value, flowName)}</bdi></button>
           <button type="button" aria-label=${`Remove the filter ${filter.label}`} data-testid="remove-filter" onClick=${() => setQuery({ [filter.name]: null })}>×</button>
         </li>
       `)}
