@@ -9,6 +9,7 @@
 //! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
+//! - `calls_page`: `/calls` as plain HTML, without JavaScript.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
 //! - `client_batches`: files and batches of clients.
 //! - `client_bounds`: limits on client calls, and their errors.
@@ -80,6 +81,7 @@ mod browser;
 mod budget_bounds;
 mod budgets;
 mod calls;
+mod calls_page;
 mod client_answers;
 mod client_batches;
 mod client_bounds;
