@@ -50,6 +50,7 @@
 //! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
+//! - `page_calls`: the view of calls: filters, panel, keyboard, live rows.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
@@ -124,6 +125,7 @@ mod overload;
 mod overview;
 mod page;
 mod page_access;
+mod page_calls;
 mod page_files;
 mod page_graph;
 mod page_live;

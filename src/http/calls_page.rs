@@ -13,7 +13,7 @@ use super::request::{Query, Request};
 use super::{Context, assets};
 use crate::event::{CallStatus, UsageSource};
 use crate::listener::{ApiError, Presence};
-use crate::store::{LedgerPage, LedgerQuery, Store};
+use crate::store::{LedgerPage, Store};
 
 const ROWS: usize = 100;
 /// Parameters of the address that only the module of the page reads.
