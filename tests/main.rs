@@ -9,6 +9,7 @@
 //! - `budget_bounds`: bounds of clients' calls that budgets reserve by, and lowered limits.
 //! - `budgets`: refused and allowed calls, warnings, and no overrun.
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
+//! - `calls_page`: `/calls` as plain HTML, without JavaScript.
 //! - `client_answers`: cached answers for clients, reused byte for byte.
 //! - `client_batches`: files and batches of clients.
 //! - `client_bounds`: limits on client calls, and their errors.
@@ -49,6 +50,7 @@
 //! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
+//! - `page_calls`: the view of calls: filters, panel, keyboard, live rows.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
@@ -81,6 +83,7 @@ mod browser;
 mod budget_bounds;
 mod budgets;
 mod calls;
+mod calls_page;
 mod client_answers;
 mod client_batches;
 mod client_bounds;
@@ -123,6 +126,7 @@ mod overload;
 mod overview;
 mod page;
 mod page_access;
+mod page_calls;
 mod page_files;
 mod page_graph;
 mod page_live;

@@ -18,7 +18,7 @@ use crate::store::{LedgerPage, Store};
 const ROWS: usize = 100;
 /// Parameters of the address that only the module of the page reads.
 const PAGE_PARAMETERS: [&str; 3] = ["call", "focus", "columns"];
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "Time (UTC)",
     "Flow",
     "Node",
@@ -27,6 +27,7 @@ const COLUMNS: [&str; 9] = [
     "Tokens in",
     "Tokens out",
     "Cost (USD)",
+    "Latency",
     "Status",
 ];
 
@@ -113,6 +114,7 @@ fn write_row(html: &mut String, named: &NamedRow<'_>) {
         count(row.usage.input_tokens),
         count(row.usage.output_tokens),
         cost,
+        row.latency_ms.map_or_else(|| "–".into(), |ms| format!("{ms} ms")),
         status,
     ];
     html.push_str("<tr>");
