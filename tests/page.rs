@@ -31,7 +31,10 @@ impl Person {
     /// Loads an address as from the browser's address bar.
     #[track_caller]
     pub fn goes_to(&self, path: &str) {
+        // The address may be the present one, so the old document is marked.
+        self.browser.eval("void (window.isOld = true)");
         self.browser.open(&format!("{}{path}", self.origin));
+        self.browser.wait_for("!window.isOld && document.readyState === 'complete'");
         self.browser.eval(WITNESS);
         self.browser.wait_for("document.querySelector('main h1')");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::call_changes::CallWriter;
-use super::change::{Applied, Change, Receipt, done};
+use super::change::{Applied, Change, done};
 use super::checkpoint::Checkpointer;
 use super::connection::named;
 use super::epochs::{self, Epochs};

@@ -24,7 +24,7 @@ const select = (runIds, isOn) => {
 
 function SelectBox({ run }) {
   const isOn = useStore(selection).has(run.runId);
-  return html`<label class="select-box"><input type="checkbox" checked=${isOn} data-testid="run-select" onChange=${({ target }) => select([run.runId], target.checked)} /><span class="hidden-text">Select run of ${run.flowName}, ${run.createdAt}</span></label>`;
+  return html`<label class="select-box"><input type="checkbox" checked=${isOn} data-testid="run-select" onChange=${({ target }) => select([run.runId], target.checked)} /><span class="hidden-text">Select run of <bdi>${run.flowName}</bdi>, ${run.createdAt}</span></label>`;
 }
 
 /** Selects all loaded runs. */
