@@ -108,6 +108,15 @@ pub struct Settings {
     pub stores_bodies: bool,
 }
 
+impl Settings {
+    /// Returns the providers and models that aliases name.
+    pub fn alias_models(&self) -> Vec<(String, String)> {
+        let targets = self.aliases.values().flatten();
+        let named = targets.filter(|target| !target.model.ends_with(targets::ANY_END));
+        named.map(|target| (target.provider.clone(), target.model.clone())).collect()
+    }
+}
+
 pub struct Gateway {
     settings: Settings,
     token: Option<Secret>,

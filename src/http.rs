@@ -15,6 +15,7 @@ mod hooks;
 mod keys;
 mod ledger;
 mod metrics;
+mod models;
 mod optimizations;
 mod overview;
 mod prices;

@@ -220,6 +220,7 @@ impl Server {
                 retention: config.retention,
                 is_token_required: config.token.is_some(),
                 hashes_end_users: config.gateway.hash_end_users,
+                alias_models: config.gateway.alias_models(),
             },
             token: config.token.clone(),
             heavy_reads: HeavyReads::default(),

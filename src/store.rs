@@ -9,6 +9,7 @@ mod sql;
 mod audit;
 mod block_index;
 mod bodies;
+mod body;
 mod budgets;
 mod call_changes;
 mod call_stats;
@@ -46,6 +47,7 @@ mod suggestions;
 #[cfg(test)]
 pub mod testing;
 mod triggers;
+mod used_models;
 mod writer;
 
 use std::path::Path;
@@ -54,7 +56,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags};
 
 pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent};
-pub use bodies::{BODY_BYTES_MAX, Bodies, BodyPart, NewBody, StoredBody};
+pub use bodies::StoredBody;
+pub use body::{BODY_BYTES_MAX, Bodies, BodyPart, NewBody};
 pub use budgets::BudgetState;
 pub use call_stats::CallRow;
 pub use change::{
@@ -86,6 +89,7 @@ pub use runs::{ItemRecord, NodeRecord, NodeStatus, OpenRun, Run};
 pub use stored_objects::{OBJECT_AGE_MAX_MS, OPEN_AGE_MAX_MS};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
+pub use used_models::UsedModel;
 pub use writer::{Batch, Writer};
 
 use connection::{DATABASE, configure, lock, make_private_dir, make_private_file, named};

@@ -78,6 +78,9 @@ fn a_body_is_what_the_client_sent_and_got() {
         "request_content_type": "application/json", "response_content_type": "application/json",
     });
     assert_eq!(body(&server, &rows[0]), expected);
+    let has_body =
+        |row: &Value| server.get(&format!("/api/ledger/{}", row["id"])).json()["has_body"].clone();
+    assert_eq!([has_body(&rows[0]), has_body(&rows[1])], [json!(true), json!(false)]);
     // Prompts and outputs of flows are part of their runs.
     assert_eq!(server.get(&path(&rows[1])).status, 404);
     assert_eq!(server.get("/api/ledger/99/body").status, 404);
@@ -205,7 +208,7 @@ fn cached_and_refused_calls_have_bodies_too() {
     for _ in 0..2 {
         assert_eq!(server.request("POST", CHAT, &cached, request.as_bytes()).status, 200);
     }
-    let budget = json!([{"name": "b", "limitUsd": 0.000_001, "period": "day", "hard": true}]);
+    let budget = json!({"budgets": [{"name": "b", "per": "day", "limitUsd": "0.000001"}]});
     let set = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
     assert_eq!(set.status, 200, "{}", set.text());
     let refused = server.post(CHAT, &chat("gpt-4o-mini", false));

@@ -65,6 +65,7 @@
 //! - `responses`: the end of a response, and bodies that no route reads.
 //! - `retries`: failure handling of nodes: retries, fallbacks and substitutes.
 //! - `runs`: exact messages of a run, failures, cancel and restart.
+//! - `settings`: settings and models for the page, without secrets.
 //! - `stored_responses`: the Responses API, stored objects and background responses.
 //! - `triggers`: webhooks with their secrets and keys; schedules and missed times.
 //! - `upgrade`: a database of the previous version opens and continues.
@@ -140,6 +141,7 @@ mod response_cache;
 mod responses;
 mod retries;
 mod runs;
+mod settings;
 mod stored_responses;
 mod translation;
 mod triggers;

@@ -76,20 +76,20 @@ pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
 }
 
 #[derive(Serialize)]
-struct CallView<'a> {
+struct RowWithBody<R> {
     #[serde(flatten)]
-    row: NamedRow<'a>,
+    row: R,
     has_body: bool,
 }
 
-/// `GET /api/ledger/{id}`: one row with names.
+/// `GET /api/ledger/{id}`: one row with names, and whether its bodies are stored.
 pub fn get(context: &Context, id: i64) -> Answer {
     let row = context.store.ledger_row(id)?;
     let row = row.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))?;
     let mut names = FlowNames::default();
     names.read(&context.store, std::slice::from_ref(&row))?;
     let has_body = context.store.has_body(id)?;
-    Ok(reply::json(200, &CallView { row: names.row(&row), has_body }))
+    Ok(reply::json(200, &RowWithBody { row: names.row(&row), has_body }))
 }
 
 /// Not `json!`, which would turn exact amounts of money into floating point numbers.

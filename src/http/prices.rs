@@ -10,7 +10,7 @@ use super::reply::{self, Answer};
 use super::request::Query;
 use crate::error::{Error, Fault};
 use crate::listener::Presence;
-use crate::prices::{Rates, StoredPrice, Weekdays};
+use crate::prices::{Quote, Rates, StoredPrice, Weekdays};
 use crate::store::{ModelNames, Store};
 use crate::time::Timestamp;
 
@@ -101,6 +101,28 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
     }
 }
 
+/// The price of a model in short, for a short prompt.
+#[derive(Serialize)]
+pub(super) struct ModelPrice {
+    input: Box<RawValue>,
+    cached_input: Box<RawValue>,
+    cache_write: Box<RawValue>,
+    output: Box<RawValue>,
+    per: &'static str,
+    source: String,
+}
+
+pub(super) fn model_price(quote: &Quote) -> Result<ModelPrice, Error> {
+    let source = match quote.text() {
+        Some(text) => stored(text)?.source,
+        // `echo` is always free.
+        None => "flowledger".to_owned(),
+    };
+    let PerMtok { input, cache_read, cache_write, output, .. } = per_mtok(quote.rates(0))?;
+    let per = "million tokens";
+    Ok(ModelPrice { input, cached_input: cache_read, cache_write, output, per, source })
+}
+
 /// The calls of a model whose price is unknown.
 #[derive(Serialize)]
 struct MissingPrice {
@@ -150,8 +172,7 @@ pub fn missing(context: &Context, mut query: Query, client: &Presence) -> Answer
 }
 
 fn view(id: Option<i64>, text: &str) -> Answer {
-    let stored = StoredPrice::from_json(text)
-        .map_err(|error| Error::internal(format!("cannot read a stored price: {error}")))?;
+    let stored = stored(text)?;
     let tiers = stored.tiers.iter().map(|tier| {
         Ok(Tier { above: tier.above, usd_per_mtok: per_mtok(&tier.picousd_per_token)? })
     });
@@ -171,6 +192,11 @@ fn view(id: Option<i64>, text: &str) -> Answer {
             tiers: tiers.collect::<Result<_, Error>>()?,
         },
     ))
+}
+
+fn stored(text: &str) -> Result<StoredPrice, Error> {
+    StoredPrice::from_json(text)
+        .map_err(|error| Error::internal(format!("cannot read a stored price: {error}")))
 }
 
 fn per_mtok(rates: &Rates) -> Result<PerMtok, Error> {

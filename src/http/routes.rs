@@ -6,7 +6,7 @@ use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
     Context, assets, bodies, budget, calls_page, end_users, flows, health, hooks, keys, ledger,
-    metrics, optimizations, overview, prices, providers, runs, schedules, settings,
+    metrics, models, optimizations, overview, prices, providers, runs, schedules, settings,
 };
 use crate::error::Error;
 use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
@@ -59,6 +59,7 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/ledger/*/body", |c, r| bodies::get(c, r.id("ledger row")?)),
     (Delete, "/api/ledger/*/body", |c, r| bodies::delete(c, r.id("ledger row")?)),
     (Delete, "/api/bodies", |c, _| bodies::delete_all(c)),
+    (Get, "/api/models", |c, r| models::list(c, r.query(), &r.client)),
     (Get, "/api/settings", |c, _| settings::get(c)),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
     (Get, "/api/ledger/*", |c, r| ledger::get(c, r.id("ledger row")?)),

@@ -14,10 +14,12 @@ pub struct Settings {
     pub retention: Retention,
     pub is_token_required: bool,
     pub hashes_end_users: bool,
+    /// The providers and models of aliases.
+    pub alias_models: Vec<(String, String)>,
 }
 
 pub fn get(context: &Context) -> Answer {
-    let Settings { retention, is_token_required, hashes_end_users } = &context.settings;
+    let Settings { retention, is_token_required, hashes_end_users, .. } = &context.settings;
     let uptime_ms = u64::try_from(context.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let view = json!({
         "version": env!("CARGO_PKG_VERSION"),

@@ -1,77 +1,19 @@
-//! Bodies of calls: the requests and responses of the gateway's clients, which are stored only if
-//! that is switched on. They are text, cut, with masked secrets, and compressed.
+//! Stores and removes the bodies of calls: requests and responses of the gateway's clients, if that
+//! is switched on.
 
-use std::io::{Read, Write};
-
-use flate2::Compression;
-use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
 use rusqlite::{Connection, params};
 
+use super::body::{Bodies, BodyPart, NewBody};
+use super::change::{Applied, Receipt};
 use super::reader::Store;
 use super::sql::{execute, single};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::time::Timestamp;
 
-/// Limits the text of one body, in bytes; the rest is cut off.
-pub const BODY_BYTES_MAX: usize = 256 << 10;
 /// The approximate size of a row without its texts, in bytes.
 const ROW_BYTES: usize = 100;
-/// Limits the decoded text of a body, in bytes: masks and replaced characters may lengthen it.
-const TEXT_BYTES_MAX: u64 = 4 * BODY_BYTES_MAX as u64;
-
-/// The request or the response of a call.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BodyPart {
-    /// Compressed; none if the content is no text.
-    text: Option<Vec<u8>>,
-    /// The length of the whole content.
-    pub bytes: u64,
-    pub is_cut: bool,
-    pub content_type: Option<String>,
-}
-
-impl BodyPart {
-    /// Compresses the text, if the content is any.
-    pub fn new(text: Option<&str>, bytes: u64, is_cut: bool, content_type: Option<String>) -> Self {
-        let text = text.and_then(|text| {
-            let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-            // Writing into memory does not fail.
-            encoder.write_all(text.as_bytes()).ok()?;
-            encoder.finish().ok()
-        });
-        Self { text, bytes, is_cut, content_type }
-    }
-
-    /// Returns the text, if the content is any.
-    pub fn text(&self) -> Result<Option<String>> {
-        let Some(compressed) = &self.text else {
-            return Ok(None);
-        };
-        let mut text = String::new();
-        DeflateDecoder::new(compressed.as_slice())
-            .take(TEXT_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|error| Error::internal(format!("cannot read a stored body: {error}")))?;
-        Ok(Some(text))
-    }
-
-    fn stored_bytes(&self) -> usize {
-        self.text.as_ref().map_or(0, Vec::len)
-    }
-}
 
 from_row!(BodyPart; text, bytes, is_cut, content_type);
-
-#[derive(Clone, Debug)]
-pub struct NewBody {
-    pub ledger_id: i64,
-    /// The end user as the row of the call had it at first.
-    pub end_user: Option<String>,
-    pub at: Timestamp,
-    pub request: BodyPart,
-    pub response: BodyPart,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBody {
@@ -81,17 +23,7 @@ pub struct StoredBody {
 
 from_row!(StoredBody; request, response);
 
-/// Selects bodies to remove.
-#[derive(Clone, Debug)]
-pub enum Bodies {
-    OfRow(i64),
-    /// Those of all rows up to this one.
-    UpTo(i64),
-    /// Those of an end user, by its names.
-    OfEndUser(Vec<String>),
-}
-
-pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<()> {
+pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<Applied> {
     let NewBody { ledger_id, end_user, at, request, response } = body;
     let sql = "INSERT INTO bodies (ledger_id, created_ms, end_user, bytes, request, request_bytes,
             is_request_cut, request_type, response, response_bytes, is_response_cut, response_type)
@@ -112,11 +44,11 @@ pub(super) fn insert(db: &Connection, body: &NewBody) -> Result<()> {
         response.is_cut,
         response.content_type
     ];
-    execute(db, sql, params).map(drop)
+    execute(db, sql, params)?;
+    Ok(Receipt::Done.into())
 }
 
-/// Removes up to `step` bodies. Returns their number.
-pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<usize> {
+pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<Applied> {
     // The old text is overwritten in the file as well.
     db.pragma_update(None, "secure_delete", true)?;
     let some = |condition: &str| {
@@ -138,7 +70,7 @@ pub(super) fn delete(db: &Connection, which: &Bodies, step: usize) -> Result<usi
         }
     };
     db.pragma_update(None, "secure_delete", false)?;
-    Ok(count)
+    Ok(Receipt::DeletedBodies(count).into())
 }
 
 /// Removes those of the `step` oldest bodies that are older than `before`, or that exceed

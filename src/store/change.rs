@@ -13,7 +13,7 @@ use crate::money::Usd;
 use crate::schedule::Missed;
 use crate::time::Timestamp;
 
-use super::bodies::{Bodies, NewBody};
+use super::body::{Bodies, NewBody};
 use super::key_record::{KeyLimits, KeyRecord};
 
 #[derive(Clone, Debug)]

@@ -289,11 +289,8 @@ impl Batch<'_> {
             Change::ForgetObject(name) => stored_objects::forget(db, name),
             Change::CorrectCall(correction) => corrections::write(db, correction).map(done),
             Change::KeepAnswer(response) => response_cache::insert(db, response),
-            Change::KeepBody(body) => bodies::insert(db, body).map(done),
-            Change::DeleteBodies(which, step) => {
-                let count = bodies::delete(db, which, *step)?;
-                Ok(Receipt::DeletedBodies(count).into())
-            }
+            Change::KeepBody(body) => bodies::insert(db, body),
+            Change::DeleteBodies(which, step) => bodies::delete(db, which, *step),
             Change::SetBudgets { all, version } => {
                 calls.budgets.replace(db, all, version.as_deref()).map(done)
             }

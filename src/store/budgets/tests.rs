@@ -388,7 +388,9 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger DROP COLUMN project;
              ALTER TABLE ledger DROP COLUMN billing;
              ALTER TABLE ledger_days DROP COLUMN subscription_cost;
-              DROP TABLE stored_objects;
+             DROP TABLE bodies;
+             DROP TABLE body_bytes;
+             DROP TABLE stored_objects;
              DROP TABLE run_restarts;
              DROP TABLE epochs;
              DROP TABLE corrections;
