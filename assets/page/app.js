@@ -156,12 +156,6 @@ function App() {
   useEffect(() => {
     api.onTokenNeeded((wasRejected) => new Promise((resolve) => setTokenRequest({ wasRejected, resolve })));
   }, []);
-  const isFirst = useRef(true);
-  useEffect(() => {
-    // A new view begins at its heading for screen readers and the keyboard.
-    if (!isFirst.current) requestAnimationFrame(() => document.querySelector("main h1")?.focus({ preventScroll: true }));
-    isFirst.current = false;
-  }, [place.path]);
   const onToken = (token) => {
     tokenRequest.resolve(token);
     setTokenRequest(null);

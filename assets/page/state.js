@@ -45,6 +45,19 @@ let leaveGuard = null;
 /** The address of the view that is shown, for the case that leaving it is refused. */
 let shownAddress = location.pathname + location.search;
 route.subscribe(() => (shownAddress = location.pathname + location.search));
+let pathBefore = route.get().path;
+let isNewView = false;
+route.subscribe(({ path }) => {
+  isNewView ||= path !== pathBefore;
+  pathBefore = path;
+});
+
+/** Returns whether the reader has come to another view since the last call; its heading then gets the focus. */
+export function takeNewView() {
+  const isNew = isNewView;
+  isNewView = false;
+  return isNew;
+}
 
 addEventListener("popstate", () => {
   if (!leaveGuard) return route.set({ ...readRoute(), isBack: true });

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { describe, exactMoney, fullMoment, moment, money, plural, relative } from "./format.js";
-import { createStore, settings, useStore } from "./state.js";
+import { createStore, settings, takeNewView, useStore } from "./state.js";
 
 /** A long text is folded at first. */
 const SHORT_CHARS = 300;
@@ -18,10 +18,15 @@ export function Page({ title, name = title, subtitle, actions, children, testid 
   useEffect(() => {
     document.title = `${name} · flowledger`;
   }, [name]);
+  const heading = useRef(null);
+  useEffect(() => {
+    // A new view begins at its heading for screen readers and the keyboard.
+    if (takeNewView()) heading.current.focus({ preventScroll: true });
+  }, []);
   return html`
     <header class="page-head" data-testid=${testid}>
       <div class="page-title">
-        <h1 tabindex="-1"><bdi>${title}</bdi></h1>
+        <h1 ref=${heading} tabindex="-1"><bdi>${title}</bdi></h1>
         ${subtitle && html`<p class="muted">${subtitle}</p>`}
       </div>
       ${actions && html`<div class="buttons">${actions}</div>`}
