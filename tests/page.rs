@@ -111,13 +111,6 @@ impl Person {
         ));
     }
 
-    /// Returns the text of an element.
-    #[track_caller]
-    pub fn reads(&self, testid: &str) -> String {
-        let text = self.browser.wait_for(&format!("{}.innerText", element(testid)));
-        text.as_str().unwrap().to_owned()
-    }
-
     /// Waits until elements with this test id have these texts, in this order and no others. Each
     /// text need only be a part.
     #[track_caller]

@@ -2,10 +2,7 @@
 
 use std::io::Read;
 
-use flowledger::secret::Secret;
-use serde_json::json;
-
-use crate::harness::{Response, TestServer, agent, chain};
+use crate::harness::{Response, TestServer};
 
 /// Returns the addresses of the files that the shell names.
 fn named_files(shell: &str) -> Vec<String> {
@@ -106,46 +103,4 @@ fn head_of_a_file_has_its_headers_only() {
     assert_eq!(head.body.len(), 0);
     assert_eq!(head.header("content-length"), whole.header("content-length"));
     assert_eq!(head.header("etag"), whole.header("etag"));
-}
-
-#[test]
-fn calls_are_a_table_without_javascript() {
-    let server = TestServer::start();
-    let name = "<b>Bold & \"quoted\"</b>";
-    let flow = server.save(&chain(name, &[agent("a", "echo", "echo-1", "hi")]));
-    for _ in 0..3 {
-        server.run(flow, &json!({}));
-    }
-    let page = server.get("/calls");
-    let text = page.text();
-    assert!(page.header("content-security-policy").is_some());
-    assert_eq!(text.matches("<tr>").count(), 4, "{text}");
-    assert!(
-        text.contains("&lt;b&gt;Bold &amp; &quot;quoted&quot;&lt;/b&gt;") && !text.contains("<b>")
-    );
-    assert!(text.contains("href=\"/api/ledger.csv?\""));
-    let filtered = server.get("/calls?status=FAILED,TIMEOUT&period=7d&call=1").text();
-    assert!(
-        filtered.contains("No calls match.") && filtered.contains("status=FAILED"),
-        "{filtered}"
-    );
-    let faulty = server.get("/calls?status=<i>").text();
-    assert!(faulty.contains("&lt;i&gt;") && !faulty.contains("<i>"), "{faulty}");
-    let today = server.get("/calls?from=2020-01-01&to=2020-01-02").text();
-    assert!(today.contains("No calls match."), "{today}");
-}
-
-#[test]
-fn calls_without_javascript_need_the_token() {
-    let server =
-        TestServer::start_with(|config| config.token = Some(Secret::new("right-one-123456")));
-    let authorized = [("authorization", "Bearer right-one-123456")];
-    let flow = chain("Secret flow", &[agent("a", "echo", "echo-1", "hi")]).to_string();
-    server.request("POST", "/api/flows", &authorized, flow.as_bytes());
-    server.request("POST", "/api/flows/3/execute?wait=true", &authorized, b"");
-    let open = server.get("/calls");
-    assert_eq!(open.status, 200);
-    assert!(open.text().contains("token") && !open.text().contains("Secret flow"));
-    let allowed = get(&server, "/calls", &authorized).text();
-    assert!(allowed.contains("Secret flow"), "{allowed}");
 }

@@ -1,6 +1,7 @@
 //! The names of flows and the labels of their nodes, for ledger rows.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,8 +36,8 @@ impl FlowNames {
     /// Reads the names that these rows need.
     pub fn read(&mut self, store: &Store, rows: &[LedgerEntry]) -> Result<()> {
         for id in rows.iter().filter_map(|row| row.flow_id) {
-            if !self.0.contains_key(&id) {
-                self.0.insert(id, names(store, id)?);
+            if let Entry::Vacant(entry) = self.0.entry(id) {
+                entry.insert(names(store, id)?);
             }
         }
         Ok(())
