@@ -89,7 +89,8 @@ fn a_run_is_shown_live_with_its_streaming_output() {
     // gpt-4o-mini: 0.15 and 0.60 USD per million tokens.
     person.sees_text("run-cost", "$0.21");
     person.sees_text("run-facts", "1,000,005 → 100,008");
-    person.sees_text("run-output", "Edit Bees are small insects.");
+    person.selects_node("edit");
+    person.sees_text("node-output", "Edit Bees are small insects.");
     person.has_not_reloaded();
     person.has_a_clean_console(&[]);
 }
