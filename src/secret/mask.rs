@@ -105,7 +105,7 @@ impl Plain {
             };
             from = end;
         }
-        plain.places.push(text.len());
+        plain.places.push(text.trim_end_matches('\\').len());
         plain
     }
 
