@@ -94,6 +94,16 @@ const ROWS_MAX = 1_000;
 /** Live rows are applied together; more often would be more than a reader can follow. */
 const APPLY_MS = 120;
 
+/** Labels by flow and node, because the rows of live messages have none. */
+const labels = new Map();
+const nodeKey = ({ flow_id: flow, node_id: node }) => `${flow} ${node}`;
+
+function rememberLabels(rows) {
+  for (const row of rows) if (row.node_label) labels.set(nodeKey(row), row.node_label);
+}
+
+const nodeLabel = (row) => row.node_label ?? labels.get(nodeKey(row)) ?? row.node_id;
+
 /** A settled row never becomes pending again, so a pending state after it is outdated. */
 const isOutdated = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
 
@@ -139,6 +149,7 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
     try {
       const page = await get(`${path}&limit=${limit}${cursor === null ? "" : `&before=${encodeURIComponent(cursor)}`}`);
       if (mine !== turn || isDisposed) return;
+      rememberLabels(page.items);
       rememberFlows(page.items.filter((row) => row.flow_name).map((row) => ({ id: row.flow_id, name: row.flow_name })));
       accept(page.items);
       list.next = page.next ?? null;
@@ -247,7 +258,7 @@ const GATEWAY = html`<span class="muted" title="A call through the gateway">gate
 function flow(row) {
   if (row.flow_id === null) return row.key_name ? html`${GATEWAY}<span class="phone-only muted"> · <bdi>${row.key_name}</bdi></span>` : GATEWAY;
   const name = row.flow_name ? html`<bdi title=${row.flow_name}>${row.flow_name}</bdi>` : html`<${FlowName} id=${row.flow_id} />`;
-  return row.node_id === null ? name : html`${name}<span class="phone-only muted"> · <bdi>${row.node_label ?? row.node_id}</bdi></span>`;
+  return row.node_id === null ? name : html`${name}<span class="phone-only muted"> · <bdi>${nodeLabel(row)}</bdi></span>`;
 }
 
 /** The name of the flow of a live row, which comes without it. */
@@ -258,7 +269,7 @@ function FlowName({ id }) {
 
 function node(row) {
   if (row.node_id === null) return html`<${Dash} reason="no node" />`;
-  const label = row.node_label ?? row.node_id;
+  const label = nodeLabel(row);
   return html`<bdi title=${label === row.node_id ? label : `${label} (${row.node_id})`}>${label}</bdi>${row.attempt > 1 && html`<span class="muted"> attempt ${row.attempt}</span>`}`;
 }
 
