@@ -51,7 +51,9 @@
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
 //! - `page_calls`: the view of calls: filters, panel, keyboard, live rows.
+//! - `page_connect`: keys, providers, models with prices, and set-ups of clients.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
+//! - `page_flows`: the views of flows: list, new flows, editor, inputs, triggers.
 //! - `page_load`: the requests, bytes and elements of views with many flows and calls.
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
@@ -128,7 +130,9 @@ mod overview;
 mod page;
 mod page_access;
 mod page_calls;
+mod page_connect;
 mod page_files;
+mod page_flows;
 mod page_graph;
 mod page_live;
 mod page_load;

@@ -16,6 +16,16 @@ const CHECK: &str = "axe.run(document, { resultTypes: ['violations'] }).then(({ 
     violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ target, failureSummary }) =>
         `${target.join(' ')} (${failureSummary.replaceAll('\\n', ' ')})`).join(', ')}`))";
 
+/// Waits until nothing was loaded for a while.
+const QUIET: &str = "new Promise((done) => {
+    const look = (before) => {
+        const count = performance.getEntriesByType('resource').length;
+        if (count === before) done(null);
+        else setTimeout(look, 300, count);
+    };
+    look(-1);
+})";
+
 /// A server with flows, runs, calls, a key, a budget and triggers.
 fn seeded() -> (TestServer, Vec<String>) {
     let server = TestServer::start();
@@ -59,9 +69,9 @@ fn check(width: u32, height: u32, theme: &str) {
     for path in paths {
         person.goes_to(&path);
         person.sees_that_it_is("connected");
-        person.browser.wait_for(
-            "!document.querySelector('.loading') && document.querySelector('main').children.length > 1",
-        );
+        // The page fetches its data in parts, and is complete when the network is quiet.
+        person.browser.wait_for("!document.querySelector('.loading')");
+        person.browser.eval(QUIET);
         person.browser.eval(&format!("void {axe}"));
         let found = person.browser.eval(CHECK);
         for violation in found.as_array().into_iter().flatten() {

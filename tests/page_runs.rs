@@ -88,8 +88,9 @@ fn a_run_is_shown_live_with_its_streaming_output() {
     person.sees_text("run-status", "completed");
     // gpt-4o-mini: 0.15 and 0.60 USD per million tokens.
     person.sees_text("run-cost", "$0.21");
-    person.sees_text("run-facts", "1,000,004 → 100,007");
-    person.sees_text("run-output", "Edit Bees are small insects.");
+    person.sees_text("run-facts", "1,000,005 → 100,008");
+    person.selects_node("edit");
+    person.sees_text("node-output", "Edit Bees are small insects.");
     person.has_not_reloaded();
     person.has_a_clean_console(&[]);
 }
@@ -290,6 +291,6 @@ fn runs_are_filtered_selected_and_deleted() {
     person.presses("confirm-ok");
     person.sees_view("Runs");
     person.goes_to(&format!("/runs/{id}"));
-    person.sees_text("run-gone", "does not exist");
+    person.sees("This run does not exist.");
     person.has_a_clean_console(&["404"]);
 }

@@ -7,7 +7,7 @@ let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a toke
 let tokenPrompt = null;
 
 /** An error response of the API. */
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, code, message, details) {
     super(message);
     Object.assign(this, { status, code, details });

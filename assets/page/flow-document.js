@@ -20,11 +20,11 @@ export function graphOf(flow) {
 
 export const nodeOfFlow = (flow, id) => graphOf(flow).nodes.find((node) => String(node.id) === id) ?? null;
 
-/** Returns the inputs of a flow: `{ name, type, default, required, isDeclared }`. */
+/** Returns the inputs of a flow, the declared ones first: `{ name, type, default, isDeclared, isRequired }`. */
 export function inputsOf(flow) {
   const declared = graphOf(flow).nodes.filter(({ type }) => type === "input").flatMap(({ data }) => (Array.isArray(data?.inputs) ? data.inputs : []));
   const byName = new Map(declared.map((input) => [input.name, input]));
-  const names = new Set([...(flow.inputs ?? []), ...byName.keys()]);
+  const names = new Set([...byName.keys(), ...(flow.inputs ?? [])]);
   return [...names].map((name) => {
     const { type = "text", default: fallback, required } = byName.get(name) ?? {};
     return { name, type, default: fallback, isDeclared: byName.has(name), isRequired: byName.has(name) && fallback === undefined && required !== false };

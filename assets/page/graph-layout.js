@@ -2,7 +2,7 @@
 
 import { Graph, layout } from "./vendor/dagre.js";
 
-export const NODE_WIDTH = 200;
+const NODE_WIDTH = 200;
 const NODE_GAP = 22;
 const LABEL_WIDTH = 40;
 const LABEL_HEIGHT = 18;

@@ -42,10 +42,10 @@ export const Icon = ({ path, className, size = 16 }) => html`<svg class=${classN
 
 export const typeOf = ({ type }) => (typeof type === "string" && type ? type : "agent");
 export const labelOf = (node) => String(node.data?.label || node.id);
-export const typeIcon = (type) => TYPE_ICONS[type] ?? TYPE_ICONS.unknown;
+const typeIcon = (type) => TYPE_ICONS[type] ?? TYPE_ICONS.unknown;
 
 /** Returns the line below a node's label: its model or expression. */
-export function detailOf(node) {
+function detailOf(node) {
   const type = typeOf(node);
   const { model, provider, expression, items, url, method, inputs, template } = node.data ?? {};
   const target = [model ?? provider].filter(Boolean).join("");

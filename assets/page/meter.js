@@ -4,10 +4,10 @@ import { html } from "./vendor/preact.js";
 import { count, exactMoney, money } from "./format.js";
 
 /** Returns true if the limit of a budget is a number of tokens. */
-export const isInTokens = ({ limitTokens }) => (limitTokens ?? null) !== null;
+const isInTokens = ({ limitTokens }) => (limitTokens ?? null) !== null;
 
 /** An amount of a budget: dollars with all digits on hover, or tokens; with `bare`, without the word. */
-export function Amount({ budget, value, bare = false }) {
+function Amount({ budget, value, bare = false }) {
   if (isInTokens(budget)) return html`<span>${count(value)}${!bare && " tokens"}</span>`;
   return html`<data value=${String(value)} title=${exactMoney(value)}>${money(value)}</data>`;
 }

@@ -55,7 +55,7 @@ async function saveNode(flow, id, changes) {
   return true;
 }
 
-/** `onSaved()` is called after a save; `onChanged(guard)` gets the function that asks before changes are discarded. */
+/** `onSaved()` is called after a save; `onGuard(guard)` gets the function that asks before changes are discarded, or null. */
 export function NodeEdit({ flow, node, onSaved, onGuard }) {
   const id = String(node.id);
   const keys = editedKeys(node);
@@ -75,7 +75,7 @@ export function NodeEdit({ flow, node, onSaved, onGuard }) {
   });
   const isChanged = Object.keys(changesOf(form.values)).length > 0;
   useEffect(() => {
-    onGuard(form.guard);
+    onGuard(isChanged ? form.guard : null);
     return () => onGuard(null);
   });
   const onKeyDown = (event) => {

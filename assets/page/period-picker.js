@@ -20,7 +20,7 @@ export const PERIODS = [
 const formats = new Map();
 
 /** Returns the date and time of an instant in a zone: { year, month, day, hour, minute, second }. */
-export function partsIn(zone, instant) {
+function partsIn(zone, instant) {
   let format = formats.get(zone);
   if (!format) {
     const numeric = { year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric", second: "numeric" };
@@ -54,7 +54,7 @@ const startOfDate = (zone, date, plusDays = 0) => {
   return startOfDay(zone, year, month, day + plusDays);
 };
 
-export const isDate = (text) => /^\d{4}-\d{2}-\d{2}$/.test(text ?? "") && !Number.isNaN(Date.parse(text));
+const isDate = (text) => /^\d{4}-\d{2}-\d{2}$/.test(text ?? "") && !Number.isNaN(Date.parse(text));
 
 /** Returns { from, to } of a period as RFC 3339 texts; `to` is excluded. "all" has neither. */
 export function range({ name, from, to }, zone, now = Date.now()) {
@@ -75,14 +75,8 @@ export function range({ name, from, to }, zone, now = Date.now()) {
   return { from: first, to: last };
 }
 
-/** Returns the number of days in a period, or null for all time. */
-export function dayCount(period, zone) {
-  const { from, to } = range(period, zone);
-  return from && Math.round((Date.parse(to) - Date.parse(from)) / DAY_MS);
-}
-
 /** Returns the period of an address's parameters `period`, `from` and `to`, or null if they name none. */
-export function periodOf(query) {
+function periodOf(query) {
   const name = query.get("period");
   const [from, to] = [query.get("from"), query.get("to")];
   if (isDate(from) && isDate(to) && from <= to) return { name: "custom", from, to };
@@ -90,10 +84,10 @@ export function periodOf(query) {
 }
 
 /** Returns the parameters that name a period in an address. */
-export const periodQuery = ({ name, from, to }) => (name === "custom" ? { period: null, from, to } : { period: name, from: null, to: null });
+const periodQuery = ({ name, from, to }) => (name === "custom" ? { period: null, from, to } : { period: name, from: null, to: null });
 
 /** Returns the label of a period. */
-export function periodLabel({ name, from, to }) {
+function periodLabel({ name, from, to }) {
   return name === "custom" ? `${from} to ${to}` : PERIODS.find(([known]) => known === name)?.[1];
 }
 

@@ -9,7 +9,7 @@ import { Dash, Money, Status, Time } from "./ui.js";
 export const Tokens = ({ input, output, isEstimated = false }) => html`<span title=${isEstimated ? "estimated, because the provider sent no counts" : "input → output"}>${isEstimated ? "~" : ""}${count(input ?? 0)} → ${count(output ?? 0)}</span>`;
 
 /** Cost of one settled call, with its notes. */
-export function CallCost({ call }) {
+function CallCost({ call }) {
   if (call.cached) return html`cached${call.saved_usd ? `, ${money(call.saved_usd)} saved` : ""}`;
   const corrected = call.corrected_cost_usd ?? null;
   if (call.total_cost_usd === null && corrected !== null) return html`<${Money} usd=${corrected} title="by a price that was added later" />`;

@@ -10,7 +10,7 @@ const NANO = 1e9;
  * `nodes` by node id, `calls` (ledger rows) by row id. `totals` is null until the run has ended:
  * { ms, inputTokens, outputTokens, cost }, where a cost of null is unknown.
  */
-export const newRun = (runId = null, status = null) => ({
+const newRun = (runId = null, status = null) => ({
   runId,
   status,
   error: null,

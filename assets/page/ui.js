@@ -288,7 +288,8 @@ export function Questions() {
   const asked = useStore(question);
   const root = useRef(null);
   const titleId = useId("question");
-  useEffect(() => {
+  // At once, so that the focus does not return after the asker has moved it.
+  useLayoutEffect(() => {
     if (!asked) return undefined;
     const focused = document.activeElement;
     root.current.showModal();

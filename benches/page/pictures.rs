@@ -25,11 +25,21 @@ const PICTURES: [(&str, &str, u32, u32, &str); 6] = [
     ("phone", "/", 390, 844, "dark"),
 ];
 
+/// Of the provider that answers the seeded runs.
+const PRICES: &str = r#"
+[[price]]
+provider = "bench"
+model = "gpt-4o-mini*"
+input_per_mtok = "0.15"
+output_per_mtok = "0.60"
+"#;
+
 pub fn take() {
     let upstream = Upstream::start(ANSWER_TIME);
     let dir = tempfile::tempdir().unwrap();
     // Creates the database.
     Server::start(dir.path(), &upstream.url).stop();
+    std::fs::write(dir.path().join("prices.toml"), PRICES).unwrap();
     fill::fill(dir.path(), ROWS, Timestamp::now().0);
     let server = Server::start(dir.path(), &upstream.url);
     let mut client = Client::connect(server.address);

@@ -26,6 +26,7 @@ pub fn serve(data: &Path, url: &str) {
     let mut config = Config::load(Overrides::default()).unwrap();
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.data = data.join("data");
+    config.prices = Some(data.join("prices.toml")).filter(|prices| prices.exists());
     config.providers.insert(
         "bench".into(),
         ProviderConfig {

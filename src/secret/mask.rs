@@ -90,7 +90,10 @@ impl Plain {
                         plain.push(next, from);
                         at + next.len_utf8()
                     }
-                    None => at,
+                    None => {
+                        plain.push('\\', from);
+                        at
+                    }
                 }
             } else if byte.is_ascii() {
                 plain.push(char::from(*byte), from);
@@ -102,7 +105,7 @@ impl Plain {
             };
             from = end;
         }
-        plain.places.push(text.len());
+        plain.places.push(text.trim_end_matches('\\').len());
         plain
     }
 

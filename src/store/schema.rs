@@ -481,22 +481,16 @@ CREATE TRIGGER body_removed AFTER DELETE ON bodies BEGIN
 END;
 ",
     "
-CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key_name) WHERE key_name IS NOT NULL;
-",
-    "
-DROP INDEX IF EXISTS ledger_by_cost;
-DROP INDEX IF EXISTS ledger_by_latency;
-DROP INDEX IF EXISTS ledger_by_input;
-DROP INDEX IF EXISTS ledger_by_output;
+CREATE INDEX ledger_by_key ON ledger (key_name) WHERE key_name IS NOT NULL;
 -- Orders of the list of calls, in segments of 1,024 ids, see store/ledger_page.rs. Only settled calls
 -- have values, so each call is written once.
-CREATE INDEX IF NOT EXISTS ledger_costs ON ledger (id >> 10, cost_nanousd)
+CREATE INDEX ledger_costs ON ledger (id >> 10, cost_nanousd)
     WHERE cost_nanousd IS NOT NULL;
-CREATE INDEX IF NOT EXISTS ledger_latencies ON ledger (id >> 10, latency_ms)
+CREATE INDEX ledger_latencies ON ledger (id >> 10, latency_ms)
     WHERE latency_ms IS NOT NULL;
-CREATE INDEX IF NOT EXISTS ledger_inputs ON ledger (id >> 10, input_tokens)
+CREATE INDEX ledger_inputs ON ledger (id >> 10, input_tokens)
     WHERE usage_source != 'none';
-CREATE INDEX IF NOT EXISTS ledger_outputs ON ledger (id >> 10, output_tokens)
+CREATE INDEX ledger_outputs ON ledger (id >> 10, output_tokens)
     WHERE usage_source != 'none';
 ",
 ];

@@ -122,7 +122,8 @@ function Actions({ flow, onDeleted }) {
 }
 
 function FlowFacts({ flow, run, summary }) {
-  const estimate = useEstimate(flow.id, {}, flow.updated_at);
+  // The server refuses an estimate without the required inputs.
+  const estimate = useEstimate(flow.id, inputsOf(flow).some(({ isRequired }) => isRequired) ? null : {}, flow.updated_at);
   const progress = run && isActive(run) && [...graphOf(flow).nodes].filter(({ id }) => ["completed", "skipped"].includes(stateOf(run, String(id)))).length;
   return html`<${Facts} testid="flow-facts" facts=${[
     ["Newest run", run ? html`<a class="plain-link" href=${`/runs/${run.runId}`} data-testid="newest-run"><${Status} status=${run.status} testid="run-status" /></a>${progress !== null && progress !== false && html`<span class="muted"> ${progress} of ${plural(graphOf(flow).nodes.length, "node")}</span>`}` : "none yet"],
@@ -137,11 +138,19 @@ function FlowFacts({ flow, run, summary }) {
 
 function NodePart({ flow, run, id, isByMouse, reload, guard, onClose }) {
   const edit = useModule(() => import("../node-edit.js"));
+  /** The version that the form began with: a change elsewhere keeps unsaved input. */
+  const base = useRef({});
+  if (base.current.id !== id || !guard.current || (base.current.isSaved && base.current.flow !== flow)) base.current = { id, flow, isSaved: false };
+  const save = () => {
+    base.current.isSaved = true;
+    return reload();
+  };
   const node = nodeOfFlow(flow, id);
+  const edited = base.current.flow;
   if (!edit) return null;
   return html`
     <${NodePanel} title=${labelOf(node)} onClose=${onClose} focusOn=${isByMouse ? "textarea, input" : null}>
-      <${edit.NodeEdit} key=${`${id} ${flow.updated_at}`} flow=${flow} node=${node} onSaved=${reload} onGuard=${(ask) => (guard.current = ask)} />
+      <${edit.NodeEdit} key=${`${id} ${edited.updated_at}`} flow=${edited} node=${nodeOfFlow(edited, id)} onSaved=${save} onGuard=${(ask) => (guard.current = ask)} />
       ${run && html`<${NodeResult} run=${run} id=${id} />`}
       <details class="fold" open=${!edit.editedKeys(node).length}><summary>All settings</summary><${Definition} node=${node} /></details>
     <//>

@@ -205,7 +205,7 @@ const HEIGHT = 24;
 const KINDS = { __proto__: null, COMPLETED: "good", FAILED: "bad", RUNNING: "live", QUEUED: "live" };
 
 /** The newest runs as bars, newest at the right: the height is the duration, the color the status. */
-export function Sparkline({ runs }) {
+function Sparkline({ runs }) {
   if (!runs?.length) return html`<${Dash} reason="no runs" />`;
   const longest = Math.max(1, ...runs.map(({ executionTimeMs }) => executionTimeMs ?? 0));
   const paths = new Map();

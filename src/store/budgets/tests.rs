@@ -376,6 +376,11 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              DROP TABLE body_bytes;
              DROP INDEX runs_by_cost;
              DROP INDEX runs_by_duration;
+             DROP INDEX ledger_by_key;
+             DROP INDEX ledger_costs;
+             DROP INDEX ledger_latencies;
+             DROP INDEX ledger_inputs;
+             DROP INDEX ledger_outputs;
              DROP TABLE prompt_densities;
              CREATE TABLE origins AS
                  SELECT id, client, session, end_user, project, billing FROM ledger;
@@ -388,8 +393,6 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger DROP COLUMN project;
              ALTER TABLE ledger DROP COLUMN billing;
              ALTER TABLE ledger_days DROP COLUMN subscription_cost;
-             DROP TABLE bodies;
-             DROP TABLE body_bytes;
              DROP TABLE stored_objects;
              DROP TABLE run_restarts;
              DROP TABLE epochs;
@@ -410,7 +413,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
              ALTER TABLE ledger_days DROP COLUMN compared_provider;
              ALTER TABLE ledger_days DROP COLUMN compared_price;
              PRAGMA user_version = {}",
-            schema::version() - 15
+            schema::version() - 14
         ))
         .unwrap();
     drop(connection);
