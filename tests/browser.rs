@@ -8,17 +8,21 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use headless_chrome::browser::tab::ModifierKey;
 use headless_chrome::browser::tab::point::Point;
 use headless_chrome::protocol::cdp::Emulation::SetDeviceMetricsOverride;
-use headless_chrome::protocol::cdp::Input::InsertText;
+use headless_chrome::protocol::cdp::Input::{DispatchTouchEvent, InsertText};
 use headless_chrome::protocol::cdp::Page::CaptureScreenshotFormatOption;
 use headless_chrome::protocol::cdp::Runtime::Evaluate;
-use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::protocol::cdp::types::{Event, Method};
 use headless_chrome::{LaunchOptions, Tab};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -191,13 +195,31 @@ impl Browser {
     /// before the click.
     #[track_caller]
     pub fn click(&self, element: &str) {
+        self.hit(element, |x, y| drop(self.tab.click_point(Point { x, y }).unwrap()));
+    }
+
+    /// Taps an element with a finger; otherwise like [`Self::click`].
+    #[track_caller]
+    pub fn tap(&self, element: &str) {
+        self.hit(element, |x, y| {
+            let touch = |kind: &str, points: Value| {
+                self.call::<DispatchTouchEvent>(json!({"type": kind, "touchPoints": points}));
+            };
+            touch("touchStart", json!([{"x": x, "y": y}]));
+            touch("touchEnd", json!([]));
+        });
+    }
+
+    #[track_caller]
+    fn hit(&self, element: &str, act: impl Fn(f64, f64)) {
         let began = Instant::now();
         loop {
             let middle = self.wait_for(&format!(
                 "(() => {{
                     const element = {element};
                     if (element.disabled || element.ariaDisabled === 'true') return null;
-                    element.scrollIntoView({{ block: 'start', behavior: 'instant' }});
+                    // In the middle, where no header or bar that sticks covers it.
+                    element.scrollIntoView({{ block: 'center', behavior: 'instant' }});
                     const box = element.getBoundingClientRect();
                     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
                     if (!element.contains(document.elementFromPoint(x, y))) return null;
@@ -207,7 +229,7 @@ impl Browser {
                 }})()"
             ));
             let [x, y] = [0, 1].map(|index: usize| middle[index].as_f64().unwrap());
-            self.tab.click_point(Point { x, y }).unwrap();
+            act(x, y);
             // A click that leads to another page also counts.
             let was_hit = self.wait_for("[window.wasHit !== false]");
             if was_hit[0] == true {
@@ -228,8 +250,26 @@ impl Browser {
                 return document.activeElement === field;
             }})()"
         ));
-        let text = text.to_owned();
-        self.tab.call_method(InsertText { text }).unwrap();
+        self.type_text(text);
+    }
+
+    /// Types into the focused field.
+    pub fn type_text(&self, text: &str) {
+        self.tab.call_method(InsertText { text: text.to_owned() }).unwrap();
+    }
+
+    /// Chooses files for the file field that `selector` selects.
+    pub fn choose_files(&self, selector: &str, files: &[&str]) {
+        self.tab.find_element(selector).unwrap().set_input_files(files).unwrap();
+    }
+
+    /// Calls a method of the protocol with these parameters.
+    #[track_caller]
+    pub fn call<M>(&self, parameters: Value) -> M::ReturnObject
+    where
+        M: Method + Serialize + DeserializeOwned + Debug,
+    {
+        self.tab.call_method(serde_json::from_value::<M>(parameters).unwrap()).unwrap()
     }
 
     /// Presses a key, by its name, in the focused element.
@@ -238,14 +278,19 @@ impl Browser {
         self.tab.press_key(key).unwrap();
     }
 
+    /// Moves the focus to the element before.
+    #[track_caller]
+    pub fn press_shift_tab(&self) {
+        self.tab.press_key_with_modifiers("Tab", Some(&[ModifierKey::Shift])).unwrap();
+    }
+
     /// Resizes the window to a device's screen; `mobile` also applies a phone's rules for pages
     /// that are too wide.
     pub fn resize(&self, width: u32, height: u32, mobile: bool) {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile
         });
-        let metrics: SetDeviceMetricsOverride = serde_json::from_value(metrics).unwrap();
-        self.tab.call_method(metrics).unwrap();
+        self.call::<SetDeviceMetricsOverride>(metrics);
     }
 
     /// Writes a screenshot of the window to a file of this name below `target/tmp`.

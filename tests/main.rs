@@ -58,6 +58,7 @@
 //! - `page_graph`: the drawn graph has exactly the edges of the document.
 //! - `page_live`: the live connection in pages of other sites.
 //! - `page_runs`: runs in the page: live output, attempts, items, retry and lists.
+//! - `page_tasks`: everyday tasks in three clicks: by mouse, touch and keyboard.
 //! - `pools`: several keys and models, and providers that are down.
 //! - `prices`: the price of a row, current estimates, and user prices.
 //! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
@@ -136,6 +137,7 @@ mod page_graph;
 mod page_live;
 mod page_load;
 mod page_runs;
+mod page_tasks;
 mod pools;
 mod prices;
 mod prompt_cache;

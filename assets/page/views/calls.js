@@ -201,11 +201,11 @@ function SumsLine({ parameters }) {
 function Csv({ path }) {
   const label = html`<span class="wide-only">Download </span>CSV`;
   // A link cannot send a token.
-  if (!currentToken()) return html`<a class="button" href=${path} download="calls.csv" data-testid="ledger-csv">${label}</a>`;
+  if (!currentToken()) return html`<a class="button" href=${path} download="ledger.csv" data-testid="ledger-csv">${label}</a>`;
   const save = async () => {
     try {
       const blob = await getBlob(path);
-      (await import("../copy.js")).saveFile("calls.csv", blob);
+      (await import("../copy.js")).saveFile("ledger.csv", blob);
     } catch (error) {
       showError("Cannot download the calls", error);
     }

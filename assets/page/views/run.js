@@ -78,9 +78,18 @@ function RunError({ run, onSelect }) {
   `;
 }
 
-function Texts({ detail }) {
-  const hasInput = detail.input !== null && stringify(detail.input) !== "{}";
+/** Returns the output of a run: of its output nodes, as the API has it, or else of its last nodes. */
+function outputOf(detail, graph) {
   const output = detail.output ?? null;
+  if (output !== null || !graph || isActive(detail) || graph.nodes.some(({ type }) => type === "output")) return output;
+  const sources = new Set(graph.edges.map(({ source }) => String(source)));
+  const last = detail.nodes.filter((node) => !sources.has(node.nodeId) && (node.output ?? null) !== null);
+  return last.length < 2 ? (last[0]?.output ?? null) : Object.fromEntries(last.map((node) => [node.nodeId, node.output]));
+}
+
+function Texts({ detail, graph }) {
+  const hasInput = detail.input !== null && stringify(detail.input) !== "{}";
+  const output = outputOf(detail, graph);
   return html`
     <${Section} title="Input and output" testid="run-texts">
       ${hasInput ? html`<${Value} name="Input" value=${detail.input} testid="run-input" />` : html`<p class="muted">This run has no input of its own; the flow's defaults apply.</p>`}
@@ -141,7 +150,7 @@ export default function Run({ id, query }) {
   const graph = useRunGraph(detail);
   const now = useClock(isActive(run));
   // The same element while the response is the same, so that it is not compared at each message.
-  const texts = useMemo(() => detail && html`<${Texts} detail=${detail} />`, [detail]);
+  const texts = useMemo(() => detail && html`<${Texts} detail=${detail} graph=${graph} />`, [detail, graph]);
   if (isDeleted) return html`<${Gone} title="Run deleted" text="This run was deleted. Its ledger rows stay." />`;
   if (error?.status === 404) return html`<${Gone} title="Run not found" text="This run does not exist. It may have been deleted, or the retention period has ended." />`;
   if (!detail) return html`<${Page} title="Run">${error ? html`<${ErrorNote} title="Cannot load this run" error=${error} onRetry=${reload} />` : html`<${Loading} />`}<//>`;
