@@ -1,9 +1,14 @@
 //! The view of calls in a real browser: filters in the address, order, panel, keyboard, live rows.
 
+use std::io::Write;
+
 use serde_json::json;
 
-use crate::harness::{TestServer, agent, chain};
+use flowledger::providers::Kind;
+
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain};
 use crate::page::{Person, element};
+use crate::upstream::{Upstream, completion};
 
 impl Person {
     /// Waits until the table has rows for these nodes, in this order and no others.
@@ -76,6 +81,34 @@ fn new_calls_appear_on_top_of_the_open_list() {
          {}.dataset.entryId === '2' && {0}.dataset.status === 'SUCCESS'",
         element("ledger-row")
     ));
+    person.has_not_reloaded();
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn a_live_call_has_names_and_changes_in_place() {
+    let (release, released) = crossbeam_channel::unbounded::<()>();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = released.recv_timeout(DEADLINE);
+        let _ = stream.write_all(completion("done", 100, 1_000).as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let person = Person::opens_at(&server, "/calls?period=all");
+    person.sees_that_it_is("connected");
+    person.sees("No calls yet.");
+    let flow = server.save(&chain("Slow one", &[agent("plan", "openai", "gpt-4o-mini", "x")]));
+    server.execute(flow, &json!({}));
+    person.sees_calls_of(&["PLAN"]);
+    person.sees_text("ledger-row", "Slow one");
+    let row = element("ledger-row");
+    person.browser.wait_for(&format!("{row}.dataset.status === 'PENDING'"));
+    person.browser.eval(&format!("void (window.pendingRow = {row})"));
+    release.send(()).unwrap();
+    person.browser.wait_for(&format!("{row}.dataset.status === 'SUCCESS'"));
+    assert_eq!(person.browser.eval(&format!("{row} === pendingRow")), true);
+    person.sees_calls_of(&["PLAN"]);
     person.has_not_reloaded();
     person.has_a_clean_console(&[]);
 }

@@ -102,6 +102,32 @@ function rememberLabels(rows) {
   for (const row of rows) if (row.node_label) labels.set(nodeKey(row), row.node_label);
 }
 
+/** Nodes whose label was asked for, with a row of each that has not been fetched yet. */
+const asked = new Set();
+const unlabelled = [];
+
+/** Fetches the labels of nodes that no loaded row named: one row for each node, one after the other. */
+async function learnLabels(rows, onLearned) {
+  const isIdle = unlabelled.length === 0;
+  for (const row of rows) {
+    const key = nodeKey(row);
+    if (row.node_id === null || row.flow_id === null || labels.has(key) || asked.has(key)) continue;
+    asked.add(key);
+    unlabelled.push({ row, onLearned });
+  }
+  if (!isIdle) return;
+  for (; unlabelled.length > 0; unlabelled.shift()) {
+    const { row, onLearned: learned } = unlabelled[0];
+    try {
+      rememberLabels([await get(`/api/ledger/${row.id}`)]);
+      learned(nodeKey(row));
+    } catch {
+      // A later row of the node asks again; until then its id is shown.
+      asked.delete(nodeKey(row));
+    }
+  }
+}
+
 const nodeLabel = (row) => row.node_label ?? labels.get(nodeKey(row)) ?? row.node_id;
 
 /** A settled row never becomes pending again, so a pending state after it is outdated. */
@@ -184,6 +210,15 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
     timer ||= setTimeout(apply, APPLY_MS);
   };
 
+  /** Makes new objects of the rows of a node, because the table draws only changed ones again. */
+  function showLabels(key) {
+    if (isDisposed) return;
+    const rows = [...list.rows, ...waiting.values()].filter((row) => !row.node_label && nodeKey(row) === key);
+    for (const row of rows) if (waiting.has(row.id)) waiting.set(row.id, { ...row });
+    update(new Map(rows.map((row) => [row.id, row])));
+    onChange();
+  }
+
   function apply() {
     timer = 0;
     if (isDisposed) return;
@@ -195,6 +230,7 @@ function createList({ path, isNewestFirst, matches, onChange, before }) {
       else if (!isNewestFirst || id > last) waiting.set(id, row);
     }
     if (isChanged) update(incoming);
+    learnLabels(incoming.values(), showLabels);
     incoming.clear();
     onChange();
   }
