@@ -50,6 +50,7 @@
 //! - `overview`: sums of a period in a time zone, failures, and what runs now.
 //! - `page`: the page as a user sees it: frame, addresses, keyboard, token, connection.
 //! - `page_access`: every view is accessible by axe's rules, and fits a phone.
+//! - `page_budgets`: budgets in the page: spent and held amounts, faults of the form.
 //! - `page_calls`: the view of calls: filters, panel, keyboard, live rows.
 //! - `page_connect`: keys, providers, models with prices, and set-ups of clients.
 //! - `page_files`: the page's files over HTTP: encodings and caching.
@@ -129,6 +130,7 @@ mod overload;
 mod overview;
 mod page;
 mod page_access;
+mod page_budgets;
 mod page_calls;
 mod page_connect;
 mod page_files;
