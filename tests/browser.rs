@@ -195,7 +195,9 @@ impl Browser {
     /// before the click.
     #[track_caller]
     pub fn click(&self, element: &str) {
-        self.hit(element, |x, y| drop(self.tab.click_point(Point { x, y }).unwrap()));
+        self.hit(element, |x, y| {
+            self.tab.click_point(Point { x, y }).unwrap();
+        });
     }
 
     /// Taps an element with a finger; otherwise like [`Self::click`].
