@@ -111,6 +111,20 @@ impl Person {
         ));
     }
 
+    /// Returns the text of an element once it has one.
+    #[track_caller]
+    pub fn reads(&self, testid: &str) -> String {
+        let text = self.browser.wait_for(&format!("{}.innerText", element(testid)));
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the element with this test id has the focus.
+    #[track_caller]
+    pub fn has_the_focus_on(&self, testid: &str) {
+        let focus = format!("document.activeElement?.matches({})", json!(selector(testid)));
+        self.browser.wait_for(&focus);
+    }
+
     /// Waits until elements with this test id have these texts, in this order and no others. Each
     /// text need only be a part.
     #[track_caller]

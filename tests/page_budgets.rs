@@ -1,22 +1,16 @@
 //! Budgets in a real browser: the form, its faults, and the spent and held amounts.
 
-use std::io::Write;
-
 use serde_json::json;
 
 use flowledger::providers::Kind;
 
-use crate::harness::{DEADLINE, TestServer, add_provider, chain};
+use crate::harness::{TestServer, add_provider, chain};
 use crate::page::{Person, element};
 use crate::upstream::{Upstream, completion};
 
 #[test]
 fn the_held_part_of_a_budget_is_hatched() {
-    let (release, released) = crossbeam_channel::unbounded::<()>();
-    let upstream = Upstream::start(move |_, stream| {
-        let _ = released.recv_timeout(DEADLINE);
-        let _ = stream.write_all(completion("done", 100, 1_000).as_bytes());
-    });
+    let (upstream, release) = Upstream::held(completion("done", 100, 1_000));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });

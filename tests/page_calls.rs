@@ -1,12 +1,10 @@
 //! The view of calls in a real browser: filters in the address, order, panel, keyboard, live rows.
 
-use std::io::Write;
-
 use serde_json::json;
 
 use flowledger::providers::Kind;
 
-use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain};
+use crate::harness::{TestServer, add_provider, agent, chain};
 use crate::page::{Person, element};
 use crate::upstream::{Upstream, completion};
 
@@ -87,11 +85,7 @@ fn new_calls_appear_on_top_of_the_open_list() {
 
 #[test]
 fn a_live_call_has_names_and_changes_in_place() {
-    let (release, released) = crossbeam_channel::unbounded::<()>();
-    let upstream = Upstream::start(move |_, stream| {
-        let _ = released.recv_timeout(DEADLINE);
-        let _ = stream.write_all(completion("done", 100, 1_000).as_bytes());
-    });
+    let (upstream, release) = Upstream::held(completion("done", 100, 1_000));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });

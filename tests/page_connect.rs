@@ -12,19 +12,6 @@ use crate::upstream::{Upstream, completion, completion_of};
 /// Would run if the page inserted it as markup instead of text.
 const MARKUP: &str = "<img src=x onerror=\"window.hacked = true\">";
 
-#[track_caller]
-fn has_focus(person: &Person, testid: &str) {
-    person
-        .browser
-        .wait_for(&format!("document.activeElement?.matches({})", json!(selector(testid))));
-}
-
-/// Returns the text of an element once it has one.
-#[track_caller]
-fn reads(person: &Person, testid: &str) -> String {
-    person.browser.wait_for(&format!("{}.innerText", element(testid))).as_str().unwrap().to_owned()
-}
-
 /// Sets the value of a field that is not typed into: a date or a choice.
 #[track_caller]
 fn chooses(person: &Person, testid: &str, value: &str) {
@@ -73,7 +60,7 @@ fn a_key_with_a_budget_is_created_shown_once_and_works() {
     person.sees("No keys yet.");
     // Faults are shown at their fields, and no key is created.
     person.presses("key-add");
-    has_focus(&person, "key-name");
+    person.has_the_focus_on("key-name");
     person.presses("key-hasBudget");
     person.types("key-limit", "much");
     chooses(&person, "key-expiresAt", "2020-02-01");
@@ -81,7 +68,7 @@ fn a_key_with_a_budget_is_created_shown_once_and_works() {
     person.sees_text("key-name-fault", "must be a string of 1 to 100 bytes");
     person.sees_text("key-expiresAt-fault", "must be in the future");
     person.sees_text("key-limit-fault", "is not an amount of US dollars");
-    has_focus(&person, "key-name");
+    person.has_the_focus_on("key-name");
     person.cannot_scroll_sideways(360);
     chooses(&person, "key-unit", "tokens");
     person.types("key-limit", "1,000");
@@ -96,10 +83,10 @@ fn a_key_with_a_budget_is_created_shown_once_and_works() {
     person.types("key-name", MARKUP);
     browser.press("Enter");
     person.sees_text("key-created", "shown only once");
-    has_focus(&person, "key-copy");
+    person.has_the_focus_on("key-copy");
     person.cannot_scroll_sideways(360);
-    let key = reads(&person, "key-secret");
-    assert!(reads(&person, "key-curl").contains(&format!("Bearer {key}'")));
+    let key = person.reads("key-secret");
+    assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
     let saved = server.get("/api/keys").json()["items"][0].clone();
     assert_eq!((&saved["name"], &saved["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
     assert!(saved["expiresAt"].as_str().unwrap().starts_with("2999-0"));
@@ -152,7 +139,7 @@ fn a_key_is_edited_replaced_and_deleted() {
     browser.resize(360, 800, true);
     let saved = || server.get("/api/keys").json()["items"][0].clone();
     person.presses("key-edit");
-    has_focus(&person, "key-models");
+    person.has_the_focus_on("key-models");
     assert_eq!(browser.eval(&format!("{}.disabled", element("key-name"))), true);
     person.types("key-models", "echo/echo-1\nnobody/x");
     person.types("key-requestsPerMinute", "1,000");
@@ -166,7 +153,7 @@ fn a_key_is_edited_replaced_and_deleted() {
     browser.click(&format!("{}.querySelector('input')", element("key-flows")));
     person.presses("key-save");
     person.sees_toast("done", "“bot” was saved");
-    has_focus(&person, "key-edit");
+    person.has_the_focus_on("key-edit");
     for text in ["Models\necho/echo-1", "Flows\nNamed", "Per minute\n2 requests, 5,000 tokens"] {
         person.sees_text("key", text);
     }
@@ -198,7 +185,7 @@ fn a_key_is_edited_replaced_and_deleted() {
     chooses_from_menu(&person, "key-rotate");
     person.presses("confirm-ok");
     person.sees_text("key-created", "shown only once");
-    let new = reads(&person, "key-secret");
+    let new = person.reads("key-secret");
     assert_ne!(old, new);
     assert_eq!((status(&old), status(&new)), (200, 200));
     person.presses("key-done");
@@ -211,7 +198,7 @@ fn a_key_is_edited_replaced_and_deleted() {
     chooses(&person, "key-grace", "0");
     person.presses("confirm-ok");
     browser.wait_for(&format!("{}.innerText !== {}", element("key-secret"), json!(new)));
-    let newest = reads(&person, "key-secret");
+    let newest = person.reads("key-secret");
     assert_eq!((status(&new), status(&newest)), (401, 200));
     person.presses("key-done");
     person.presses("confirm-ok");
@@ -226,7 +213,7 @@ fn a_key_is_edited_replaced_and_deleted() {
     person.presses("confirm-ok");
     person.sees_toast("done", "“bot” and the budget “bot” were deleted");
     person.sees("No keys yet.");
-    has_focus(&person, "key-add");
+    person.has_the_focus_on("key-add");
     assert_eq!(status(&newest), 401);
     assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
     person.has_a_clean_console(&["422"]);
@@ -313,9 +300,9 @@ fn set_ups_name_the_address_of_the_server() {
     let server = TestServer::start();
     let base = format!("http://{}", server.address());
     let person = Person::opens_at(&server, "/connect");
-    assert_eq!(reads(&person, "base-url-openai"), format!("{base}/v1"));
-    assert_eq!(reads(&person, "base-url-anthropic"), base);
-    assert_eq!(reads(&person, "base-url-gemini"), base);
+    assert_eq!(person.reads("base-url-openai"), format!("{base}/v1"));
+    assert_eq!(person.reads("base-url-anthropic"), base);
+    assert_eq!(person.reads("base-url-gemini"), base);
     let select = element("client-select");
     let clients =
         person.browser.eval(&format!("[...{select}.options].map(({{ value }}) => value)"));

@@ -8,7 +8,7 @@ use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes};
-use crate::page::{Person, element, selector};
+use crate::page::{Person, element};
 use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
 /// Would run if the page inserted it as markup instead of text.
@@ -67,19 +67,6 @@ fn chooses_files(person: &Person, files: &[(&str, &str)]) {
         element("file-input"),
         json!(files)
     ));
-}
-
-#[track_caller]
-fn has_focus(person: &Person, testid: &str) {
-    person
-        .browser
-        .wait_for(&format!("document.activeElement?.matches({})", json!(selector(testid))));
-}
-
-/// Returns the text of an element once it has one.
-#[track_caller]
-fn reads(person: &Person, testid: &str) -> String {
-    person.browser.wait_for(&format!("{}.innerText", element(testid))).as_str().unwrap().to_owned()
 }
 
 #[track_caller]
@@ -209,7 +196,7 @@ fn new_flows_come_from_templates_text_and_files() {
     person.sees_list("editor-fault", &["Line 9"]);
     person.browser.wait_for("document.querySelector('.text-mark[data-line=\"9\"]')");
     person.presses("editor-fault");
-    has_focus(&person, "editor-text");
+    person.has_the_focus_on("editor-text");
     person.browser.wait_for(&format!(
         "(area => area.value.slice(area.selectionStart).startsWith('\"provider\"'))({})",
         element("editor-text")
@@ -250,7 +237,7 @@ fn the_editor_shows_faults_and_conflicts_at_their_place() {
     person.types("editor-text", "{\n  \"name\": \"x\",\n  \"data\": nothing\n}");
     person.sees_text("editor-syntax", "Line 3, column 11: expected a value");
     person.presses("editor-save");
-    has_focus(&person, "editor-text");
+    person.has_the_focus_on("editor-text");
     assert_eq!(document_of(&server, flow)["name"], "Two nodes");
     person.types("editor-text", PASTED);
     person.sees_text("editor-syntax", "Valid JSON. Not saved yet.");
@@ -371,7 +358,7 @@ fn a_prompt_is_edited_beside_the_graph() {
     person.sees_that_it_is("connected");
     selects_node(&person, "plan");
     person.is_at(&format!("/flows/{flow}?node=plan"));
-    has_focus(&person, "node-prompt");
+    person.has_the_focus_on("node-prompt");
     // A refused change is shown at its field and is not lost.
     person.types("node-prompt", "Plan {{ input.topic");
     person.presses("node-save");
@@ -480,7 +467,7 @@ fn declared_inputs_have_a_form_with_types() {
     person.sees_text("input-topic-fault", "is required");
     person.sees_text("input-words-fault", "must be a number");
     person.sees_text("input-tags-fault", "must be a JSON array");
-    has_focus(&person, "input-topic");
+    person.has_the_focus_on("input-topic");
     person.types("input-topic", "ants");
     person.types("input-words", "9007199254740993");
     person.types("input-tags", "[\"small\"]");
@@ -506,17 +493,7 @@ fn declared_inputs_have_a_form_with_types() {
 
 #[test]
 fn the_view_of_a_flow_follows_a_live_run() {
-    let (proceed, wait) = bounded::<()>(0);
-    let upstream = Upstream::start(move |_, stream| {
-        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Bees are ")).as_bytes());
-        let _ = wait.recv_timeout(DEADLINE);
-        let _ = stream.write_all(delta("small ").as_bytes());
-        let _ = wait.recv_timeout(DEADLINE);
-        let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
-        let usage = json!({"choices": [], "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}});
-        let end = format!("data: {finish}\n\ndata: {usage}\n\ndata: [DONE]\n\n");
-        let _ = stream.write_all(end.as_bytes());
-    });
+    let (upstream, proceed) = Upstream::stepwise();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
@@ -560,9 +537,9 @@ fn a_webhook_is_created_and_its_secret_is_shown_once() {
     person.sees_that_it_is("connected");
     person.presses("webhook-create");
     person.sees_text("webhook-created", "shown only once");
-    let url = reads(&person, "webhook-url");
+    let url = person.reads("webhook-url");
     let path = url.strip_prefix(&format!("http://{}", server.address())).unwrap();
-    let secret = reads(&person, "webhook-secret");
+    let secret = person.reads("webhook-secret");
     let deliver = |secret: &str| {
         let fields = [("x-flowledger-secret", secret)];
         server.request("POST", path, &fields, br#"{"topic": "bees"}"#).status
@@ -574,10 +551,10 @@ fn a_webhook_is_created_and_its_secret_is_shown_once() {
         "-H 'Idempotency-Key: order-17'".to_owned(),
         r#"-d '{"topic":"…"}'"#.to_owned(),
     ];
-    assert_eq!(reads(&person, "webhook-curl"), example.join(" \\\n  "));
+    assert_eq!(person.reads("webhook-curl"), example.join(" \\\n  "));
 
     // A secret that was not copied is not lost by Escape.
-    has_focus(&person, "webhook-copy");
+    person.has_the_focus_on("webhook-copy");
     browser.press("Escape");
     person.sees_text("confirm", "Close without copying the secret?");
     browser.press("Escape");
@@ -604,18 +581,18 @@ fn a_webhook_is_created_and_its_secret_is_shown_once() {
     person.presses("webhook-replace");
     person.presses("confirm-ok");
     person.sees_text("webhook-created", "shown only once");
-    let renewed = reads(&person, "webhook-secret");
+    let renewed = person.reads("webhook-secret");
     assert_eq!((deliver(&secret), deliver(&renewed)), (401, 202));
     person.presses("webhook-done");
     person.presses("confirm-ok");
     person.presses("webhook-delete");
     person.sees_text("confirm", "can no longer run “Two nodes”");
     browser.press("Escape");
-    has_focus(&person, "webhook-delete");
+    person.has_the_focus_on("webhook-delete");
     person.presses("webhook-delete");
     person.presses("confirm-ok");
     person.sees_toast("done", "Webhook deleted");
-    has_focus(&person, "webhook-create");
+    person.has_the_focus_on("webhook-create");
     assert_eq!(deliver(&renewed), 401);
     assert_eq!(server.get(&format!("/api/flows/{flow}/hook")).status, 404);
     // Triggers that do not exist are not requested.
@@ -636,7 +613,7 @@ fn a_schedule_is_saved_disabled_and_deleted() {
     person.presses("schedule-save");
     person.sees_text("schedule-cron-fault", "hour `25`");
     person.sees_text("schedule-timezone-fault", "unknown time zone `Mars/Phobos`");
-    has_focus(&person, "schedule-cron");
+    person.has_the_focus_on("schedule-cron");
     person.types("schedule-cron", "0 12 1 7 *");
     person.types("schedule-timezone", "America/New_York");
     person.types("schedule-input", "{topic");
@@ -683,7 +660,7 @@ fn a_schedule_is_saved_disabled_and_deleted() {
     person.presses("schedule-delete");
     person.presses("confirm-ok");
     person.sees_toast("done", "Schedule deleted");
-    has_focus(&person, "schedule-add");
+    person.has_the_focus_on("schedule-add");
     assert_eq!(server.get(&path).status, 404);
     person.has_a_clean_console(&["422"]);
 }

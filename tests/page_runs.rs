@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, two_nodes};
 use crate::page::{Person, element, selector};
-use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
+use crate::upstream::{Upstream, completion, json_answer};
 
 /// Markup that would run a script if it were not shown as text.
 const MARKUP: &str = "<img src=x onerror='window.hacked=1'>";
@@ -41,25 +41,9 @@ fn graph_node(id: &str) -> String {
     )
 }
 
-/// The end of a streamed answer.
-fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
-    let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
-    let usage = json!({"prompt_tokens": input_tokens, "completion_tokens": output_tokens});
-    let usage = json!({"choices": [], "usage": usage});
-    format!("data: {finish}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
-}
-
 #[test]
 fn a_run_is_shown_live_with_its_streaming_output() {
-    let (proceed, wait) = bounded::<()>(0);
-    let upstream = Upstream::start(move |_, stream| {
-        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Bees are ")).as_bytes());
-        let _ = wait.recv_timeout(DEADLINE);
-        let _ = stream.write_all(delta("small ").as_bytes());
-        let _ = wait.recv_timeout(DEADLINE);
-        let end = end_of_stream(1_000_000, 100_000);
-        let _ = stream.write_all(format!("{}{end}", delta("insects.")).as_bytes());
-    });
+    let (upstream, proceed) = Upstream::stepwise();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde_json::json;
+
+use crate::harness::DEADLINE;
 
 /// Handles a connection whose request was read: its head in lower case and its body.
 pub type Script = Arc<dyn Fn(&str, &str, &mut TcpStream) + Send + Sync>;
@@ -25,6 +28,31 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Starts a provider that streams `Bees are small insects.` in three parts. It waits before the
+    /// second and the third part until something is sent to the returned channel.
+    pub fn stepwise() -> (Self, Sender<()>) {
+        let (proceed, wait) = bounded::<()>(0);
+        let upstream = Self::start(move |_, stream| {
+            let end = format!("{}{}", delta("insects."), end_of_stream(1_000_000, 100_000));
+            let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Bees are ")).as_bytes());
+            for part in [delta("small "), end] {
+                let _ = wait.recv_timeout(DEADLINE);
+                let _ = stream.write_all(part.as_bytes());
+            }
+        });
+        (upstream, proceed)
+    }
+
+    /// Starts a provider that answers each call after something was sent to the returned channel.
+    pub fn held(answer: String) -> (Self, Sender<()>) {
+        let (release, released) = unbounded::<()>();
+        let upstream = Self::start(move |_, stream| {
+            let _ = released.recv_timeout(DEADLINE);
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        (upstream, release)
+    }
+
     /// Answers each request with the output of `script`, which gets the request's body. Has no
     /// model list.
     pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
@@ -168,6 +196,14 @@ pub fn json_answer(status: &str, body: &str) -> String {
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// The end of a streamed answer.
+fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
+    let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let usage = json!({"prompt_tokens": input_tokens, "completion_tokens": output_tokens});
+    let usage = json!({"choices": [], "usage": usage});
+    format!("data: {finish}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
 }
 
 /// A complete chat completion of gpt-4o-mini with usage.
