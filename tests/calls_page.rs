@@ -85,3 +85,13 @@ fn the_plain_table_requires_the_token() {
     let page = text(&server, "/calls", &[("authorization", "Bearer wrong")]);
     assert!(!page.contains("No calls match."), "{page}");
 }
+
+#[test]
+fn pages_of_other_sites_cause_no_search_of_calls() {
+    let server = TestServer::start();
+    with_calls(&server, "Known flow", 1);
+    let path = "/calls?status=FINE";
+    assert!(text(&server, path, &[("sec-fetch-site", "same-origin")]).contains("FINE"));
+    let other = text(&server, path, &[("sec-fetch-site", "cross-site")]);
+    assert_eq!(other, server.get("/").text());
+}

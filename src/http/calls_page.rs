@@ -34,6 +34,10 @@ const COLUMNS: [&str; 10] = [
 /// Returns the shell with the newest calls that match the address's filters. The address itself is
 /// public, so the rows are left out if a token is required and missing.
 pub fn get(context: &Context, request: &Request<'_, '_>) -> Answer {
+    if request.head.header("sec-fetch-site") == Some("cross-site") {
+        // A page of another site must not cause searches of the ledger. This browser has JavaScript.
+        return assets::shell(request.head);
+    }
     let may_read = context.token.as_ref().is_none_or(|token| request.head.carries(token));
     if !may_read {
         let text = "The calls need the server's token, which only the page with JavaScript can ask \
